@@ -1,0 +1,197 @@
+"""One clock for theory and training: SGD steps, ODE time, intrinsic time, tokens.
+
+One unit of the ODE's time `t` is `steps_per_unit = N = tr Sigma` SGD steps (the dimension d for isotropic tokens, one
+step when the covariance is normalised to trace one). The intrinsic time is `tau = int_0^t eta(t') dt'`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+from scipy.optimize import brentq
+
+from odescale.errors import InputError
+
+Schedule = Callable[[Any], Any]
+
+CLOCKS = ("t", "steps", "tau", "tokens")
+
+
+class ConstantSchedule(eqx.Module):
+    """s(t) = 1: the learning rate stays at its base value."""
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return jnp.ones_like(jnp.asarray(t, dtype=float))
+
+    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """int_0^t s = t."""
+        return jnp.asarray(t, dtype=float)
+
+
+class PowerSchedule(eqx.Module):
+    """s(t) = (1 + t/onset)^-power, 0 <= power, onset in units of t.
+
+    Good values: power 0.3 to 0.7. Failure regime: with power > 1 the intrinsic time stays finite and learning stops.
+    """
+
+    power: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    onset: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=1.0)  # type: ignore[assignment]
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        return (1 + jnp.asarray(t) / self.onset) ** (-self.power)
+
+    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """int_0^t s, with the logarithm at power = 1."""
+        log_ratio = jnp.log1p(jnp.asarray(t) / self.onset)
+        exponent = 1 - self.power
+        safe = jnp.where(jnp.abs(exponent) < 1e-12, 1.0, exponent)
+        return self.onset * jnp.where(jnp.abs(exponent) < 1e-12, log_ratio, jnp.expm1(safe * log_ratio) / safe)
+
+
+class CosineSchedule(eqx.Module):
+    """s(t) = final + (1 - final) (1 + cos(pi t/total))/2 up to `total` (units of t), `final` beyond; 0 <= final <= 1."""
+
+    total: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    final: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=0.1)  # type: ignore[assignment]
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        phase = jnp.clip(jnp.asarray(t) / self.total, 0.0, 1.0)
+        return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * phase))
+
+    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """int_0^t s in closed form."""
+        t = jnp.asarray(t)
+        inside = jnp.minimum(t, self.total)
+        wave = 0.5 * (inside + self.total / jnp.pi * jnp.sin(jnp.pi * inside / self.total))
+        return self.final * t + (1 - self.final) * wave
+
+
+class WarmupStableDecaySchedule(eqx.Module):
+    """Linear warm-up over `warmup`, 1 until `decay_start`, linear decay to `final` at `decay_end` (all in units of t).
+
+    The kinks sit at warmup, decay_start and decay_end.
+    """
+
+    warmup: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    decay_start: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    decay_end: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    final: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=0.0)  # type: ignore[assignment]
+
+    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        t = jnp.asarray(t)
+        rise = jnp.where(self.warmup > 0, jnp.clip(t / jnp.where(self.warmup > 0, self.warmup, 1.0), 0.0, 1.0), 1.0)
+        fall = jnp.clip((t - self.decay_start) / (self.decay_end - self.decay_start), 0.0, 1.0)
+        return rise * (1 - (1 - self.final) * fall)
+
+
+def schedule_integral(schedule: Schedule, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    """int_0^t s(t') dt': the schedule's own `integral` where it has one, else composite Gauss-Legendre (64 x 8 nodes).
+
+    Kinks inside a panel cost about (t/64)^2 of absolute accuracy.
+    """
+    own = getattr(schedule, "integral", None)
+    if own is not None:
+        return own(t)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    panels = 64
+    grid = (np.arange(panels)[:, None] + 0.5 * (nodes[None, :] + 1)).ravel() / panels
+    scale = np.tile(weights, panels) * 0.5 / panels
+    t = jnp.asarray(t, dtype=float)
+    values = jax.vmap(lambda u: schedule(u * t))(jnp.asarray(grid))
+    return t * jnp.tensordot(jnp.asarray(scale), values, axes=1)
+
+
+class Clock(eqx.Module):
+    """t = step / steps_per_unit, tau = int_0^t eta dt', tokens seen = step * batch * (context tokens + 1).
+
+    **Arguments**
+
+    - `steps_per_unit`: N = tr Sigma > 0, SGD steps in one unit of t.
+    - `learning_rate`: base plain learning rate eta_0 > 0.
+    - `schedule`: callable s(t) with eta(t) = eta_0 s(t); `None` is constant.
+    - `batch`: sequences per step, `tokens`: context tokens that the query attends to (`inf` in the infinite-context theory).
+    """
+
+    steps_per_unit: float = eqx.field(converter=float)
+    learning_rate: Any = 1.0
+    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    batch: Any = 1.0
+    tokens: Any = jnp.inf
+
+    def __check_init__(self) -> None:
+        if not (np.isfinite(self.steps_per_unit) and self.steps_per_unit > 0):
+            raise InputError(
+                "steps_per_unit", expected="a positive number (tr Sigma)", got=self.steps_per_unit, remedy="pass tr Sigma"
+            )
+
+    def steps(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """SGD steps at time t."""
+        return jnp.asarray(t) * self.steps_per_unit
+
+    def t_of_steps(self, step: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Time t after `step` SGD steps."""
+        return jnp.asarray(step) / self.steps_per_unit
+
+    def tau(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Intrinsic time int_0^t eta dt'."""
+        return self.learning_rate * schedule_integral(self.schedule, jnp.asarray(t, dtype=float))
+
+    def t_of_tau(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The t at which the intrinsic time reaches tau; refuses a tau that the schedule never reaches."""
+        if isinstance(self.schedule, ConstantSchedule):
+            return np.asarray(tau, dtype=float) / float(self.learning_rate)
+        values = np.atleast_1d(np.asarray(tau, dtype=float))
+        return np.array([self._solve_tau(value) for value in values]).reshape(np.shape(tau))
+
+    def _solve_tau(self, tau: float) -> float:
+        if tau <= 0:
+            return 0.0
+        upper = max(tau / float(self.learning_rate), 1e-12)
+        for _ in range(200):
+            if float(self.tau(upper)) >= tau:
+                return float(brentq(lambda t: float(self.tau(t)) - tau, 0.0, upper, xtol=1e-14, rtol=1e-13))
+            upper *= 2
+        raise InputError(
+            "tau", expected="an intrinsic time that the schedule reaches", got=tau, remedy="ask for less, or change it"
+        )
+
+    def tokens_seen(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+        """Tokens consumed up to t: steps * batch * (context tokens + 1 query); infinite in the infinite-context theory."""
+        return self.steps(t) * self.batch * (self.tokens + 1)
+
+    def to_t(self, value: Any, clock: str) -> Any:
+        """Time t for a value given on `clock` in {"t", "steps", "tau", "tokens"}."""
+        if clock == "t":
+            return value
+        if clock == "steps":
+            return self.t_of_steps(value)
+        if clock == "tau":
+            return self.t_of_tau(value)
+        if clock == "tokens" and np.isfinite(float(self.tokens)):
+            return self.t_of_steps(jnp.asarray(value) / (self.batch * (self.tokens + 1)))
+        raise InputError("clock", expected=f"one of {', '.join(CLOCKS)}", got=clock, remedy="tokens need a finite context")
+
+    def from_t(self, t: Any, clock: str) -> Any:
+        """The value on `clock` in {"t", "steps", "tau", "tokens"} at time t."""
+        readers = {"t": lambda x: x, "steps": self.steps, "tau": self.tau, "tokens": self.tokens_seen}
+        if clock not in readers:
+            raise InputError("clock", expected=f"one of {', '.join(CLOCKS)}", got=clock, remedy="pick a listed clock")
+        return readers[clock](t)
+
+    def describe(self) -> str:
+        """One line: what one unit of t is, in steps, intrinsic time and tokens."""
+        tokens = (
+            f"{self.steps_per_unit * float(self.batch) * (float(self.tokens) + 1):.6g} tokens"
+            if np.isfinite(float(self.tokens))
+            else "infinitely many tokens (infinite context)"
+        )
+        return (
+            f"one unit of t = {self.steps_per_unit:g} SGD steps = {float(self.tau(1.0)):.6g} of intrinsic time "
+            f"(at t = 0..1) = {tokens}"
+        )
