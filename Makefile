@@ -1,0 +1,99 @@
+# Works on a machine that has only python3 (3.11 or newer) and make.
+#
+#   make quickstart     create .venv, install, run the whole line once; writes results/quickstart/
+#   make test           create .venv, install with the tools, run the fast tests
+#   make validate       the slow tests: theory against simulation at full size
+#   make lint           ruff check, ruff format --check, pyright
+#   make derivations    derive again and rewrite odescale/generated and docs/derivations
+#   make notebooks      execute the notebooks into results/notebooks
+#   make bench          timings on this machine (DEVICE=gpu for an accelerator)
+#   make clean          remove .venv, caches and build products (results/ stays)
+#
+# Variables: PYTHON names the interpreter, VENV the environment, CONSTRAINTS the pinned versions (empty: newest allowed),
+# WORKERS the number of test processes, TEST more arguments for pytest, ARGS more arguments for the quickstart.
+
+SHELL := /bin/sh
+VENV ?= .venv
+PYTHON ?=
+CONSTRAINTS ?= constraints.txt
+WORKERS ?= 2
+DEVICE ?= cpu
+TEST ?=
+ARGS ?=
+
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
+PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+# Test processes share a GPU, if there is one: none may take its memory whole.
+PYTEST := XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest
+
+.PHONY: help quickstart test validate lint derivations check-derivations notebooks bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@sed -n 's/^#   //p' Makefile
+
+quickstart: $(VENV)/.installed
+	$(VENV)/bin/odescale quickstart $(ARGS)
+
+test: $(VENV)/.installed-dev
+	$(PYTEST) -n $(WORKERS) --dist loadfile $(TEST)
+
+validate: $(VENV)/.installed-dev
+	$(PYTEST) -m slow $(TEST)
+
+lint: $(VENV)/.installed-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m pyright --pythonpath $(PY)
+
+derivations: $(VENV)/.installed
+	$(PY) -m derivations
+
+check-derivations: $(VENV)/.installed
+	$(PY) -m derivations --check
+
+notebooks: $(VENV)/.installed-notebook
+	@mkdir -p results/notebooks
+	@for script in notebooks/*.py; do \
+		name=$$(basename "$$script" .py); \
+		echo "$$script -> results/notebooks/$$name.ipynb"; \
+		$(PY) -m jupytext --quiet --to ipynb --execute --output "results/notebooks/$$name.ipynb" "$$script" || exit 1; \
+	done
+
+bench: $(VENV)/.installed
+	$(PY) -m benchmarks --device $(DEVICE)
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One stamp per set of extras: a second call installs nothing, a change of pyproject.toml or of the pins installs again.
+$(VENV)/.installed: pyproject.toml $(CONSTRAINTS) | $(PY)
+	@echo "Installing odescale into $(VENV) (a few minutes the first time)"
+	@$(PIP) install $(PINS) -e .
+	@touch $@
+
+$(VENV)/.installed-%: pyproject.toml $(CONSTRAINTS) | $(PY)
+	@echo "Installing odescale with the $* tools into $(VENV) (a few minutes the first time)"
+	@$(PIP) install $(PINS) -e '.[$*]'
+	@touch $@ $(VENV)/.installed
+
+# The first interpreter that is new enough and can make an environment with pip in it (Debian splits that off).
+$(PY):
+	@old=""; bare=""; \
+	for p in $(if $(PYTHON),"$(PYTHON)",python3 python3.13 python3.12 python3.11 python3.14 python); do \
+		command -v "$$p" >/dev/null 2>&1 || continue; \
+		"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 || { old="$$old $$p"; continue; }; \
+		"$$p" -c 'import venv, ensurepip' >/dev/null 2>&1 || { bare="$$bare $$p"; continue; }; \
+		echo "Creating $(VENV) with $$p ($$("$$p" -c 'import platform; print(platform.python_version())'))"; \
+		"$$p" -m venv --clear "$(VENV)" && exit 0 || exit 1; \
+	done; \
+	if [ -n "$$bare" ]; then \
+		echo "Cannot create an environment: no venv/ensurepip in$$bare. On Debian or Ubuntu: apt install python3-venv" >&2; \
+	elif [ -n "$$old" ]; then \
+		echo "odescale needs Python 3.11 or newer; too old or not working:$$old. Name one: make PYTHON=/path/to/python3.11" >&2; \
+	else \
+		echo "No Python found$(if $(PYTHON), at $(PYTHON)). Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3.11" >&2; \
+	fi; \
+	exit 1
