@@ -1,0 +1,48 @@
+"""The infinite-context limit as a plain forward pass, for control variates and for the loss of measured overlaps.
+
+The right-hand sides of the theory live in the generated code; this is the forward half, written once by hand because
+the expectations stand to the left of the generated code and may not import it.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from odescale.networks.architecture import Architecture, FieldNetwork
+
+
+def infinite_functionals(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, "K P"]:
+    r"""a (K, P) with f_i = a_i . phi at the query token, T -> infinity, Gaussian tokens.
+
+        A <- A + (A C A^T e_k) (e_q^T A)                        per head, value = identity, A_0 = I
+        A <- A + (R e_o) (e_v^T A C A^T e_k) (e_q^T A)          per head with value row v and output row o
+
+    A softmax average of Gaussian tokens tilts their law, E[v exp(s k)] / E[exp(s k)] = s Cov(v, k); a uniform head
+    averages to zero.
+
+    **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I; `network` student or teacher.
+    """
+    size = C.shape[0]
+    A = jnp.eye(size, dtype=C.dtype)
+    for heads in network.layers:
+        update = jnp.zeros_like(A)
+        for head in heads:
+            if head.query is None or head.key is None:
+                continue
+            covariance = A @ (C @ A[head.key])
+            written = covariance if head.output is None else R[:, head.output] * covariance[head.value]
+            update = update + jnp.outer(written, A[head.query])
+        A = A + update
+    return A[jnp.asarray(network.readouts)]
+
+
+def infinite_loss(C: Float[Array, "P P"], R: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
+    """L = 1/2 sum_i b_i^T C b_i with b = a(student) - a(teacher): the population loss at infinite context.
+
+    **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I.
+
+    **Returns** the mean square loss (half the squared error summed over outputs), dimensionless.
+    """
+    b = infinite_functionals(C, R, architecture.student) - infinite_functionals(C, R, architecture.teacher)
+    return 0.5 * jnp.einsum("ip,pq,iq->", b, C, b)

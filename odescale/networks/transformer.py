@@ -1,0 +1,109 @@
+"""The same network on real d-dimensional tokens, as equinox modules with arrays of length d."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from odescale.errors import InputError
+from odescale.networks.architecture import FieldNetwork, Head
+from odescale.networks.fields import attention_weights
+
+
+class AttentionHead(eqx.Module):
+    """One rank-one softmax head: (t) <- sum_s softmax_s((q.h_t)(k.h_s)/N) v_s, s over the other tokens.
+
+    v_s = h_s when `value` is None, else o (v.h_s)/N. `query = key = None` is a uniform head, a_ts = 1/T.
+
+    **Arguments**: `query`, `key`, `value`, `output` arrays of length d or None; `scale` is N = tr Sigma.
+    """
+
+    query: Float[Array, " d"] | None
+    key: Float[Array, " d"] | None
+    value: Float[Array, " d"] | None
+    output: Float[Array, " d"] | None
+    scale: float = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if not self.scale > 0:
+            raise InputError("scale", expected="a positive number", got=self.scale, remedy="pass N = tr Sigma")
+
+    def __call__(self, tokens: Float[Array, "n d"], *, query_only: bool = False) -> Float[Array, "queries d"]:
+        """What the head adds to every token `(T + 1, d)`, or with `query_only` to the last one alone `(1, d)`."""
+        context = tokens[:-1] if query_only else tokens
+        root = self.scale**0.5
+        if self.query is None or self.key is None:
+            values = context if self.value is None else context @ self.value / root
+            total = values.sum(axis=0, keepdims=True)
+            average = (total if query_only else total - values) / (tokens.shape[0] - 1)
+        else:
+            asking = tokens[-1:] if query_only else tokens
+            weights = attention_weights(asking @ self.query / root, context @ self.key / root)
+            average = weights @ (context if self.value is None else context @ self.value / root)
+        return average if self.output is None else average[:, None] * self.output / root
+
+
+class Transformer(eqx.Module):
+    """f_i = r_i . h^L_query / sqrt(N), with residual layers h^{l+1}_t = h^l_t + sum_heads head(h^l)_t.
+
+    The d-dimensional network whose function of the local fields is `odescale.networks.fields.apply_on_fields`.
+
+    **Arguments**
+
+    - `layers`: per layer a tuple of `AttentionHead`s.
+    - `readouts`: `(K, d)` readout rows.
+    - `scale`: N = tr Sigma, the trace of the token covariance (d for isotropic tokens).
+    """
+
+    layers: tuple[tuple[AttentionHead, ...], ...]
+    readouts: Float[Array, "K d"]
+    scale: float = eqx.field(static=True)
+
+    @property
+    def dimension(self) -> int:
+        """d, the length of tokens and rows."""
+        return self.readouts.shape[-1]
+
+    def __call__(self, tokens: Float[Array, "n d"]) -> Float[Array, " K"]:
+        """Outputs `(K,)` at the last of the `(T + 1, d)` tokens; the last layer is computed for that token alone."""
+        for heads in self.layers[:-1]:
+            tokens = tokens + sum(head(tokens) for head in heads)
+        query = tokens[-1:] + sum(head(tokens, query_only=True) for head in self.layers[-1])
+        return self.readouts @ query[0] / self.scale**0.5
+
+    @classmethod
+    def from_rows(cls, network: FieldNetwork, rows: Float[Array, "P d"], scale: float) -> Transformer:
+        """The network whose weights are the given rows; a row that is used twice is a tied weight.
+
+        **Arguments**: `network` row numbers; `rows` `(P, d)`; `scale` N = tr Sigma.
+        """
+
+        def row(index: int | None) -> Float[Array, " d"] | None:
+            return None if index is None else rows[index]
+
+        def head(h: Head) -> AttentionHead:
+            return AttentionHead(row(h.query), row(h.key), row(h.value), row(h.output), scale)
+
+        layers = tuple(tuple(head(h) for h in heads) for heads in network.layers)
+        return cls(layers, rows[jnp.asarray(network.readouts)], scale)
+
+    def write_rows(self, network: FieldNetwork, rows: Float[Array, "P d"]) -> Float[Array, "P d"]:
+        """The way back: `rows` with those that `network` uses replaced by this transformer's weights.
+
+        With tied weights that have come apart the last one in the order of layers and readouts is kept.
+        """
+        for index, weight in self._weights(network):
+            rows = rows.at[index].set(weight)
+        return rows
+
+    def _weights(self, network: FieldNetwork) -> Iterable[tuple[int, Float[Array, " d"]]]:
+        for heads, table in zip(self.layers, network.layers, strict=True):
+            for head, numbers in zip(heads, table, strict=True):
+                for name in ("query", "key", "value", "output"):
+                    index, weight = getattr(numbers, name), getattr(head, name)
+                    if index is not None and weight is not None:
+                        yield index, weight
+        yield from zip(network.readouts, self.readouts, strict=True)

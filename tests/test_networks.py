@@ -1,0 +1,125 @@
+"""The d-dimensional transformer, the network on its fields and the infinite-context forward pass are one network."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from oracles import oracle_functionals, oracle_loss, random_overlaps
+
+from odescale.networks.architecture import Architecture, FieldNetwork, Head, build_architecture, quickstart_architecture
+from odescale.networks.fields import apply_on_fields, rows_read_from
+from odescale.networks.infinite import infinite_functionals, infinite_loss
+from odescale.networks.transformer import Transformer
+
+MIXED = Architecture(
+    rows=("q", "k", "v", "o", "r"),
+    trained=(False,) * 5,
+    student=FieldNetwork(((Head(0, 1), Head(None, None, 2, 3)), (Head(None, None), Head(0, 1, 2, 3))), (4, 1)),
+    teacher=FieldNetwork(((Head(None, None),),), (4, 4)),
+)
+CASES = {
+    **{
+        f"{value}, depth {depth}, {heads} heads": build_architecture(depth, heads, value=value, outputs=2)
+        for value in ("identity", "rows")
+        for depth in (1, 2, 3)
+        for heads in (1, 2)
+    },
+    "quickstart": quickstart_architecture(),
+    "mixed": MIXED,
+}
+
+
+def literal_forward(network, rows, tokens, scale):
+    """The definition with loops over tokens, written without any of the library's code."""
+    h = np.array(tokens)
+    for heads in network.layers:
+        new = h.copy()
+        for head in heads:
+            for t in range(len(h)):
+                others = [s for s in range(len(h)) if s != t]
+                if head.query is None:
+                    a = np.full(len(others), 1 / len(others))
+                else:
+                    logits = np.array([(rows[head.query] @ h[t]) * (rows[head.key] @ h[s]) / scale for s in others])
+                    a = np.exp(logits) / np.exp(logits).sum()
+                for weight, s in zip(a, others, strict=True):
+                    new[t] += weight * (
+                        h[s] if head.value is None else rows[head.output] * (rows[head.value] @ h[s]) / scale
+                    )
+        h = new
+    return np.array([rows[r] @ h[-1] / np.sqrt(scale) for r in network.readouts])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_transformer_equals_fields_equals_definition(name):
+    architecture = CASES[name]
+    d, T, scale = 23, 6, 17.5
+    rng = np.random.default_rng(1)
+    rows = rng.normal(size=(architecture.size, d))
+    tokens = rng.normal(size=(T + 1, d))
+    phi, R = tokens @ rows.T / np.sqrt(scale), rows @ rows.T / scale
+    for network in (architecture.student, architecture.teacher):
+        expected = literal_forward(network, rows, tokens, scale)
+        real = Transformer.from_rows(network, jnp.asarray(rows), scale)(jnp.asarray(tokens))
+        fields = jax.jit(lambda p, r, n=network: apply_on_fields(n, p, r))(phi, R)
+        np.testing.assert_allclose(real, expected, rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(fields, expected, rtol=1e-10, atol=1e-10)
+
+
+def test_fields_under_vmap():
+    architecture = CASES["rows, depth 2, 2 heads"]
+    phi = jax.random.normal(jax.random.key(0), (3, 5, architecture.size))
+    R = random_overlaps(jax.random.key(1), architecture.size)
+    batched = jax.vmap(lambda p: apply_on_fields(architecture.student, p, R))(phi)
+    alone = jnp.stack([apply_on_fields(architecture.student, p, R) for p in phi])
+    np.testing.assert_allclose(batched, alone, rtol=1e-12)
+
+
+def test_one_context_token_is_copied():
+    """T = 1: the softmax over one other token is 1, whatever the logits, however large."""
+    network = FieldNetwork(((Head(0, 1),),), (2,))
+    phi = jnp.array([[900.0, -800.0, 0.25], [700.0, 900.0, 0.5]])
+    np.testing.assert_allclose(apply_on_fields(network, phi, jnp.eye(3)), [0.75], rtol=1e-15)
+
+
+def test_rows_there_and_back():
+    architecture = CASES["rows, depth 2, 2 heads"]
+    rows = jax.random.normal(jax.random.key(0), (architecture.size, 11))
+    back = jnp.zeros_like(rows)
+    for network in (architecture.student, architecture.teacher):
+        back = Transformer.from_rows(network, rows, 11.0).write_rows(network, back)
+    np.testing.assert_array_equal(back, rows)
+
+
+def test_rows_read_from_lists_what_later_layers_read():
+    network = quickstart_architecture().student
+    assert rows_read_from(network, 0) == (0, 1, 2, 3, 4, 5)
+    assert rows_read_from(network, 1) == (2, 3, 4, 5)
+    assert rows_read_from(network, 2) == (4, 5)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_infinite_forward_equals_oracle(name):
+    architecture = CASES[name]
+    C, R = (random_overlaps(jax.random.key(seed), architecture.size) for seed in (0, 1))
+    for network in (architecture.student, architecture.teacher):
+        np.testing.assert_allclose(
+            infinite_functionals(C, R, network), oracle_functionals(C, R, network), rtol=1e-12, atol=1e-14
+        )
+    np.testing.assert_allclose(infinite_loss(C, R, architecture), oracle_loss(C, R, architecture), rtol=1e-12)
+
+
+def test_long_context_approaches_the_infinite_one():
+    """The two forms of one head meet as T grows: mean output at fixed query differs by O(1/T), here within 5 sigma."""
+    architecture = build_architecture(1, value="rows")
+    C = random_overlaps(jax.random.key(3), architecture.size, scale=0.3)
+    root = jnp.linalg.cholesky(C)
+    samples, T = 400, 4000
+    z = jax.random.normal(jax.random.key(4), (samples, T, architecture.size)) @ root.T
+    query = root @ jax.random.normal(jax.random.key(5), (architecture.size,))
+    z = jnp.concatenate([z, jnp.broadcast_to(query, (samples, 1, architecture.size))], axis=1)
+    outputs = jax.lax.map(lambda p: apply_on_fields(architecture.student, p, C), z)[:, 0]
+    expected = (infinite_functionals(C, C, architecture.student) @ query)[0]
+    error = outputs.std() / np.sqrt(samples)
+    assert abs(outputs.mean() - expected) < 5 * error + 3 / T
+    assert abs(expected - query[architecture.student.readouts[0]]) > 20 * error  # the head does something
