@@ -1,0 +1,231 @@
+"""The transition of a system or of a formula: exact p and q along the flow, one root, and its gradient.
+
+A sampled curve goes to `odescale.analysis.curves` instead. The definition is in `odescale.analysis.regimes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from jaxtyping import Array, Float
+from scipy.optimize import brentq
+
+from odescale.analysis.regimes import MIN_DEPTH, Transition, select_transition
+from odescale.errors import InputError, PrecisionError
+from odescale.precision import REMEDY, require_x64
+from odescale.solve.integrate import integrate
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.base import AbstractSystem, local_exponents
+
+LossFormula = Callable[[Float[Array, ""]], Float[Array, ""]]
+
+
+def find_transition(
+    subject: AbstractSystem | LossFormula,
+    t1: float | None = None,
+    *,
+    window: tuple[float, float] | None = None,
+    min_depth: float = MIN_DEPTH,
+    points: int = 400,
+    rtol: float | None = None,
+    precision: str = "float64",
+    time_unit: str | None = None,
+) -> Transition:
+    """t_x: the down-crossing of `q = dlog p/dlog t = 1/2` nearest before the global maximum of `p = -dlog L/dlog t`.
+
+    For a system, p and q are exact derivatives along the flow on `points` log-spaced times; the crossing is then refined
+    by a diffrax event with a root finder on an integration that starts at the grid point before it. For a formula
+    L(t) they come from automatic differentiation and the root is bracketed. One unit of t: see `time_unit` in the
+    answer (tr Sigma SGD steps for a system).
+
+    **Arguments**
+
+    - `subject`: a system, or a JAX-traceable function of one time (domain t > 0, values > 0).
+    - `t1`: end of the window; or `window` = (first, last) for a formula.
+    - `min_depth`: e-folds log L(0)/L(t_x) that the exponential must cover; 2.5 by default, 2 for the quickstart system.
+    - `rtol`: tolerance of the integration (1e-10). `precision`: float64; anything else is refused, since the
+      transition needs second derivatives.
+
+    **Returns** a `Transition`; "no exponential phase" is an answer (`found=False`, with its reason and depth).
+    **Failure regime.** Two crossings closer than a grid cell are missed: raise `points`.
+    """
+    if precision != "float64":
+        raise PrecisionError(
+            "precision", expected="float64 for a transition (it needs second derivatives)", got=precision, remedy=REMEDY
+        )
+    require_x64("find_transition")
+    if isinstance(subject, AbstractSystem):
+        return _of_system(subject, t1, min_depth, points, rtol, time_unit)
+    if not callable(subject):
+        raise InputError(
+            "subject", expected="a system or a function L(t)", got=subject, remedy="for data use find_transition_curve"
+        )
+    return _of_formula(subject, t1, window, min_depth, points, time_unit)
+
+
+def transition_time(
+    system: AbstractSystem,
+    before: Float[Array, ""],
+    after: Float[Array, ""],
+    *,
+    rtol: Float[Array, ""] | float = 1e-10,
+    atol: Float[Array, ""] | float = 1e-14,
+    solver: str = "tsit5",
+    max_steps: int = 16_384,
+) -> tuple[Float[Array, ""], Float[Array, "..."]]:
+    """(t_x, y(t_x)): the down-crossing of q = 1/2 between `before` and `after`, as a diffrax event.
+
+    Differentiable with respect to the arrays of `system`: `eqx.filter_grad(lambda s: transition_time(s, a, b)[0])`.
+    The integration is exact up to `before`, then runs until the event; one unit of t is tr Sigma SGD steps. Returns
+    `after` when there is no crossing.
+    """
+    term = diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y))
+    method = {"tsit5": diffrax.Tsit5, "kvaerno5": diffrax.Kvaerno5}[solver]()
+    controller = diffrax.PIDController(rtol=rtol, atol=atol)
+    before = jax.lax.stop_gradient(jnp.asarray(before, dtype=float))
+    after = jax.lax.stop_gradient(jnp.asarray(after, dtype=float))
+    options: dict[str, Any] = {"args": system, "stepsize_controller": controller, "max_steps": max_steps}
+    first = diffrax.diffeqsolve(term, method, jnp.zeros_like(before), before, None, system.initial_state(), **options)
+    assert first.ys is not None
+
+    def index_above_half(t, y, args, **_):
+        return local_exponents(args, t, y)[2] - 0.5
+
+    event = diffrax.Event(index_above_half, optimistix.Newton(rtol=1e-12, atol=1e-12), direction=False)
+    # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
+    options["stepsize_controller"] = diffrax.PIDController(rtol=rtol, atol=atol, dtmax=(after - before) / 10)
+    second = diffrax.diffeqsolve(term, method, before, after, None, first.ys[-1], event=event, **options)
+    assert second.ts is not None and second.ys is not None
+    return second.ts[-1], second.ys[-1]
+
+
+def transition_gradient(system: AbstractSystem, transition: Transition, *, rtol: float = 1e-10) -> AbstractSystem:
+    """dt_x/d(every array of the system), as a system of the same shape: `.learning_rate`, `.initial_overlaps`, ...
+
+    By differentiation through the event (implicit-function theorem: `dt_x = -(dq)/(dq/dt)`; `transition.conditioning` is
+    dq/dt at t_x, and a value near zero means that t_x is ill-determined). In units of t. Gradients with respect to
+    overlaps treat all P x P entries as free: symmetrise for a symmetric change.
+    """
+    if not transition.found or transition.t_x is None:
+        raise InputError("transition", expected="a transition that was found", got=transition.reason, remedy="widen t1")
+    span = 0.05 * transition.t_x
+    before, after = transition.t_x - span, transition.t_x + span
+    return _gradient(system, jnp.asarray(before), jnp.asarray(after), jnp.asarray(rtol))
+
+
+@eqx.filter_jit
+def _gradient(system, before, after, rtol):
+    return eqx.filter_grad(lambda s: transition_time(s, before, after, rtol=rtol, atol=rtol * 1e-4)[0])(system)
+
+
+_event = eqx.filter_jit(transition_time)
+
+
+def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
+    if t1 is None:
+        raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
+    tolerance = rtol if rtol is not None else (None if "structured" in system.solvers else 1e-10)
+    trajectory = integrate(system, t1, points=points, rtol=tolerance)
+    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
+    solver = trajectory.meta["solver"]
+    if not chosen.found or solver == "structured":
+        # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
+        return chosen
+    place = int(np.searchsorted(trajectory.t, chosen.t_x))
+    accuracy = jnp.asarray(tolerance)
+    before, after = trajectory.t[place - 1], trajectory.t[place]
+    t_x, y = _event(system, jnp.asarray(before), jnp.asarray(after), rtol=accuracy, atol=accuracy * 1e-4, solver=solver)
+    return _refined(chosen, float(t_x), _slope_of_index(system, t_x, y), float(system.excess_loss(t_x, y)), trajectory)
+
+
+@eqx.filter_jit
+def _slope_of_index(system, t, y):
+    tangent = system.vector_field(t, y)
+    return jax.jvp(lambda t, y: local_exponents(system, t, y)[2], (t, y), (jnp.ones_like(t), tangent))[1]
+
+
+def transition_of_trajectory(
+    trajectory: Trajectory, *, min_depth: float = MIN_DEPTH, time_unit: str | None = None
+) -> Transition:
+    """The transition read off a trajectory's own p and q, by interpolation on its output times."""
+    keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
+    return select_transition(
+        trajectory.t[keep],
+        trajectory.exponent[keep],
+        trajectory.index[keep],
+        np.log(trajectory.loss[keep]),
+        log_loss_start=float(np.log(trajectory.loss[first])),
+        min_depth=min_depth,
+        estimator="exact derivatives along the flow, event at q = 1/2",
+        grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
+        time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",
+    )
+
+
+def _refined(chosen: Transition, t_x: float, slope: Any, loss: float, trajectory: Trajectory) -> Transition:
+    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
+    depth = float(np.log(trajectory.loss[first]) - np.log(loss))
+    return _replace(chosen, t_x, depth, float(slope))
+
+
+def _replace(chosen: Transition, t_x: float, depth: float, slope: float) -> Transition:
+    fields = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
+    fields |= {"t_x": t_x, "depth": depth, "conditioning": slope}
+    fields["reason"] = (
+        f"q falls through 1/2 at t = {t_x:.7g}, {depth:.3f} e-folds down, p rises to {chosen.max_exponent:.3f} later"
+    )
+    return Transition(**fields)
+
+
+def formula_exponents(loss: LossFormula, t: Float[Array, " n"]) -> tuple[Array, Array, Array]:
+    """(L, p, q) of a formula at times t > 0, by automatic differentiation of log L in log t."""
+
+    def log_loss(u):
+        return jnp.log(loss(jnp.exp(u)))
+
+    first, second = jax.grad(log_loss), jax.grad(jax.grad(log_loss))
+
+    def at(u):
+        slope = first(u)
+        return jnp.exp(log_loss(u)), -slope, second(u) / slope
+
+    return jax.vmap(at)(jnp.log(t))
+
+
+def _of_formula(loss, t1, window, min_depth, points, time_unit) -> Transition:
+    if window is None:
+        if t1 is None:
+            raise InputError("window", expected="(first, last) times", got=None, remedy="pass t1 or window")
+        window = (1e-4 * t1, t1)
+    first, last = (float(x) for x in window)
+    if not (0 < first < last and np.isfinite(last)):
+        raise InputError("window", expected="0 < first < last", got=window, remedy="the start is at t = 0")
+    t = np.geomspace(first, last, int(points))
+    values, p, q = (np.asarray(x) for x in formula_exponents(loss, jnp.asarray(t)))
+    start = float(loss(jnp.asarray(0.0)))
+    if not (np.isfinite(start) and start > 0):
+        start = float(values[0])
+    chosen = select_transition(
+        t, p, q, np.log(values), log_loss_start=float(np.log(start)), min_depth=min_depth,
+        estimator="automatic differentiation of the formula, bracketed root of q = 1/2",
+        grid=f"{t.size} times from {t[0]:.4g} to {t[-1]:.4g}", time_unit=time_unit or "t of the formula",
+    )  # fmt: skip
+    if not chosen.found:
+        return chosen
+    place = int(np.searchsorted(t, chosen.t_x))
+
+    def gap(x: float) -> float:
+        return float(formula_exponents(loss, jnp.asarray([x]))[2][0]) - 0.5
+
+    t_x = float(brentq(gap, t[place - 1], t[place], xtol=1e-13, rtol=1e-13))
+    slope = (gap(t_x * (1 + 1e-6)) - gap(t_x * (1 - 1e-6))) / (2e-6 * t_x)
+    return _replace(chosen, t_x, float(np.log(start) - np.log(float(loss(jnp.asarray(t_x))))), slope)
