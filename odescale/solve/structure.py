@@ -1,0 +1,466 @@
+"""Structure-preserving implicit integration of mean-field overlaps on any spectrum, over many decades of time.
+
+    dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V,    M_k = -eta(t) (lam_k G + H) - w S,    (G, H, V) = closure(C, R)
+    stage:  q' = flow(g h; K(q')) q_n,      step:  q_{n+1} = flow(g h; K(q_{n+1})) flow((1 - g) h; K(q')) q_n,    g = 1 - 1/sqrt(2)
+
+K holds the coefficients (M, V); `flow(h; K)` is exact for every mode while K is frozen (`odescale.solve.flow`), V runs
+linearly through the step. The composition is the L-stable SDIRK2 tableau with flows in the place of sums: second order,
+every factor a congruence over a positive time, so q stays positive semi-definite whatever the step; modes much faster
+than the step end at rest under the coefficients of the step's end.
+
+An explicit exponential step stalls where stiffness returns through C -> G. Both stages are therefore solved for the
+couplings (C, R) at their end alone: p P + p^2 numbers at most, whatever the number of modes, by simplified Newton with
+one Jacobian for both stages that is kept over many steps. Reference for the tableau: R. Alexander, SIAM J. Numer. Anal.
+14 (1977) 1006.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Bool, Float, Int
+
+from odescale.errors import InputError
+from odescale.solve.flow import (
+    Coefficients,
+    Overlaps,
+    congruence,
+    join,
+    noise_integral,
+    propagate,
+    propagator,
+    split,
+)
+
+GAMMA = 1.0 - 1.0 / np.sqrt(2.0)
+NEWTON_ITERATIONS = 12
+STEP_FAILURES = 40
+CODES = {
+    0: "finished",
+    1: "step cap reached: raise max_steps, or rtol",
+    2: "the step shrank to nothing: the loss diverges (lower the learning rate), or rtol asks for more than rounding allows",
+    3: "not finite at the start: check the initial overlaps and parameters",
+}
+
+
+class StructuredProblem(Protocol):
+    """What `solve_structured` reads of a system; an `equinox.Module` whose arrays may be traced."""
+
+    eigenvalues: Any
+    weights: Any
+    learning_rate: Any
+    batch: Any
+    noise: Any
+    weight_decay: Any
+
+    @property
+    def schedule(self) -> Callable[[Any], Any]:
+        """s(t), so that eta(t) = learning_rate * s(t)."""
+        ...
+
+    @property
+    def trained(self) -> Any:
+        """(P,) flags, static: the rows that move."""
+        ...
+
+    @property
+    def writes_back(self) -> bool:
+        """Whether R enters the closure."""
+        ...
+
+    def closure(self, C: Array, R: Array) -> tuple[Array, Array, Array]:
+        """(G, H, V), each (P, P), rows of untrained weights zero."""
+        ...
+
+
+class StructuredSolution(eqx.Module):
+    """Overlaps at the requested times and the record of how they were reached.
+
+    **Fields**
+
+    - `ys`: (n, modes, P, P); NaN after `t_reached`, never a value beyond the last accepted step.
+    - `accepted`, `rejected`: steps; rejected counts those that missed the tolerance and those whose Newton iteration failed.
+    - `newton_iterations`, `jacobians`: solves with, and evaluations of, the Jacobian of the couplings.
+    - `code`: 0 finished, else see `CODES`.
+    - `t_reached`: end of the last accepted step.
+    - `min_eigenvalue`: smallest eigenvalue met in any mode after any accepted step, over the largest entry on that mode's
+      diagonal; -1e-15 is rounding.
+    """
+
+    ys: Float[Array, "n modes P P"]
+    accepted: Int[Array, ""]
+    rejected: Int[Array, ""]
+    newton_iterations: Int[Array, ""]
+    jacobians: Int[Array, ""]
+    code: Int[Array, ""]
+    t_reached: Float[Array, ""]
+    min_eigenvalue: Float[Array, ""]
+
+
+class _Couplings(eqx.Module):
+    """The entries of C (and R) that move, as one vector u, and the blocks that do not."""
+
+    trained: tuple[bool, ...] = eqx.field(static=True)
+    writes_back: bool = eqx.field(static=True)
+    lam: Float[Array, " modes"]
+    weights: Float[Array, " modes"]
+    C_oo: Float[Array, "o o"]
+    R_oo: Float[Array, "o o"]
+
+    def pack(self, x: Overlaps) -> Float[Array, " u"]:
+        p = x.ss.shape[0]
+        upper = np.triu_indices(p)
+        measures = (self.weights * self.lam, self.weights) if self.writes_back else (self.weights * self.lam,)
+        return jnp.concatenate([jnp.concatenate([x.ss[upper] @ m, (x.so @ m).ravel()]) for m in measures])
+
+    def unpack(self, u: Float[Array, " u"]) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
+        C = self._matrix(u, self.C_oo)
+        if not self.writes_back:
+            return C, jnp.zeros_like(C)
+        return C, self._matrix(u[u.shape[0] // 2 :], self.R_oo)
+
+    def scale(self, u: Float[Array, " u"]) -> Float[Array, " u"]:
+        """sqrt(C_ii C_jj) per entry, with a floor: what an entry of the couplings is to be compared with."""
+
+        def per(M: Array) -> Array:
+            d = jnp.sqrt(jnp.abs(jnp.diag(M)))
+            d = jnp.maximum(d, 1e-3 * jnp.max(d) + 1e-30)
+            s, o = np.flatnonzero(self.trained), np.flatnonzero(~np.asarray(self.trained))
+            table = jnp.outer(d, d)
+            upper = np.triu_indices(s.size)
+            return jnp.concatenate([table[np.ix_(s, s)][upper], table[np.ix_(s, o)].ravel()])
+
+        C, R = self.unpack(u)
+        return jnp.concatenate([per(C), per(R)]) if self.writes_back else per(C)
+
+    def _matrix(self, u: Array, oo: Array) -> Array:
+        p, o = sum(self.trained), len(self.trained) - sum(self.trained)
+        rows, columns = np.triu_indices(p)
+        half = p * (p + 1) // 2
+        ss = jnp.zeros((p, p), u.dtype).at[rows, columns].set(u[:half]).at[columns, rows].set(u[:half])
+        so = u[half : half + p * o].reshape(p, o)
+        block = Overlaps(ss[..., None], so[..., None], oo[..., None])
+        return join(block, self.trained)[0]
+
+
+class _State(eqx.Module):
+    t: Array
+    h: Array
+    x: Overlaps
+    times: Array
+    history: Array
+    inverse: Array
+    inverse_h: Array
+    refresh: Array
+    fresh: Array
+    last_error: Array
+    failures: Array
+    written: Array
+    ys: Array
+    accepted: Array
+    rejected: Array
+    iterations: Array
+    jacobians: Array
+    smallest: Array
+    code: Array
+
+
+def solve_structured(
+    problem: StructuredProblem,
+    y0: Float[Array, "modes P P"],
+    ts: Float[Array, " n"],
+    *,
+    t0: float = 0.0,
+    rtol: float = 1e-4,
+    atol: float = 1e-12,
+    max_steps: int = 4096,
+    dt0: float | None = None,
+) -> StructuredSolution:
+    """Integrates dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V from t0 to ts[-1] by implicit steps of exact flows.
+
+    Second order, L-stable, positive semi-definite by construction; the number of steps grows with the logarithm of time,
+    not with `lam_max * t`. One compiled solve per shape: tolerances, times and parameters are traced.
+
+    **Arguments**
+
+    - `problem`: see `StructuredProblem`. One unit of t is N = tr Sigma SGD steps.
+    - `y0`: initial overlaps q_k, positive semi-definite.
+    - `ts`: increasing output times, at or after `t0`. Outputs inside a step are steps of their own from its start, with the
+      coefficients interpolated through the accepted stages; they do not change the step sequence.
+    - `rtol`: local error per step of every mode's overlaps, over sqrt(q_ii q_jj). 1e-3 to 1e-5 are good values; the
+      error of the loss after many decades is some ten times it. For 1e-8 use a high-order solver on fewer decades.
+    - `atol`: absolute part of the same, in units of q.
+    - `max_steps`: cap on attempted steps, accepted or not.
+    - `dt0`: first step in units of t; by default a twentieth of the fastest mode's time.
+
+    **Returns** a `StructuredSolution`. **Errors**: `InputError` for shapes and times; a failed run returns its `code`
+    with NaN after `t_reached`.
+
+    Differentiate it in forward mode (`jax.jvp`); step sizes are not differentiated.
+    """
+    trained = tuple(bool(flag) for flag in np.asarray(problem.trained))
+    shape, times = np.shape(y0), jnp.asarray(ts)
+    size = len(trained)
+    if len(shape) != 3 or shape[1:] != (size, size) or shape[0] != np.shape(problem.eigenvalues)[0]:
+        expected = f"shape {(*np.shape(problem.eigenvalues), size, size)} (modes, P, P)"
+        raise InputError("y0", expected=expected, got=shape, remedy="one P x P matrix of overlaps per eigenvalue")
+    if not any(trained):
+        raise InputError("trained", expected="at least one trained row", got=trained, remedy="train a row")
+    if times.ndim != 1 or times.shape[0] == 0:
+        raise InputError("ts", expected="a non-empty vector of times", got=times.shape, remedy="pass output times")
+    if not isinstance(times, jax.core.Tracer):
+        grid = np.asarray(times)
+        if not np.all(np.isfinite(grid)) or np.any(np.diff(grid) < 0) or grid[0] < float(t0):
+            raise InputError("ts", expected=f"finite increasing times from t0 = {t0}", got=grid, remedy="sort them")
+    dtype = jnp.result_type(y0, float)
+    first = jnp.asarray(-1.0 if dt0 is None else dt0, dtype)
+    numbers = (jnp.asarray(v, dtype) for v in (t0, rtol, atol))
+    return _solve(problem, trained, jnp.asarray(y0, dtype), times.astype(dtype), *numbers, first, jnp.asarray(max_steps))
+
+
+@eqx.filter_jit
+def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> StructuredSolution:
+    dtype = y0.dtype
+    lam = jnp.asarray(problem.eigenvalues, dtype)
+    weights = jnp.asarray(problem.weights, dtype)
+    x0 = split(y0, trained)
+    frame = _Couplings(trained, bool(problem.writes_back), lam, weights, x0.oo @ (weights * lam), x0.oo @ weights)
+    noisy = jnp.asarray(problem.noise, dtype) != 0
+    newton_tolerance = jnp.maximum(1e-4 * rtol, 50 * jnp.finfo(dtype).eps)
+    g = jnp.asarray(GAMMA, dtype)
+
+    def coefficients(u: Array, t: Array) -> Coefficients:
+        G, H, V = problem.closure(*frame.unpack(u))
+        eta = problem.learning_rate * problem.schedule(t)
+        s, o = np.flatnonzero(trained), np.flatnonzero(~np.asarray(trained))
+        decay = problem.weight_decay * jnp.eye(s.size, dtype=dtype)
+        ss, so = np.ix_(s, s), np.ix_(s, o)
+        N = problem.noise * eta**2 / problem.batch * V[ss]
+        return Coefficients(-eta * G[ss], -eta * G[so], -eta * H[ss] - decay, -eta * H[so], N)
+
+    def first_stage(u, x, t, h, noise0):
+        K = coefficients(u, t + g * h)
+        E = propagator(lam, K, g * h)
+        return frame.pack(congruence(x, E, noise_integral(lam, K, g * h, noise0, K.noise, noisy)))
+
+    def between(E1, x, K1, h, noise0, noise2):
+        middle = g * noise0 + (1 - g) * noise2
+        return congruence(x, E1, noise_integral(lam, K1, (1 - g) * h, noise0, middle, noisy)), middle
+
+    def second_stage(u, x, t, h, K1, E1, noise0):
+        K = coefficients(u, t + h)
+        x, middle = between(E1, x, K1, h, noise0, K.noise)
+        E = propagator(lam, K, g * h)
+        return congruence(x, E, noise_integral(lam, K, g * h, middle, K.noise, noisy))
+
+    def attempt(state: _State) -> _State:
+        last = state.t + state.h >= ts[-1] * (1 - 4 * jnp.finfo(dtype).eps)
+        h = jnp.where(last, ts[-1] - state.t, state.h)
+        t_new = jnp.where(last, ts[-1], state.t + h)
+        t, x = state.t, state.x
+        u0 = state.history[-1]
+        K0 = coefficients(u0, t)
+        guess1, guess2 = (_extrapolate(state.times, state.history, t + c * h) for c in (g, 1.0))
+        scale = lax.stop_gradient(frame.scale(u0))
+
+        def build():
+            jacobian = jax.jacfwd(lambda u: u - first_stage(u, x, t, h, K0.noise))(guess1)
+            return lax.stop_gradient(jnp.linalg.inv(jacobian)), h
+
+        inverse, inverse_h = lax.cond(state.refresh, build, lambda: (state.inverse, state.inverse_h))
+        fresh = state.refresh | (state.fresh & (inverse_h == h))
+
+        def newton(map_, guess):
+            return _newton(map_, guess, inverse, scale, newton_tolerance)
+
+        u1, n1, rate1, ok1 = newton(lambda u: first_stage(u, x, t, h, K0.noise), guess1)
+        K1 = coefficients(u1, t + g * h)
+        E1 = propagator(lam, K1, (1 - g) * h)
+        u2, n2, rate2, ok2 = newton(lambda u: frame.pack(second_stage(u, x, t, h, K1, E1, K0.noise)), guess2)
+        K2 = coefficients(u2, t_new)
+        x_new = second_stage(u2, x, t, h, K1, E1, K0.noise)
+        x_check = _embedded(x, lam, K0, K1, K2, h, noisy)
+        error = lax.stop_gradient(_error(x, x_new, x_check, rtol, atol))
+        solved = ok1 & ok2 & jnp.isfinite(error)
+        accept = solved & (error <= 1.0)
+        # a stale Jacobian gets a second chance at the same step before the step is blamed
+        stale = ~solved & ~fresh
+        error = jnp.where(solved, jnp.maximum(error, 1e-10), 1e3)
+        grow = 0.9 * error ** (-0.7 / 3) * state.last_error ** (0.4 / 3)
+        factor = jnp.where(accept, jnp.clip(grow, 0.3, 3.0), jnp.clip(0.9 * error ** (-1 / 3), 0.1, 0.8))
+        factor = jnp.where(accept & (state.failures > 0), jnp.minimum(factor, 1.0), factor)
+        h_next = lax.stop_gradient(jnp.where(stale, h, jnp.where(solved, factor * h, 0.25 * h)))
+        # the step clipped by the last output says nothing about the next one
+        slow = jnp.maximum(rate1, rate2) > 0.3
+        off = (h_next > 1.6 * inverse_h) | (h_next < 0.6 * inverse_h)
+        eps = jnp.finfo(dtype).eps
+        failures = jnp.where(accept, 0, state.failures + 1)
+        stuck = (failures > STEP_FAILURES) | (h_next < 4 * eps * jnp.maximum(jnp.abs(t), eps))
+
+        def pick(new, old):
+            return jax.tree.map(lambda a, b: jnp.where(accept, a, b), new, old)
+
+        written, ys = lax.while_loop(
+            lambda carry: accept & (carry[0] < ts.shape[0]) & (ts[jnp.minimum(carry[0], ts.shape[0] - 1)] <= t_new),
+            lambda carry: (carry[0] + 1, carry[1].at[carry[0]].set(_output(ts[carry[0]], t, h, x, K0, K1, K2))),
+            (state.written, state.ys),
+        )
+        lowest = lax.cond(accept, lambda: _lowest(join(x_new, trained)), lambda: jnp.asarray(jnp.inf, dtype))
+        accepted = state.accepted + accept
+        rejected = state.rejected + ~accept
+        done = accept & last
+        code = jnp.where(stuck & ~accept, 2, jnp.where(~done & (accepted + rejected >= max_steps), 1, 0))
+        return _State(
+            t=jnp.where(accept, t_new, t),
+            h=h_next,
+            x=pick(x_new, x),
+            times=pick(jnp.stack([t, t + g * h, t_new]), state.times),
+            history=pick(jnp.stack([u0, u1, u2]), state.history),
+            inverse=inverse,
+            inverse_h=inverse_h,
+            refresh=stale | slow | off | ~solved,
+            fresh=fresh & ~accept,
+            last_error=jnp.where(accept, error, state.last_error),
+            failures=failures,
+            written=written,
+            ys=ys,
+            accepted=accepted,
+            rejected=rejected,
+            iterations=state.iterations + n1 + n2,
+            jacobians=state.jacobians + state.refresh,
+            smallest=jnp.minimum(state.smallest, lowest),
+            code=code,
+        )
+
+    def _output(time, t, h, x, K0, K1, K2):
+        c = jnp.clip((time - t) / h, 0.0, 1.0)
+        Ka, Kb = (_interpolate(K0, K1, K2, s * c) for s in (g, 1.0))
+
+        def noise(s):
+            return (1 - s) * K0.noise + s * K2.noise
+
+        x = propagate(x, lam, Ka, (1 - g) * c * h, K0.noise, noise((1 - g) * c), noisy)
+        return join(propagate(x, lam, Kb, g * c * h, noise((1 - g) * c), noise(c), noisy), trained)
+
+    u0 = frame.pack(x0)
+    K0 = coefficients(u0, t0)
+    fastest = jnp.max(jnp.sum(jnp.abs(K0.slope_s), 1)) * jnp.max(lam) + jnp.max(jnp.sum(jnp.abs(K0.base_s), 1))
+    default = 0.05 / jnp.maximum(fastest, 1e-12)
+    h0 = lax.stop_gradient(jnp.where(dt0 > 0, dt0, default))
+    zero = jnp.asarray(0, jnp.int32)
+    before = ts <= t0
+    finite = jnp.all(jnp.isfinite(y0)) & jnp.all(jnp.stack([jnp.all(jnp.isfinite(v)) for v in jax.tree.leaves(K0)]))
+    start = _State(
+        t=t0,
+        h=h0,
+        x=x0,
+        times=t0 + h0 * jnp.asarray([-1.0, -0.5, 0.0], dtype),
+        history=jnp.stack([u0, u0, u0]),
+        inverse=jnp.eye(u0.shape[0], dtype=dtype),
+        inverse_h=h0,
+        refresh=jnp.asarray(True),
+        fresh=jnp.asarray(False),
+        last_error=jnp.asarray(1.0, dtype),
+        failures=zero,
+        written=jnp.sum(before).astype(jnp.int32),
+        ys=jnp.where(before[:, None, None, None], y0, jnp.nan),
+        accepted=zero,
+        rejected=zero,
+        iterations=zero,
+        jacobians=zero,
+        smallest=_lowest(y0),
+        code=jnp.where(finite, 0, 3),
+    )
+    end = lax.while_loop(lambda s: (s.t < ts[-1]) & (s.code == 0), attempt, start)
+    return StructuredSolution(
+        end.ys, end.accepted, end.rejected, end.iterations, end.jacobians, end.code, end.t, end.smallest
+    )
+
+
+def _newton(
+    map_: Callable[[Array], Array], guess: Array, inverse: Array, scale: Array, tolerance: Array
+) -> tuple[Array, Int[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+    """Solves u = map_(u) with a frozen inverse of the Jacobian: (u, iterations, contraction rate, converged)."""
+
+    def proceed(carry):
+        _, _, _, n, done, bad = carry
+        return ~done & ~bad & (n < NEWTON_ITERATIONS)
+
+    def iterate(carry):
+        u, last, worst, n, _, _ = carry
+        move = inverse @ (map_(u) - u)
+        size = lax.stop_gradient(jnp.max(jnp.abs(move) / scale))
+        rate = jnp.where(n == 0, 0.5, size / last)
+        # near rounding a ratio of two moves says nothing about the Jacobian
+        worst = jnp.where((n > 0) & (size > tolerance), jnp.maximum(worst, rate), worst)
+        done = size * rate / jnp.maximum(1 - rate, 0.05) <= tolerance
+        bad = ~jnp.isfinite(size) | ((n > 0) & (rate > 0.95) & ~done) | (size > 1e3)
+        return u + move, size, worst, n + 1, done, bad
+
+    inf = jnp.asarray(jnp.inf, guess.dtype)
+    zero = jnp.zeros_like(inf)
+    start = (guess, inf, zero, jnp.asarray(0, jnp.int32), jnp.asarray(False), jnp.asarray(False))
+    u, _, worst, n, done, bad = lax.while_loop(proceed, iterate, start)
+    return u, n, worst, done & ~bad
+
+
+def _lagrange(times: Array, t: Array) -> Array:
+    a, b, c = times[0], times[1], times[2]
+    return jnp.stack(
+        [
+            (t - b) * (t - c) / ((a - b) * (a - c)),
+            (t - a) * (t - c) / ((b - a) * (b - c)),
+            (t - a) * (t - b) / ((c - a) * (c - b)),
+        ]
+    )
+
+
+def _extrapolate(times: Array, history: Array, t: Array) -> Array:
+    return _lagrange(times, t) @ history
+
+
+def _interpolate(K0: Coefficients, K1: Coefficients, K2: Coefficients, s: Array) -> Coefficients:
+    w = _lagrange(jnp.asarray([0.0, GAMMA, 1.0]), s)
+    return jax.tree.map(lambda a, b, c: w[0] * a + w[1] * b + w[2] * c, K0, K1, K2)
+
+
+def _embedded(x: Overlaps, lam, K0: Coefficients, K1: Coefficients, K2: Coefficients, h, noisy) -> Overlaps:
+    """The step with the coefficients integrated as a quadratic through start and stages; the end's are kept."""
+    g = GAMMA
+    w1 = 1 / (6 * g * (1 - g))
+    w2 = (1 / 3 - g / 2) / (1 - g)
+    w0 = 1 - w1 - w2
+    K = jax.tree.map(lambda a, b, c: b + (w0 * a + (w1 + g - 1) * b + (w2 - g) * c) / (1 - g), K0, K1, K2)
+    # a quadratic's bulge over the line through start and end has mean w1 of its height at the first stage
+    bulge = K1.noise - (1 - g) * K0.noise - g * K2.noise
+    middle = g * K0.noise + (1 - g) * K2.noise + 2 * w1 * bulge
+    x = propagate(x, lam, K, (1 - g) * h, K0.noise, middle, noisy)
+    return propagate(x, lam, K2, g * h, middle, K2.noise, noisy)
+
+
+def _error(before: Overlaps, after: Overlaps, check: Overlaps, rtol: Array, atol: Array) -> Float[Array, ""]:
+    """Largest difference over all modes and entries in units of atol + rtol sqrt(q_ii q_jj)."""
+
+    def diagonal(block: Array) -> Array:
+        return jnp.abs(jnp.diagonal(block, axis1=0, axis2=1)).T
+
+    d_s = jnp.maximum(diagonal(before.ss), diagonal(after.ss))
+    d_o = diagonal(after.oo)
+    top = jnp.maximum(jnp.max(d_s, axis=0), jnp.max(d_o, axis=0, initial=0.0))
+    # a row that starts at zero is measured against its mode, not against itself
+    d_s, d_o = (jnp.sqrt(jnp.maximum(d, 1e-3 * top)) for d in (d_s, d_o))
+    worst_ss = jnp.max(jnp.abs(after.ss - check.ss) / (atol + rtol * d_s[:, None] * d_s[None]))
+    worst_so = jnp.max(jnp.abs(after.so - check.so) / (atol + rtol * d_s[:, None] * d_o[None]), initial=0.0)
+    return jnp.maximum(worst_ss, worst_so)
+
+
+def _lowest(q: Float[Array, "modes P P"]) -> Float[Array, ""]:
+    q = lax.stop_gradient(q)
+    top = jnp.max(jnp.diagonal(q, axis1=1, axis2=2), axis=1)
+    return jnp.min(jnp.linalg.eigvalsh(q)[:, 0] / jnp.maximum(top, jnp.finfo(q.dtype).tiny))
