@@ -1,0 +1,480 @@
+"""The mean-field ODE of online SGD on a multi-layer softmax transformer with infinite context.
+
+Read from top to bottom: an SGD step of the weights, the overlaps it moves, the softmax average over a long context, the
+layer as a map of linear functionals, the population loss, its gradient layer by layer, the noise, the ODE. Every step
+returns what the next one needs; the assumptions are the fields of `AttentionOptions`, and changing one changes the code
+that comes out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import sympy
+from sympy import S
+from sympy.matrices.expressions import MatrixSymbol, Trace
+
+from derivations import attention_checks as checks
+from odescale.errors import InputError
+from odescale.symbolic.document import to_markdown
+from odescale.symbolic.gaussian import Gaussian, covariance_symbols
+from odescale.symbolic.matrix import adjoint
+from odescale.symbolic.matrix_writer import MatrixWriter, Selector
+from odescale.symbolic.module_writer import function_source
+from odescale.symbolic.record import Assumption, Derivation, Equation, Output, Parameter, Step
+from odescale.symbolic.sgd import FLAG, SIZE, H, OverlapFlow, S_ROWS, V, G, batch, decay, eta, lam, overlap_flow, stein_moments
+
+__all__ = ["AttentionOptions", "derive", "to_markdown"]
+
+ROWS = SIZE
+OUTPUTS = sympy.Symbol("K", integer=True, positive=True)
+A, B, C, R = (MatrixSymbol(n, ROWS, ROWS) for n in ("A", "B", "C", "R"))
+q, k, v, o = (MatrixSymbol(n, ROWS, 1) for n in ("q", "k", "v", "o"))
+a, b = (MatrixSymbol(n, OUTPUTS, ROWS) for n in ("a", "b"))
+E = MatrixSymbol("E", OUTPUTS, ROWS)
+HEAD = {x: Selector(f"head.{n}", f"unit[head.{n}]") for x, n in ((q, "query"), (k, "key"), (v, "value"), (o, "output"))}
+WRITER = MatrixWriter(
+    selectors=HEAD, symmetric=frozenset({C, R}), diagonals={S_ROWS: "trained"}, sizes={ROWS: 16, OUTPUTS: 2}
+)
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """What is assumed. The defaults give the generated module; every field changes the derivation when changed.
+
+    - `values`: `"any"` (heads with value = identity and heads with value/output rows), `"identity"` or `"rows"`.
+    - `noise`: keep the SGD noise, of order eta^2/B. `weight_decay`: keep `-(w/N) W` in the update.
+    - `schedule`: a learning rate eta(t) (True) or one constant eta (False); the ODE is the same function of eta.
+    - `logit_scale`: logits are this number times `(q.h)(k.h)/N`.
+    - `context`: `"infinite"`, or `"order 1/T"` to add the finite-context correction of one layer.
+    - `depth`, `heads`, `outputs`, `train_readouts`: the network that is written out in scalars (tape, tables);
+      the matrix form covers all of them.
+    """
+
+    values: str = "any"
+    noise: bool = True
+    weight_decay: bool = True
+    schedule: bool = True
+    logit_scale: sympy.Expr | int = 1
+    context: str = "order 1/T"
+    depth: int = 2
+    heads: int = 1
+    outputs: int = 1
+    train_readouts: bool = True
+
+    def __post_init__(self) -> None:
+        for name, allowed in (("values", ("any", "identity", "rows")), ("context", ("infinite", "order 1/T"))):
+            if getattr(self, name) not in allowed:
+                raise InputError(
+                    name, expected=f"one of {', '.join(allowed)}", got=getattr(self, name), remedy="pass a listed one"
+                )
+        for name in ("depth", "heads", "outputs"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise InputError(name, expected="an integer >= 1", got=getattr(self, name), remedy="pass 1 or more")
+
+    @property
+    def identity(self) -> bool:
+        """Heads with value = identity are covered."""
+        return self.values in ("any", "identity")
+
+    @property
+    def write_back(self) -> bool:
+        """Heads with value and output rows are covered, so that the overlaps R enter."""
+        return self.values in ("any", "rows")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 1. The SGD update, and the overlaps it moves
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def sgd_step(options: AttentionOptions) -> tuple[Step, OverlapFlow]:
+    """One SGD step of the rows; N times the mean increment of a product of entries; N -> infinity."""
+    flow = overlap_flow(noise=options.noise, weight_decay=options.weight_decay, write_back=options.write_back)
+    step = Step(
+        "sgd",
+        "One SGD step moves the overlaps",
+        "Row i of the weights, entry k along the eigenvector of the token covariance with eigenvalue lambda, moves by "
+        "plain SGD with batch B: A_ik -> A_ik - s_i (eta/B) sum_b g_ib x_bk / sqrt(N) - s_i (w/N) A_ik, where "
+        "g_i = dl/dphi_i is the slope of the sample loss in the local field phi_i = A_i.x/sqrt(N) and s_i is 1 for "
+        "trained rows. Multiply out A_ik A_jk, average over B independent samples with E[g_i x_k]/sqrt(N) = u_i/N and "
+        "E[g_i g_j x_k^2]/N = v_ij/N, and count time in units of N steps. First line: the increment per unit of time at "
+        "finite N; second line: N to infinity.",
+        (
+            Equation(r"N\,\mathrm{E}[\Delta(A_iA_j)]", flow.increment),
+            Equation(r"\frac{d}{dt}\langle A_iA_j\rangle", flow.flow),
+        ),
+        ("online", "dimension") + (("noise",) if options.noise else ("no noise",)),
+        checks.one_sgd_step,
+    )
+    return step, flow
+
+
+def mean_gradient() -> Step:
+    """E[g_i x_k] by Stein, for any loss of the fields of one token; E[g_i g_j x_k^2] at large N."""
+    fields = sympy.symbols("phi_1 phi_2")
+    gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance_symbols(fields)))
+    moments = stein_moments((fields[0] - fields[1]) ** 2 / 2 + fields[0] ** 4 / 4, gaussian, 0, 0)
+    rows_matrix, slope, spectrum = (
+        MatrixSymbol("A", ROWS, sympy.Symbol("d")),
+        MatrixSymbol("L", ROWS, ROWS),
+        MatrixSymbol("Sigma", sympy.Symbol("d"), sympy.Symbol("d")),
+    )
+    chain_rule = adjoint(rows_matrix * spectrum * rows_matrix.T, slope, rows_matrix, (spectrum,))
+    return Step(
+        "gradient",
+        "Mean gradient and its second moment",
+        "The entry x_k and the fields are jointly Gaussian, Cov(x_k, phi_j) = lambda A_jk/sqrt(N), so Stein's identity "
+        "gives N E[gamma_i] = lambda sum_j G_ij A_jk and N E[gamma_i gamma_j] = lambda V_ij + O(1/N), V = E[g g^T]. "
+        "Shown for l = (phi_1 - phi_2)^2/2 + phi_1^4/4. With context tokens the same matrix follows from the chain "
+        "rule: the mean gradient is the gradient of the population loss L(C, R), C = A Sigma A^T/N, R = A A^T/N, hence "
+        "u = (lambda G + H) A with G = 2 S (dL/dC)_sym, H = 2 S (dL/dR)_sym. Third line: d tr(L^T A Sigma A^T)/dA by "
+        "matrix differentiation, L = dL/dC.",
+        (
+            Equation(r"N\,\mathrm{E}[\gamma_1]", moments.mean_limit),
+            Equation(r"N\,\mathrm{E}[\gamma_1^2]", moments.second_limit),
+            Equation(r"\nabla_A L", chain_rule),
+        ),
+        ("gaussian", "dimension"),
+        checks.mean_gradient,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 2. The softmax average of a long context, and a layer as a map of functionals
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What one head adds to the functionals A: `identity` and `rows`, with the scalar average they come from."""
+
+    average: sympy.Expr
+    identity: sympy.MatrixExpr
+    rows: sympy.MatrixExpr
+
+
+def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
+    """E[v e^{c s k}] / E[e^{c s k}] by the exponential tilt, then lifted from one field to all of them."""
+    fields = sympy.symbols("v k")
+    s = sympy.Symbol("s")
+    covariance = covariance_symbols(fields)
+    gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance))
+    weight = sympy.exp(sympy.sympify(options.logit_scale) * s * fields[1])
+    average = sympy.simplify(gaussian.expect(fields[0] * weight) / gaussian.expect(weight))
+    coefficient = sympy.simplify(average / (s * covariance[0, 1]))
+    if coefficient.free_symbols & {s, *covariance.free_symbols}:
+        raise InputError(
+            "logit_scale",
+            expected="a number, so that the average stays linear in s",
+            got=str(average),
+            remedy="pass a constant",
+        )
+    # s is the functional q^T A of the query token's fields, Cov(v, k) the entry v^T A C A^T k of the layer's covariance.
+    layer = Layer(average, coefficient * A * C * A.T * k * q.T * A, coefficient * R * o * v.T * A * C * A.T * k * q.T * A)
+    equations = [Equation(r"\frac{\mathrm{E}[v\,e^{c s k}]}{\mathrm{E}[e^{c s k}]}", average)]
+    if options.identity:
+        equations.append(Equation(r"A_{l+1}-A_l\ \text{(value = identity)}", layer.identity))
+    if options.write_back:
+        equations.append(Equation(r"A_{l+1}-A_l\ \text{(value/output rows)}", layer.rows))
+    step = Step(
+        "tilt",
+        "The softmax average tilts a Gaussian; a layer maps linear functionals to linear functionals",
+        "A head adds sum_s a_s v_s with softmax weights of the logits c s k_s, s = phi_q at the query token. With "
+        "infinitely many independent context tokens this is E[v exp(c s k)]/E[exp(c s k)], the mean of v under a tilted "
+        "Gaussian, linear in s. So the fields of the query token move by a linear map of themselves, context tokens by "
+        "the same map, all stay Gaussian, and with phi_l = A_l phi, A_0 = 1, one head adds the rank-one terms below "
+        "(e_q, e_k, e_v, e_o written q, k, v, o; all heads of a layer read the A of its input). Value = identity moves "
+        "every field by its covariance with the key; an output row writes R_jo. A uniform head (no query) averages v to "
+        "its mean, zero.",
+        tuple(equations),
+        ("gaussian", "context", "independent"),
+        checks.softmax_average,
+    )
+    return step, layer
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 3. Population loss, its gradient and the noise
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LossMatrices:
+    """Loss and noise as matrix expressions of a (K x P, student), b (K x P, student minus teacher) and C."""
+
+    product: sympy.MatrixExpr
+    loss: sympy.MatrixExpr
+    noise: sympy.MatrixExpr
+
+
+def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
+    """E of the square loss and of the products of its slopes, by Isserlis, lifted to matrices."""
+    fields = sympy.symbols("Delta_i Delta_j")
+    gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance_symbols(fields, "K")))
+    second = gaussian.expect(fields[0] * fields[1])
+    loss = gaussian.expect(fields[0] ** 2 / 2)
+    # Delta_i = b_i.phi, so K_ij = b_i^T C b_j; the slope of the sample loss is g = sum_i Delta_i a_i.
+    product = b * C * b.T
+    half = loss / gaussian.covariance[0, 0]
+    noise = (second / gaussian.covariance[0, 1]) * S_ROWS * a.T * product * a * S_ROWS
+    step = Step(
+        "loss",
+        "Population loss and noise by Isserlis",
+        "Output i at the query token is f_i = a_i.phi, a_i the row r_i of A_L; the teacher likewise; Delta_i = b_i.phi "
+        "with b = a - a*. The sample loss is 1/2 sum_i Delta_i^2, its slope in the fields of the query token "
+        "g = sum_i Delta_i a_i (fields of context tokens carry O(1/T)). Isserlis gives E[Delta_i Delta_j] = K_ij = "
+        "b_i^T C b_j, hence the loss (half the trace) and V = S E[g g^T] S with all cross terms between outputs.",
+        (
+            Equation(r"\mathrm{E}[\Delta_i\Delta_j]", second),
+            Equation("L", half * Trace(product)),
+            Equation("V", noise if options.noise else S.Zero),
+        ),
+        ("gaussian", "square loss", "context"),
+        checks.population_loss,
+    )
+    return step, LossMatrices(product, half * product, noise)
+
+
+@dataclass(frozen=True)
+class Adjoints:
+    """Cotangents of one head's update on (A, C, R), for both kinds of value, and those of the loss on (a, C)."""
+
+    identity: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]
+    rows: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]
+    loss_a: sympy.MatrixExpr
+    loss_c: sympy.MatrixExpr
+    readout: sympy.MatrixExpr
+
+
+def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrices) -> tuple[Step, Adjoints]:
+    """One layer by matrix differentiation; layers compose from the last to the first."""
+    one = sympy.Identity(OUTPUTS)
+    readers = MatrixSymbol("I", OUTPUTS, OUTPUTS)
+    symmetric = (C, R)
+    loss_a = adjoint(matrices.loss, readers, b, symmetric).subs(readers, one).doit()
+    loss_c = adjoint(matrices.loss, readers, C, symmetric).subs(readers, one).doit()
+    cotangent = MatrixSymbol("B_a", OUTPUTS, ROWS)
+    result = Adjoints(
+        identity=tuple(adjoint(layer.identity, B, x, symmetric) for x in (A, C, R)),
+        rows=tuple(adjoint(layer.rows, B, x, symmetric) for x in (A, C, R)),
+        loss_a=loss_a,
+        loss_c=loss_c,
+        readout=adjoint(E * A, cotangent, A),
+    )
+    equations = [Equation(r"\partial L/\partial a", loss_a), Equation(r"\partial L/\partial C|_a", loss_c)]
+    equations.append(Equation("B_L", result.readout.subs(cotangent, loss_a)))
+    kinds = [("identity", result.identity)] if options.identity else []
+    kinds += [("rows", result.rows)] if options.write_back else []
+    for kind, (on_a, on_c, on_r) in kinds:
+        equations += [
+            Equation(rf"B_l - B_{{l+1}}\ \text{{({kind})}}", on_a),
+            Equation(rf"\partial L/\partial C\ \text{{({kind})}}", on_c),
+        ]
+        if kind == "rows":
+            equations.append(Equation(r"\partial L/\partial R\ \text{(rows)}", on_r))
+    step = Step(
+        "adjoint",
+        "Gradient of the loss, layer by layer",
+        "Degrees triple with every layer, so nothing is expanded: B_l is the cotangent of A_l, started from the "
+        "readouts (E picks the rows r_i), and one layer turns B_{l+1} into B_l and adds to dL/dC and dL/dR. Each formula "
+        "is sympy's matrix derivative of tr(B^T F) for the update F of one head; heads of a layer add up. The entries of C "
+        "are varied independently here and symmetrised in G = S (dL/dC + dL/dC^T). The teacher's functionals depend on "
+        "overlaps of frozen rows only, which S removes.",
+        tuple(equations),
+        (),
+        checks.layer_adjoint,
+    )
+    return step, result
+
+
+def assembled(options: AttentionOptions, flow: OverlapFlow) -> Step:
+    """The ODE per eigenmode."""
+    return Step(
+        "ode",
+        "The closed ODE",
+        "Put together: every eigenmode k moves linearly under the same small matrices, M the rate of the rows; the modes "
+        "couple through C = sum_k w_k lambda_k q_k and R = sum_k w_k q_k alone (w_k: multiplicity over N, so that sum_k "
+        "w_k lambda_k = 1). Isotropic tokens: one mode, C = R = q. "
+        + ("The learning rate is eta(t). " if options.schedule else "The learning rate eta is constant. ")
+        + "One unit of t is N SGD steps.",
+        (Equation("M", flow.rate), Equation(r"\frac{dq_k}{dt}", flow.matrix)),
+        ("dimension", "online"),
+        checks.assembled,
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 4. Writing it out
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _branches(options: AttentionOptions, identity: list[str], rows: list[str]) -> list[str]:
+    """Body of the loop over heads: what a head does by its kind; uniform heads were derived to add nothing."""
+    body = ["if head.query is None:", "    continue"]
+    if options.identity and options.write_back:
+        body += ["if head.output is None:", *(f"    {x}" for x in identity), "else:", *(f"    {x}" for x in rows)]
+    else:
+        body += identity if options.identity else rows
+    return [f"        {line}" for line in body]
+
+
+def write_functions(
+    options: AttentionOptions, layer: Layer, matrices: LossMatrices, adjoints: Adjoints, flow: OverlapFlow
+) -> tuple[Output, ...]:
+    """The generated functions of the infinite-context theory."""
+
+    def update(expression: sympy.MatrixExpr) -> list[str]:
+        return WRITER.lines([("update", expression)], accumulate=True)
+
+    layers = function_source(
+        "layers",
+        ("C: Array", "R: Array", "network"),
+        "[A_0, ..., A_L], each (P, P): the linear maps from the fields of a token to its fields after each layer.",
+        [
+            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
+            "A = unit",
+            "maps = [A]",
+            "for layer in network.layers:",
+            "    update = jnp.zeros_like(C)",
+            "    for head in layer:",
+            *_branches(options, update(layer.identity), update(layer.rows)),
+            "    A = A + update",
+            "    maps.append(A)",
+            "return maps",
+        ],
+        "list[Array]",
+    )
+    functionals = function_source(
+        "functionals",
+        ("C: Array", "R: Array", "network"),
+        "a (K, P): output i of the network at the query token is a_i . phi.",
+        ["return layers(C, R, network)[-1][jnp.asarray(network.readouts)]"],
+        "Array",
+    )
+    loss = function_source(
+        "population_loss",
+        ("C: Array", "R: Array", "student", "teacher"),
+        "L = 1/2 sum_i b_i^T C b_i, the excess loss at infinite context; C (P, P) field covariance, R (P, P) overlaps.",
+        [
+            "b = functionals(C, R, student) - functionals(C, R, teacher)",
+            f"return {_trace(matrices)}",
+        ],
+        "Array",
+    )
+    reverse: list[str] = []
+    for kind in (adjoints.identity, adjoints.rows):
+        targets = [("below", kind[0]), ("dC", kind[1]), ("dR", kind[2])]
+        reverse.append(WRITER.lines(targets, accumulate=True))  # pyright: ignore[reportArgumentType]
+    start = WRITER.lines(
+        [("B", adjoints.readout.subs(MatrixSymbol("B_a", OUTPUTS, ROWS), adjoints.loss_a)), ("dC", adjoints.loss_c)]
+    )
+    noise = WRITER.lines([("V", matrices.noise)]) if options.noise else ["V = jnp.zeros_like(C)"]
+    closure = function_source(
+        "closure",
+        ("C: Array", "R: Array", "student", "teacher", "trained: Array"),
+        "(G, H, V), each (P, P): G = S (dL/dC + dL/dC^T), H = S (dL/dR + dL/dR^T), V = S E[g g^T] S at the query token.\n\n"
+        "`trained` (P,): 1 for rows that SGD moves, 0 for the others.",
+        [
+            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
+            "maps = layers(C, R, student)",
+            "E = unit[jnp.asarray(student.readouts)]",
+            "a = maps[-1][jnp.asarray(student.readouts)]",
+            "b = a - functionals(C, R, teacher)",
+            *start,
+            "dR = jnp.zeros_like(C)",
+            "for A, layer in zip(reversed(maps[:-1]), reversed(student.layers), strict=True):",
+            "    below = B",
+            "    for head in layer:",
+            *_branches(options, reverse[0], reverse[1]),  # pyright: ignore[reportArgumentType]
+            "    B = below",
+            "G = trained[:, None] * (dC + dC.T)",
+            "H = trained[:, None] * (dR + dR.T)",
+            *noise,
+            "return G, H, V",
+        ],
+        "tuple[Array, Array, Array]",
+    )
+    names = {eta: "eta", batch: "batch", decay: "weight_decay", lam: "eigenvalue"}
+    writer = MatrixWriter(names=names, diagonals={S_ROWS: "trained"}, symmetric=frozenset({V}), sizes={ROWS: 16})
+    overlap = function_source(
+        "overlap_flow",
+        (
+            "q: Array", "lam: Array", "G: Array", "H: Array", "V: Array", "eta: Array", "batch: Array",
+            "weight_decay: Array", "trained: Array",
+        ),
+        "dq/dt (modes, P, P) with q (modes, P, P), lam (modes,) eigenvalues, eta = eta(t); one unit of t is N SGD steps.",
+        [
+            "def one_mode(q, eigenvalue):",
+            *(f"    {line}" for line in writer.lines([("flow", flow.matrix)])),
+            "    return flow",
+            "",
+            "return jax.vmap(one_mode)(q, lam)",
+        ],
+        "Array",
+    )
+    return tuple(
+        Output(name, source)
+        for name, source in (
+            ("layers", layers),
+            ("functionals", functionals),
+            ("population_loss", loss),
+            ("closure", closure),
+            ("overlap_flow", overlap),
+        )
+    )
+
+
+def _trace(matrices: LossMatrices) -> str:
+    """`tr(X C b^T)` as an elementwise sum: no K x K product is formed."""
+    (code,) = WRITER.lines([("x", matrices.loss)])
+    coefficient = matrices.loss.as_coeff_mmul()[0]
+    assert code.startswith("x = ")
+    return f"{float(coefficient)} * jnp.sum(b @ C * b)"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5. The record
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def derive(options: AttentionOptions | None = None) -> Derivation:
+    """The whole derivation under `options` (defaults: the shipped one)."""
+    options = options or AttentionOptions()
+    sgd, flow = sgd_step(options)
+    tilt, layer = softmax_average(options)
+    loss, matrices = population_loss(options)
+    backward, adjoints = layer_adjoint(options, layer, matrices)
+    steps = [sgd, mean_gradient(), tilt, loss, backward, assembled(options, flow)]
+    outputs = list(write_functions(options, layer, matrices, adjoints, flow))
+    return Derivation(
+        name="attention",
+        title="Infinite-context softmax transformer",
+        summary="Mean-field ODE of online SGD on a transformer with softmax attention, any depth and number of heads, "
+        "square loss on K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.",
+        states=(
+            Parameter(sympy.Symbol("q_k"), "overlaps of the rows in eigenmode k, P x P", "positive semi-definite"),
+        ),
+        parameters=(
+            Parameter(eta, "learning rate eta(t)", "> 0", "per SGD step"),
+            Parameter(batch, "sequences per SGD step", ">= 1", "sequences"),
+            Parameter(decay, "weight decay, W -> W - (w/N) W per step", ">= 0", "per unit of t"),
+            Parameter(lam, "eigenvalue of the token covariance in the mode", "> 0"),
+            Parameter(FLAG[0], "1 for a row that SGD moves, else 0", "0 or 1"),
+        ),
+        assumptions=(
+            Assumption("gaussian", "Tokens are Gaussian with zero mean and covariance Sigma."),
+            Assumption("independent", "Tokens of a sequence are independent."),
+            Assumption("online", "Every SGD step uses fresh sequences."),
+            Assumption("dimension", "N = tr Sigma is large, the number of rows P fixed."),
+            Assumption("context", "The context is infinitely long (corrections of order 1/T)."),
+            Assumption("square loss", "The sample loss is half the squared error at one query token."),
+            Assumption("noise", "The fluctuation of the gradient is kept: eta^2/B.")
+            if options.noise
+            else Assumption("no noise", "The fluctuation of the gradient is dropped (infinite batch)."),
+        ),
+        steps=tuple(steps),
+        sources=("Saad & Solla, Phys. Rev. E 52, 4225 (1995)", "Goldt et al., NeurIPS 2019"),
+        outputs=tuple(outputs),
+        imports=("import jax", "import jax.numpy as jnp", "from jax import Array"),
+    )

@@ -1,0 +1,18 @@
+"""Names of the shipped theories and the functions that derive them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+
+from odescale.errors import InputError
+from odescale.symbolic.record import Derivation
+
+NAMES = ("attention",)
+
+
+def derive_function(name: str) -> Callable[[], Derivation]:
+    """The function that derives the theory `name` from its first line; `InputError` for an unknown name."""
+    if name not in NAMES:
+        raise InputError("name", expected=f"one of {', '.join(NAMES)}", got=name, remedy="pick a listed derivation")
+    return import_module(f"derivations.{name}").derive
