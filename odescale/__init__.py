@@ -10,25 +10,62 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odescale.analysis.regimes import Transition as Transition
+    from odescale.analysis.transition import find_transition as find_transition
+    from odescale.analysis.transition import transition_gradient as transition_gradient
     from odescale.clock import Clock as Clock
+    from odescale.clock import ConstantSchedule as ConstantSchedule
+    from odescale.clock import CosineSchedule as CosineSchedule
+    from odescale.clock import PowerSchedule as PowerSchedule
+    from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
+    from odescale.errors import CheckpointError as CheckpointError
+    from odescale.errors import InputError as InputError
+    from odescale.errors import OdescaleError as OdescaleError
+    from odescale.errors import OutsideTheoryError as OutsideTheoryError
+    from odescale.errors import PrecisionError as PrecisionError
+    from odescale.errors import SolveError as SolveError
     from odescale.networks.architecture import Architecture as Architecture
     from odescale.networks.architecture import FieldNetwork as FieldNetwork
     from odescale.networks.architecture import Head as Head
     from odescale.networks.architecture import build_architecture as build_architecture
     from odescale.networks.architecture import quickstart_architecture as quickstart_architecture
+    from odescale.solve.integrate import integrate as integrate
+    from odescale.solve.trajectory import Trajectory as Trajectory
+    from odescale.systems.attention import Attention as Attention
+    from odescale.systems.catalog import attention as attention
+    from odescale.systems.catalog import quickstart as quickstart
+    from odescale.systems.catalog import systems as available_systems  # noqa: F401
 
 __version__ = "0.1.0"
 
-# Public name -> the module that holds it, under the same name. Lazy, so that a missing or broken generated module
-# cannot keep the script that writes it from starting. A new name goes here, into the block above, and nowhere else.
-_HOMES: dict[str, str] = {
-    "Architecture": "odescale.networks.architecture",
-    "Clock": "odescale.clock",
-    "FieldNetwork": "odescale.networks.architecture",
-    "Head": "odescale.networks.architecture",
-    "Transition": "odescale.analysis.regimes",
-    "build_architecture": "odescale.networks.architecture",
-    "quickstart_architecture": "odescale.networks.architecture",
+# Public name -> (module, name there). Lazy, so that a missing or broken generated module cannot keep the script that
+# writes it from starting. A new name goes here, into the block above, and nowhere else. It must not be the name of a
+# room (`systems`, `compare`): importing that package would put the module in its place.
+_HOMES: dict[str, tuple[str, str]] = {
+    "Architecture": ("odescale.networks.architecture", "Architecture"),
+    "Attention": ("odescale.systems.attention", "Attention"),
+    "CheckpointError": ("odescale.errors", "CheckpointError"),
+    "Clock": ("odescale.clock", "Clock"),
+    "ConstantSchedule": ("odescale.clock", "ConstantSchedule"),
+    "CosineSchedule": ("odescale.clock", "CosineSchedule"),
+    "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
+    "Head": ("odescale.networks.architecture", "Head"),
+    "InputError": ("odescale.errors", "InputError"),
+    "OdescaleError": ("odescale.errors", "OdescaleError"),
+    "OutsideTheoryError": ("odescale.errors", "OutsideTheoryError"),
+    "PowerSchedule": ("odescale.clock", "PowerSchedule"),
+    "PrecisionError": ("odescale.errors", "PrecisionError"),
+    "SolveError": ("odescale.errors", "SolveError"),
+    "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
+    "Transition": ("odescale.analysis.regimes", "Transition"),
+    "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
+    "attention": ("odescale.systems.catalog", "attention"),
+    "available_systems": ("odescale.systems.catalog", "systems"),
+    "build_architecture": ("odescale.networks.architecture", "build_architecture"),
+    "find_transition": ("odescale.analysis.transition", "find_transition"),
+    "integrate": ("odescale.solve.integrate", "integrate"),
+    "quickstart": ("odescale.systems.catalog", "quickstart"),
+    "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
+    "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
 }
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]
@@ -36,10 +73,10 @@ __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll
 
 def __getattr__(name: str) -> object:
     """Load a public name from its module."""
-    home = _HOMES.get(name)
-    if home is None:
+    if name not in _HOMES:
         raise AttributeError(f"module 'odescale' has no attribute {name!r}; public names: {', '.join(__all__)}")
-    value = getattr(import_module(home), name)
+    module, attribute = _HOMES[name]
+    value = getattr(import_module(module), attribute)
     globals()[name] = value  # the next access finds it without coming here
     return value
 

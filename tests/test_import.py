@@ -64,9 +64,15 @@ def test_public_name_loads(name: str) -> None:
 
 
 def test_public_name_is_documented() -> None:
-    for name, home in odescale._HOMES.items():
-        value = getattr(import_module(home), name)
-        assert value.__doc__ and value.__doc__.strip(), f"{home}.{name} has no docstring"
+    for module, attribute in odescale._HOMES.values():
+        value = getattr(import_module(module), attribute)
+        assert value.__doc__ and value.__doc__.strip(), f"{module}.{attribute} has no docstring"
+
+
+def test_no_public_name_is_a_room() -> None:
+    # `import odescale.systems` binds the package to that name: a function of the same name would come and go.
+    rooms = {path.stem for path in (ROOT / "odescale").iterdir()}
+    assert not rooms & set(odescale._HOMES)
 
 
 def test_unknown_name_is_an_attribute_error_that_lists_the_known_ones() -> None:
@@ -78,7 +84,7 @@ def test_type_checkers_see_what_loads_lazily() -> None:
     tree = ast.parse((ROOT / "odescale" / "__init__.py").read_text())
     blocks = [node for node in tree.body if isinstance(node, ast.If)]
     seen = {
-        alias.asname: node.module
+        alias.asname: (node.module, alias.name)
         for block in blocks
         for node in block.body
         if isinstance(node, ast.ImportFrom)
