@@ -156,17 +156,18 @@ def check_curve(
         raise InputError("irreducible", expected="a finite loss", got=irreducible, remedy="0 for an excess loss")
     values = values - irreducible
     # Single seeds may dip below the irreducible loss by noise, their mean may not: only the mean's logarithm is taken.
-    if not (values.mean(axis=0) > 0).all():
-        place = int(np.argmin(values.mean(axis=0)))
-        raise InputError("loss", expected="a positive excess loss (mean over seeds)", got=f"{values.mean(axis=0)[place]:.4g}"
-                         f" at t = {times[place]:.6g}", remedy="pass a smaller irreducible loss, or cut the tail off")  # fmt: skip
+    mean = values.mean(axis=0)
+    if not (mean > 0).all():
+        place = int(np.argmin(mean))
+        raise InputError("loss", expected="a positive excess loss (mean over seeds)", got=f"{mean[place]:.4g}"
+                         f" at t = {times[place]:.6g}", remedy="lower irreducible or cut the tail")  # fmt: skip
     return times, values
 
 
 def bin_curve(
     t: Float[np.ndarray, " n"], loss: Float[np.ndarray, "s n"], points: int = MAX_POINTS
 ) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, "s m"]]:
-    """At most `points` averages over bins of equal width in log t (t > 0); returned as it is when it is short enough."""
+    """At most `points` averages over bins of equal width in log t (t > 0); a short curve is returned as it is."""
     if t.size <= points:
         return t, loss
     edges = np.geomspace(t[0], t[-1], points + 1)
@@ -191,7 +192,8 @@ def grid_in_words(t: np.ndarray, seeds: int, raw: int) -> str:
 
 def spline_in_words(smoothing: float, degrees: float) -> str:
     """The name of the estimator, for records."""
-    return f"natural cubic smoothing spline of log L in log t, smoothing {smoothing:.3g} ({degrees:.1f} degrees of freedom)"
+    kind = "natural cubic smoothing spline of log L in log t"
+    return f"{kind}, smoothing {smoothing:.3g} ({degrees:.1f} degrees of freedom)"
 
 
 def local_exponent(
@@ -206,7 +208,7 @@ def local_exponent(
 
     **Arguments**: `t (n,)` increasing (a first point at 0 is left out), `loss (n,)` or `(seeds, n)` (the logarithm of
     the mean is smoothed), `irreducible` subtracted, `smoothing` (None: generalised cross-validation; pass the number
-    of another estimate to compare like with like), `at (m,)` times of the answer (default: 2000 log-spaced in the range).
+    of another estimate to compare like with like), `at (m,)` times of the answer (default: 2000 log-spaced).
 
     **Returns** `LocalExponent`; with seeds the standard errors are jackknife errors over seeds at fixed smoothing.
     **Failure**: second derivatives of points with 1 % noise at spacing h in log t scatter by about .025/h^2; the spline

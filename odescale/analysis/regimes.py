@@ -68,7 +68,9 @@ class Transition(eqx.Module):
     - `t_eq`: where the two terms are equal, if the model splits. `finite_size_cutoff`: power law back to exponential.
     - `regimes`: every regime in order. `estimator`, `grid`, `window`: how and where p and q were obtained.
     - `conditioning`: dq/dt at t_x (negative); t_x moves by the error of q over it. `aic_gap`: how much better the
-      two-term model is than the best of its rivals, for estimates from data. `caveat`: what the reader must know.
+      two-term model is than the best of its rivals, for estimates from data. `stderr`: standard error of t_x from the
+      bootstrap. `smoothing`: the spline's, to be passed to the same estimate on another curve. `caveat`: what else the
+      reader must know.
     """
 
     found: bool
@@ -91,6 +93,8 @@ class Transition(eqx.Module):
     window: tuple[float, float] | None = None
     fall: float | None = None
     aic_gap: float | None = None
+    stderr: float | None = None
+    smoothing: float | None = None
     caveat: str = ""
 
     def __check_init__(self) -> None:
