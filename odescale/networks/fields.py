@@ -58,20 +58,37 @@ def apply_on_fields(
 
     Source: finite-context form of the network in Methods of the attention theory (docs, "the softmax transformer").
     """
+    return _forward(network, phi, R, query_only=True)[0]
+
+
+def apply_at_every_token(
+    network: FieldNetwork, phi: Float[Array, "n P"], R: Float[Array, "P P"]
+) -> Float[Array, "n K"]:
+    """The outputs `(T + 1, K)` of `apply_on_fields` with each of the T + 1 tokens as the query in turn.
+
+    One sequence then gives T + 1 draws of the loss with nearly independent queries, for one more T x T layer.
+    Arguments as in `apply_on_fields`.
+    """
+    return _forward(network, phi, R, query_only=False)
+
+
+def _forward(
+    network: FieldNetwork, phi: Float[Array, "n P"], R: Float[Array, "P P"], *, query_only: bool
+) -> Float[Array, "queries K"]:
     columns = {row: phi[:, row] for row in rows_read_from(network, 0)}
     for number, heads in enumerate(network.layers):
-        query_only = number == network.depth - 1
+        last_token = query_only and number == network.depth - 1
         needed = rows_read_from(network, number + 1)
-        moved = {row: columns[row][-1:] if query_only else columns[row] for row in needed}
+        moved = {row: columns[row][-1:] if last_token else columns[row] for row in needed}
         for head in heads:
             read = needed if head.value is None else (head.value,)
-            average = _attend([columns[row] for row in read], head.query, head.key, columns, query_only)
+            average = _attend([columns[row] for row in read], head.query, head.key, columns, last_token)
             for j, row in enumerate(needed):
                 moved[row] = moved[row] + (
                     average[:, j] if head.output is None else R[row, head.output] * average[:, 0]
                 )
         columns = moved
-    return jnp.stack([columns[row][-1] for row in network.readouts])
+    return jnp.stack([columns[row] for row in network.readouts], axis=-1)
 
 
 def _attend(

@@ -1,12 +1,15 @@
 """The infinite-context limit as a plain forward pass, for control variates and for the loss of measured overlaps.
 
 The right-hand sides of the theory live in the generated code; this is the forward half, written once by hand because
-the expectations stand to the left of the generated code and may not import it.
+the expectations stand to the left of the generated code and may not import it. NumPy arrays are evaluated by NumPy, in
+float64 whatever JAX's setting, so that measured overlaps of float32 runs are judged exactly.
 """
 
 from __future__ import annotations
 
-import jax.numpy as jnp
+from types import ModuleType
+
+import numpy as np
 from jaxtyping import Array, Float
 
 from odescale.networks.architecture import Architecture, FieldNetwork
@@ -21,20 +24,20 @@ def infinite_functionals(C: Float[Array, "P P"], R: Float[Array, "P P"], network
     A softmax average of Gaussian tokens tilts their law, E[v exp(s k)] / E[exp(s k)] = s Cov(v, k); a uniform head
     averages to zero.
 
-    **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I; `network` student or teacher.
+    **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I, JAX or NumPy; `network` student or teacher.
     """
-    size = C.shape[0]
-    A = jnp.eye(size, dtype=C.dtype)
+    xp: ModuleType = C.__array_namespace__()  # type: ignore[attr-defined]
+    A = xp.eye(C.shape[0], dtype=C.dtype)
     for heads in network.layers:
-        update = jnp.zeros_like(A)
+        update = xp.zeros_like(A)
         for head in heads:
             if head.query is None or head.key is None:
                 continue
             covariance = A @ (C @ A[head.key])
             written = covariance if head.output is None else R[:, head.output] * covariance[head.value]
-            update = update + jnp.outer(written, A[head.query])
+            update = update + xp.outer(written, A[head.query])
         A = A + update
-    return A[jnp.asarray(network.readouts)]
+    return A[np.asarray(network.readouts)]
 
 
 def infinite_loss(C: Float[Array, "P P"], R: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
@@ -45,4 +48,4 @@ def infinite_loss(C: Float[Array, "P P"], R: Float[Array, "P P"], architecture: 
     **Returns** the mean square loss (half the squared error summed over outputs), dimensionless.
     """
     b = infinite_functionals(C, R, architecture.student) - infinite_functionals(C, R, architecture.teacher)
-    return 0.5 * jnp.einsum("ip,pq,iq->", b, C, b)
+    return 0.5 * (b @ C * b).sum()

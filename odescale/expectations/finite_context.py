@@ -1,0 +1,140 @@
+"""Test loss of a finite-context transformer at given overlaps, by Monte Carlo with control variates."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.errors import InputError
+from odescale.expectations.gaussian_fields import overlap_root
+from odescale.networks.architecture import Architecture
+from odescale.networks.fields import apply_at_every_token
+from odescale.networks.infinite import infinite_functionals
+from odescale.precision import resolve_dtype
+
+# The T x T attention weights of one chunk fill about this many bytes: small enough to stay in a core's cache on a
+# CPU, large enough to keep an accelerator busy.
+CHUNK_BYTES = {"cpu": 2**20, "other": 2**28}
+CONTROLS = ("moments", "infinite", "none")
+
+
+def finite_context_loss(
+    architecture: Architecture,
+    C: Float[np.ndarray, "P P"],
+    R: Float[np.ndarray, "P P"] | None,
+    tokens: int,
+    key: Array,
+    sequences: int = 4096,
+    *,
+    control: str = "moments",
+    precision: str = "float64",
+    chunk: int | None = None,
+) -> tuple[float, float]:
+    r"""L_T = E[l], l = 1/2 sum_i (f_i - f*_i)^2 at a query token with T context tokens, fields phi_t ~ N(0, C).
+
+        estimate = mean over sequences of [ l - sum_jk c_jk (M_jk - C_jk) ],   M = sum_t phi_t phi_t^T / (T + 1)
+
+    Each of the T + 1 tokens of a sequence is the query in turn and l is their mean: the queries are nearly independent,
+    only their context is shared. The empirical covariance M of the sequence has mean C exactly and is the control
+    variate; the loss of the infinite-context network at the same queries, 1/2 sum_i b_i^T M b_i with mean L(C), is
+    one linear function of it. Coefficients c come from least squares on the same samples.
+
+    **Arguments**
+
+    - `architecture`: student and teacher over P rows.
+    - `C`, `R`: `(P, P)` overlaps with metric Sigma and with metric I. C may be singular. R is read by value/output
+      heads only; `None` takes R = C (isotropic tokens).
+    - `tokens`: T >= 1, context tokens that a query attends to. `sequences`: samples, >= 2; 4096 is a good value.
+    - `key`: JAX random key. Sample i depends on (key, i) alone, so `chunk` never changes the numbers.
+    - `control`: `"moments"` (all entries of M), `"infinite"` (the infinite-context loss alone), `"none"`. With fewer
+      than 10 samples per coefficient `"moments"` falls back to `"infinite"`, whose bias, of order 1/sequences,
+      stays small.
+    - `precision`: `"float64"`, or `"float32"` for speed: then networks are evaluated in float32 (relative error of the
+      loss about 1e-5), means in float64.
+    - `chunk`: sequences held in memory at once; chosen from the memory of (T + 1)^2 weights when None.
+
+    **Returns** (mean, standard error), both floats, dimensionless.
+
+    **Good values**: quickstart system, T = 64, 4096 sequences: standard error .4 % of the loss, against 1.5 %
+    for the last token alone with the infinite-context control. **Failure regime**: 2 K C_qq near 1 and above (exponentiated
+    squares of Gaussians) makes l heavy-tailed and the standard error too small.
+
+    Source: docs, "the softmax transformer", comparison at finite context.
+    """
+    for name, value, least in (("tokens", tokens, 1), ("sequences", sequences, 2)):
+        if isinstance(value, bool) or not np.isfinite(value) or int(value) != value or value < least:
+            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")
+    if control not in CONTROLS:
+        raise InputError("control", expected=f"one of {', '.join(CONTROLS)}", got=control, remedy="take the default")
+    dtype = resolve_dtype(precision, "finite_context_loss")
+    C = np.asarray(C, dtype=np.float64)
+    R = C if R is None else np.asarray(R, dtype=np.float64)
+    if C.shape != (architecture.size,) * 2 or R.shape != C.shape:
+        raise InputError(
+            "C",
+            expected=f"overlaps of {architecture.size} rows",
+            got=f"shapes {C.shape}, {R.shape}",
+            remedy="match them",
+        )
+    if chunk is None:
+        budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
+        chunk = int(np.clip(budget // (dtype.itemsize * (tokens + 1) ** 2), 1, sequences))
+        chunk = 2 ** (chunk.bit_length() - 1)  # a power of two mostly divides `sequences`: no second compile for a rest
+    root = jnp.asarray(overlap_root(C), dtype=dtype)
+    with jax.default_matmul_precision("highest"):
+        loss, moments = _losses_and_moments(
+            architecture, root, jnp.asarray(R, dtype=dtype), key, int(tokens), int(sequences), int(chunk)
+        )
+    loss = np.asarray(loss, dtype=np.float64)
+    deviations = np.asarray(moments, dtype=np.float64) - C
+    return _controlled_mean(loss, _controls(architecture, C, R, deviations, control))
+
+
+def _controls(
+    architecture: Architecture, C: np.ndarray, R: np.ndarray, deviations: Float[np.ndarray, "n P P"], control: str
+) -> Float[np.ndarray, "n c"]:
+    size, samples = C.shape[0], len(deviations)
+    if control == "none":
+        return np.zeros((samples, 0))
+    if control == "moments" and samples >= 10 * (size * (size + 1) // 2 + 1):
+        return deviations[(slice(None), *np.triu_indices(size))]
+    b = infinite_functionals(C, R, architecture.student) - infinite_functionals(C, R, architecture.teacher)  # type: ignore[arg-type]
+    return 0.5 * np.einsum("ip,npq,iq->n", b, deviations, b)[:, None]
+
+
+def _controlled_mean(loss: Float[np.ndarray, " n"], controls: Float[np.ndarray, "n c"]) -> tuple[float, float]:
+    """Mean of `loss` minus its regression on `controls`, whose exact mean is zero, and the standard error."""
+    centred = controls - controls.mean(axis=0)
+    spread = centred.std(axis=0)
+    scaled = centred / np.where(spread > 0, spread, 1.0)
+    # Least squares in the principal axes of the controls: singular overlaps make them collinear, and the cut-off drops
+    # directions that are rounding.
+    w, axes = np.linalg.eigh(scaled.T @ scaled)
+    kept = axes[:, w > 1e-9 * w.max(initial=0.0)]
+    w = w[w > 1e-9 * w.max(initial=0.0)]
+    coefficients = kept @ ((scaled @ kept).T @ loss / w)
+    residual = loss - (controls / np.where(spread > 0, spread, 1.0)) @ coefficients
+    variance = np.square(residual - residual.mean()).sum() / max(len(loss) - 1 - len(w), 1)
+    return float(residual.mean()), float(np.sqrt(variance / len(loss)))
+
+
+@eqx.filter_jit
+def _losses_and_moments(
+    architecture: Architecture,
+    root: Float[Array, "P P"],
+    R: Float[Array, "P P"],
+    key: Array,
+    tokens: int,
+    sequences: int,
+    chunk: int,
+) -> tuple[Float[Array, " n"], Float[Array, "n P P"]]:
+    def one(index: Array) -> tuple[Array, Array]:
+        normal = jax.random.normal(jax.random.fold_in(key, index), (tokens + 1, root.shape[0]), root.dtype)
+        phi = normal @ root.T
+        error = apply_at_every_token(architecture.student, phi, R) - apply_at_every_token(architecture.teacher, phi, R)
+        return 0.5 * jnp.sum(error**2) / (tokens + 1), phi.T @ phi / (tokens + 1)
+
+    return jax.lax.map(one, jnp.arange(sequences), batch_size=chunk)

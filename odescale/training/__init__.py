@@ -1,0 +1,1 @@
+"""Real training: teacher tasks, exact initial overlaps, plain SGD with seeds in parallel, checkpoints."""
