@@ -56,8 +56,8 @@ def find_transition_curve(
     compare a run with the same estimate on the theory at the same points: pass the run's `transition.smoothing`.
 
     **Arguments**: `t (n,)` increasing, in any unit, said in `time_unit` (with what one unit is in SGD steps); `loss
-    (n,)` or `(seeds, n)`, whose mean over seeds is analysed; more than 400 points are averaged in bins of log t. `stderr
-    (n,)`: standard errors of a single `loss` row, all sources; with several rows their scatter is used instead and
+    (n,)` or `(seeds, n)`, whose mean over seeds is analysed; more than 400 points are averaged in bins of log t.
+    `stderr (n,)`: standard errors of a single `loss` row, all sources; with several rows their scatter is used instead and
     `stderr` only weighs the fit. `min_depth` in e-folds; `irreducible` is subtracted: wrong by 4 % of L(t_x) it moves
     t_x by 5 to 10 %. `window` = (from, to) in t. `bootstrap` draws (0: no interval, for a curve without noise), `seed`
     of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0) before `irreducible` is subtracted, when

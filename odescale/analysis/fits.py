@@ -20,7 +20,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import brentq, least_squares
+from scipy.optimize import least_squares, root_scalar
 from scipy.special import expit
 
 from odescale.analysis.bootstrap import autocorrelation
@@ -89,7 +89,7 @@ class CurveFit(eqx.Module):
         high = max(2 * low, 1 / p["k"])
         while gap(high) > 0:
             high *= 2
-        return float(brentq(gap, low, high))
+        return float(root_scalar(gap, bracket=(low, high), method="brentq").root)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: model, parameters, standard errors, quality."""
