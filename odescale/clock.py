@@ -195,3 +195,41 @@ class Clock(eqx.Module):
             f"one unit of t = {self.steps_per_unit:g} SGD steps = {float(self.tau(1.0)):.6g} of intrinsic time "
             f"(at t = 0..1) = {tokens}"
         )
+
+
+_SCHEDULES: dict[str, tuple[type, int, int]] = {
+    "constant": (ConstantSchedule, 0, 0),
+    "power": (PowerSchedule, 1, 2),
+    "cosine": (CosineSchedule, 1, 2),
+    "wsd": (WarmupStableDecaySchedule, 3, 4),
+}
+
+
+def parse_schedule(text: str) -> Schedule:
+    """A schedule from its text: `constant`, `power:g[:onset]`, `cosine:total[:final]`, `wsd:warmup:start:end[:final]`.
+
+    Times are in units of t.
+    """
+    kind, *numbers = text.split(":")
+    if kind in _SCHEDULES:
+        build, least, most = _SCHEDULES[kind]
+        try:
+            values = [float(number) for number in numbers]
+        except ValueError:
+            values = [np.nan]
+        if least <= len(values) <= most and all(np.isfinite(values)) and all(value >= 0 for value in values):
+            return build(*values)
+    raise InputError(
+        "schedule",
+        expected="constant, power:g[:onset], cosine:total[:final] or wsd:warmup:start:end[:final]",
+        got=text,
+        remedy="times are in units of t",
+    )
+
+
+def schedule_text(schedule: Schedule) -> str | None:
+    """The text that `parse_schedule` reads back, or None for a callable of the user's own."""
+    for kind, (build, _, _) in _SCHEDULES.items():
+        if type(schedule) is build:
+            return ":".join([kind, *(f"{float(leaf):.17g}" for leaf in jax.tree_util.tree_leaves(schedule))])
+    return None

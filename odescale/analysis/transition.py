@@ -20,7 +20,7 @@ from scipy.optimize import brentq
 from odescale.analysis.regimes import MIN_DEPTH, Transition, select_transition
 from odescale.errors import InputError, PrecisionError
 from odescale.precision import REMEDY, require_x64
-from odescale.solve.integrate import integrate
+from odescale.solve.integrate import SOLVERS, integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractSystem, local_exponents
 
@@ -72,60 +72,82 @@ def find_transition(
 
 def transition_time(
     system: AbstractSystem,
-    before: Float[Array, ""],
-    after: Float[Array, ""],
+    near: Float[Array, ""],
     *,
     rtol: Float[Array, ""] | float = 1e-10,
-    atol: Float[Array, ""] | float = 1e-14,
     solver: str = "tsit5",
     max_steps: int = 16_384,
-) -> tuple[Float[Array, ""], Float[Array, "..."]]:
-    """(t_x, y(t_x)): the down-crossing of q = 1/2 between `before` and `after`, as a diffrax event.
+) -> Float[Array, ""]:
+    """t_x = t* - (q(t*) - 1/2) / (dq/dt), the crossing next to t* = `near`, differentiable in the arrays of `system`.
 
-    Differentiable with respect to the arrays of `system`: `eqx.filter_grad(lambda s: transition_time(s, a, b)[0])`.
-    The integration is exact up to `before`, then runs until the event; one unit of t is tr Sigma SGD steps. Returns
-    `after` when there is no crossing.
+    One Newton step from a t* that `find_transition` returned: the value is t_x itself, and its derivative is that of
+    the implicit-function theorem, `dt_x = -(dq)/(dq/dt)`, exactly. One unit of t is tr Sigma SGD steps. Use
+    `eqx.filter_grad(lambda s: transition_time(s, t_star))(system)`.
+
+    **Failure regime.** Where dq/dt is near zero t_x is ill-determined, and the gradient large.
     """
-    term = diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y))
-    method = {"tsit5": diffrax.Tsit5, "kvaerno5": diffrax.Kvaerno5}[solver]()
-    controller = diffrax.PIDController(rtol=rtol, atol=atol)
-    before = jax.lax.stop_gradient(jnp.asarray(before, dtype=float))
-    after = jax.lax.stop_gradient(jnp.asarray(after, dtype=float))
-    options: dict[str, Any] = {"args": system, "stepsize_controller": controller, "max_steps": max_steps}
-    first = diffrax.diffeqsolve(term, method, jnp.zeros_like(before), before, None, system.initial_state(), **options)
-    assert first.ys is not None
-
-    def index_above_half(t, y, args, **_):
-        return local_exponents(args, t, y)[2] - 0.5
-
-    event = diffrax.Event(index_above_half, optimistix.Newton(rtol=1e-12, atol=1e-12), direction=False)
-    # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
-    options["stepsize_controller"] = diffrax.PIDController(rtol=rtol, atol=atol, dtmax=(after - before) / 10)
-    second = diffrax.diffeqsolve(term, method, before, after, None, first.ys[-1], event=event, **options)
-    assert second.ts is not None and second.ys is not None
-    return second.ts[-1], second.ys[-1]
+    near = jax.lax.stop_gradient(jnp.asarray(near, dtype=float))
+    solution = diffrax.diffeqsolve(
+        _term(),
+        SOLVERS[solver](),
+        jnp.zeros_like(near),
+        near,
+        None,
+        system.initial_state(),
+        args=system,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=jnp.asarray(rtol) * 1e-4),
+        max_steps=max_steps,
+    )
+    assert solution.ys is not None
+    y = solution.ys[-1]
+    index = local_exponents(system, near, y)[2]
+    slope = jax.lax.stop_gradient(_index_slope(system, near, y))
+    return near - (index - 0.5) / slope
 
 
 def transition_gradient(system: AbstractSystem, transition: Transition, *, rtol: float = 1e-10) -> AbstractSystem:
     """dt_x/d(every array of the system), as a system of the same shape: `.learning_rate`, `.initial_overlaps`, ...
 
-    By differentiation through the event (implicit-function theorem: `dt_x = -(dq)/(dq/dt)`; `transition.conditioning` is
-    dq/dt at t_x, and a value near zero means that t_x is ill-determined). In units of t. Gradients with respect to
-    overlaps treat all P x P entries as free: symmetrise for a symmetric change.
+    `dt_x = -(dq)/(dq/dt)` by reverse-mode differentiation of the integration up to t_x; `transition.conditioning` is
+    dq/dt at t_x. In units of t (tr Sigma SGD steps). Gradients with respect to overlaps treat all P x P entries as
+    free: symmetrise for a symmetric change. **Raises** `InputError` for a transition that was not found.
     """
     if not transition.found or transition.t_x is None:
         raise InputError("transition", expected="a transition that was found", got=transition.reason, remedy="widen t1")
-    span = 0.05 * transition.t_x
-    before, after = transition.t_x - span, transition.t_x + span
-    return _gradient(system, jnp.asarray(before), jnp.asarray(after), jnp.asarray(rtol))
+    return _gradient(system, jnp.asarray(transition.t_x), jnp.asarray(rtol))
 
 
 @eqx.filter_jit
-def _gradient(system, before, after, rtol):
-    return eqx.filter_grad(lambda s: transition_time(s, before, after, rtol=rtol, atol=rtol * 1e-4)[0])(system)
+def _gradient(system, near, rtol):
+    return eqx.filter_grad(lambda s: transition_time(s, near, rtol=rtol))(system)
 
 
-_event = eqx.filter_jit(transition_time)
+def _term() -> diffrax.ODETerm:
+    return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y))
+
+
+def _index_slope(system, t, y) -> Float[Array, ""]:
+    """dq/dt along the flow."""
+    tangent = system.vector_field(t, y)
+    return jax.jvp(lambda t, y: local_exponents(system, t, y)[2], (t, y), (jnp.ones_like(t), tangent))[1]
+
+
+@eqx.filter_jit
+def _event(system, before, state, after, rtol, solver):
+    """(t_x, L, dq/dt) at the down-crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
+
+    def index_above_half(t, y, args, **_):
+        return local_exponents(args, t, y)[2] - 0.5
+
+    event = diffrax.Event(index_above_half, optimistix.Bisection(rtol=1e-13, atol=1e-13), direction=False)
+    # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
+    controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
+    solution = diffrax.diffeqsolve(
+        _term(), SOLVERS[solver](), before, after, None, state, args=system, stepsize_controller=controller, event=event
+    )
+    assert solution.ts is not None and solution.ys is not None
+    t_x, y = solution.ts[-1], solution.ys[-1]
+    return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y)
 
 
 def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
@@ -140,16 +162,11 @@ def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
         # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
         return chosen
     place = int(np.searchsorted(trajectory.t, chosen.t_x))
-    accuracy = jnp.asarray(tolerance)
-    before, after = trajectory.t[place - 1], trajectory.t[place]
-    t_x, y = _event(system, jnp.asarray(before), jnp.asarray(after), rtol=accuracy, atol=accuracy * 1e-4, solver=solver)
-    return _refined(chosen, float(t_x), _slope_of_index(system, t_x, y), float(system.excess_loss(t_x, y)), trajectory)
-
-
-@eqx.filter_jit
-def _slope_of_index(system, t, y):
-    tangent = system.vector_field(t, y)
-    return jax.jvp(lambda t, y: local_exponents(system, t, y)[2], (t, y), (jnp.ones_like(t), tangent))[1]
+    before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
+    located = _event(system, *(jnp.asarray(x) for x in (before, state, after, trajectory.meta["rtol"])), solver)
+    t_x, loss, slope = (float(x) for x in located)
+    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
+    return _replace(chosen, t_x, float(np.log(trajectory.loss[first] / loss)), slope)
 
 
 def transition_of_trajectory(
@@ -169,12 +186,6 @@ def transition_of_trajectory(
         grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
         time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",
     )
-
-
-def _refined(chosen: Transition, t_x: float, slope: Any, loss: float, trajectory: Trajectory) -> Transition:
-    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
-    depth = float(np.log(trajectory.loss[first]) - np.log(loss))
-    return _replace(chosen, t_x, depth, float(slope))
 
 
 def _replace(chosen: Transition, t_x: float, depth: float, slope: float) -> Transition:

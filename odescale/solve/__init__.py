@@ -1,0 +1,1 @@
+"""Integration: one verb, `integrate`, the structure-preserving solver for spectra, and batches of parameters."""

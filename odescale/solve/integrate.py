@@ -1,0 +1,277 @@
+"""`integrate`: one verb for every system, diffrax underneath, with a recorded ladder of solvers."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from importlib.metadata import version
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.errors import InputError, SolveError
+from odescale.precision import check_tolerance, resolve_dtype
+from odescale.solve.codes import Code, code_of, explain
+from odescale.solve.structure import solve_structured
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.attention import Attention
+from odescale.systems.base import AbstractSystem, local_exponents
+from odescale.systems.parameters import is_traced
+
+SOLVERS = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "kvaerno5": diffrax.Kvaerno5}
+FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
+"""Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
+DEFAULT_RTOL = {"tsit5": 1e-8, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
+DEFAULT_MAX_STEPS = {"tsit5": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
+
+traces: Counter[str] = Counter()
+"""How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
+
+
+def output_times(t1: float, points: int = 200, t0: float = 0.0) -> Float[np.ndarray, " n"]:
+    """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1]."""
+    if not (np.isfinite(t1) and t1 > t0):
+        raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
+    if isinstance(points, bool) or int(points) != points or points < 2:
+        raise InputError("points", expected="an integer >= 2", got=points, remedy="200 is a good value")
+    return np.concatenate([[t0], t0 + np.geomspace((t1 - t0) * 1e-4, t1 - t0, int(points) - 1)])
+
+
+def integrate(
+    system: AbstractSystem,
+    t1: float | None = None,
+    *,
+    t0: float = 0.0,
+    ts: Float[np.ndarray, " n"] | None = None,
+    points: int = 200,
+    start: Any = None,
+    rtol: float | None = None,
+    atol: float | None = None,
+    solver: str = "auto",
+    accuracy: str = "fast",
+    max_steps: int | None = None,
+    precision: str = "float64",
+    progress: bool = False,
+    on_failure: str = "raise",
+) -> Trajectory:
+    """y(t) of `dy/dt = f(t, y)`, with the loss, its local exponents and the observables at the output times.
+
+    One unit of t is `system.clock.steps_per_unit` SGD steps. Runs on whatever device JAX uses; compiled once per shape
+    (tolerances, times and parameters are arrays). Differentiable: `jax.grad` of any output with respect to the arrays
+    of `system` works (`eqx.filter_grad`); under a transformation only the first solver of the ladder is used.
+
+    **Arguments**
+
+    - `t1`: end time > t0; or `ts` (n,): increasing output times, the first being the start.
+    - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
+    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver).
+    - `solver`: "auto" climbs the system's ladder until one finishes (recorded in `meta["ladder"]`); or "tsit5",
+      "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
+    - `accuracy`: "check" solves once more at rtol/100 (rtol/10 for "structured"), returns that and, in `error`, the
+      relative change of the loss.
+    - `precision`: "float64" or, on purpose, "float32" (rtol >= 1.2e-6; p and q are then unreliable late in a run).
+    - `on_failure`: "raise" `SolveError`, or "mask" what lies beyond the time reached and set `code`.
+
+    **Returns** a `Trajectory`. **Raises** `InputError` before compilation, `SolveError` when every solver failed.
+    """
+    dtype = resolve_dtype(precision, "integrate")
+    _choice("solver", solver, ("auto", *DEFAULT_RTOL))
+    _choice("accuracy", accuracy, ("fast", "check"))
+    _choice("on_failure", on_failure, ("raise", "mask"))
+    system.check()
+    times = _times(t0, t1, ts, points).astype(dtype)
+    ladder = system.solvers if solver == "auto" else (solver,)
+    traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
+    cast = _cast(system, dtype)
+    state = cast.initial_state() if start is None else jnp.asarray(start, dtype=dtype)
+    record: list[dict[str, Any]] = []
+    for rung in ladder:
+        tolerances = step_tolerances(rung, rtol, atol, dtype)
+        cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else _positive_integer("max_steps", max_steps)
+        began = time.perf_counter()
+        values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
+        error = None
+        if accuracy == "check":
+            factor = 10.0 if rung == "structured" else 100.0
+            floor = 10 * float(jnp.finfo(dtype).eps)
+            finer = tuple(jnp.maximum(x / factor, y) for x, y in zip(tolerances, (floor, 0.0), strict=True))
+            better = _solve(cast, state, jnp.asarray(times), *finer, rung, cap * 10, progress)
+            error = jnp.abs(values["loss"] - better["loss"]) / jnp.abs(better["loss"])
+            values = better
+        if traced:
+            return _trajectory(system, times, values, error, record, rung, tolerances)
+        entry = {name: _number(values["stats"][name]) for name in values["stats"]}
+        entry |= {"solver": rung, "code": int(values["code"]), "meaning": explain(values["code"])}
+        record.append(entry | {"seconds": round(time.perf_counter() - began, 4), "rtol": float(tolerances[0])})
+        if int(values["code"]) in FINISHED:
+            break
+    trajectory = _trajectory(system, times, values, error, record, rung, tolerances)
+    if int(trajectory.code) not in FINISHED and on_failure == "raise":
+        raise SolveError(failure_text(trajectory))
+    return trajectory
+
+
+def failure_text(trajectory: Trajectory) -> str:
+    """Time reached, steps taken, likely cause and remedy of an integration that did not finish."""
+    reached = trajectory.t[np.asarray(trajectory.valid)]
+    last = trajectory.meta["ladder"][-1]
+    return (
+        f"{' then '.join(entry['solver'] for entry in trajectory.meta['ladder'])} stopped after t = "
+        f"{(reached[-1] if reached.size else trajectory.t[0]):.6g} of {trajectory.t[-1]:.6g} with {last.get('accepted', 0)} "
+        f"accepted and {last.get('rejected', 0)} rejected steps: {explain(trajectory.code)}"
+    )
+
+
+def solve_arrays(
+    system: AbstractSystem,
+    state: Array,
+    times: Float[Array, " n"],
+    rtol: Float[Array, ""],
+    atol: Float[Array, ""],
+    solver: str,
+    max_steps: int,
+    progress: bool = False,
+) -> dict[str, Any]:
+    """The pure function under `integrate`: arrays in, arrays out, made for `jit`, `vmap` and `grad`.
+
+    **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
+    """
+    traces[solver] += 1
+    if solver == "structured":
+        # Its flows act on plain overlaps, mode by mode; the state of the system is their difference basis.
+        assert isinstance(system, Attention)
+        plain = system.to_overlaps(state)
+        solution = solve_structured(system, plain, times, t0=times[0], rtol=rtol, atol=atol, max_steps=max_steps)
+        states, reached = system.to_state(solution.ys), solution.t_reached
+        stats = {"accepted": solution.accepted, "rejected": solution.rejected, "newton": solution.newton_iterations}
+        stats["min_eigenvalue"] = solution.min_eigenvalue
+        code = solution.code
+    else:
+        meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
+        solution = diffrax.diffeqsolve(
+            diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)),
+            SOLVERS[solver](),
+            times[0],
+            times[-1],
+            None,
+            state,
+            args=system,
+            saveat=diffrax.SaveAt(ts=times),
+            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+            max_steps=max_steps,
+            progress_meter=meter,
+            throw=False,
+        )
+        states = solution.ys
+        assert states is not None
+        stats = {name: solution.stats[f"num_{name}_steps"] for name in ("accepted", "rejected")}
+        finite = jnp.all(jnp.isfinite(states), axis=tuple(range(1, states.ndim)))
+        # Beyond the last accepted step diffrax leaves inf: those times are "not reached", not "not finite".
+        reached = jnp.max(jnp.where(finite, times, times[0]))
+        unfinished = solution.result == diffrax.RESULTS.max_steps_reached
+        code = code_of(solution.result, jnp.all(finite) | unfinished)
+    valid = jnp.all(jnp.isfinite(states), axis=tuple(range(1, states.ndim))) & (times <= reached)
+    # The exponents differentiate through the masked entries too: give those a harmless state, then mask the values.
+    shape = (-1,) + (1,) * (states.ndim - 1)
+    safe = jnp.where(valid.reshape(shape), states, state)
+    loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
+    observables = jax.vmap(system.observables)(times, safe)
+    # From the first loss that rounding has driven to zero or below, nothing later can be trusted either.
+    positive = jnp.cumprod((loss > 0) | ~valid).astype(bool)
+    code = jnp.where((code == Code.OK) & ~jnp.all(positive), int(Code.LOSS_NOT_POSITIVE), code)
+    valid = valid & positive
+
+    def mask(values):
+        return jnp.where(valid.reshape((-1,) + (1,) * (values.ndim - 1)), values, jnp.nan)
+
+    return {
+        "state": mask(states),
+        "loss": mask(loss),
+        "exponent": mask(exponent),
+        "index": mask(index),
+        "observables": jax.tree_util.tree_map(mask, observables),
+        "valid": valid,
+        "code": code,
+        "stats": stats,
+    }
+
+
+_solve = eqx.filter_jit(solve_arrays)
+
+
+def _trajectory(system, times, values, error, record, rung, tolerances) -> Trajectory:
+    arrays = {name: _host(values[name]) for name in ("state", "loss", "exponent", "index", "valid", "code")}
+    observables = {name: _host(value) for name, value in values["observables"].items()}
+    traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
+    meta = {
+        "system": getattr(system, "label", system.name),
+        "solver": rung,
+        "ladder": record,
+        "rtol": _number(tolerances[0]),
+        "atol": _number(tolerances[1]),
+        "parameters": {} if traced else system.summary(),
+        "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
+        "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
+        "device": jax.default_backend(),
+    }
+    return Trajectory(
+        t=times, observables=observables, error=None if error is None else _host(error), clock=system.clock, meta=meta, **arrays
+    )
+
+
+def _host(value: Any) -> Any:
+    return value if is_traced(value) else np.asarray(value)
+
+
+def _number(value: Any) -> Any:
+    if is_traced(value):
+        return None
+    number = np.asarray(value)
+    return number.item() if number.ndim == 0 else number.tolist()
+
+
+def _times(t0: float, t1: float | None, ts: Any, points: int) -> np.ndarray:
+    if ts is None:
+        if t1 is None:
+            raise InputError("t1", expected="an end time, or ts", got=None, remedy="pass t1=...")
+        return output_times(float(t1), points, float(t0))
+    values = np.asarray(ts, dtype=float)
+    if values.ndim != 1 or values.size < 2 or not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
+        raise InputError("ts", expected="two or more finite increasing times", got=ts, remedy="sort them")
+    if values[0] < 0 or (t1 is not None and t1 != values[-1]):
+        raise InputError("ts", expected="times from 0 on that end at t1", got=ts, remedy="drop t1 or mend ts")
+    return values if values[0] == t0 else np.concatenate([[float(t0)], values])
+
+
+def step_tolerances(solver: str, rtol: Any, atol: Any, dtype: np.dtype) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(rtol, atol) as arrays, so that no value of them compiles anew; defaults per solver, below-rounding ones refused."""
+    default = max(DEFAULT_RTOL[solver], 20 * float(jnp.finfo(dtype).eps))
+    relative = default if rtol is None else rtol
+    check_tolerance(float(relative), dtype)
+    absolute = float(relative) * 1e-4 if atol is None else float(atol)
+    if not (np.isfinite(absolute) and absolute >= 0):
+        raise InputError("atol", expected="a number >= 0", got=atol, remedy="leave it at rtol/10000")
+    return jnp.asarray(relative, dtype=dtype), jnp.asarray(absolute, dtype=dtype)
+
+
+def _cast(system: AbstractSystem, dtype: np.dtype) -> AbstractSystem:
+    def convert(leaf):
+        return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
+
+    return jax.tree_util.tree_map(convert, system)
+
+
+def _choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise InputError(argument, expected=f"one of {', '.join(allowed)}", got=value, remedy=f"use {allowed[0]}")
+
+
+def _positive_integer(argument: str, value: int) -> int:
+    if isinstance(value, bool) or int(value) != value or value < 1:
+        raise InputError(argument, expected="a positive integer", got=value, remedy="leave it out for the default")
+    return int(value)

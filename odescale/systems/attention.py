@@ -1,0 +1,222 @@
+"""Online SGD of a multi-layer softmax transformer at infinite context, as a closed ODE for the overlaps of its rows.
+
+The right-hand side comes from `odescale.generated.attention`, written by `derivations/attention.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.clock import Clock, ConstantSchedule, Schedule
+from odescale.errors import InputError, OutsideTheoryError
+from odescale.generated import attention as formulas
+from odescale.networks.architecture import Architecture, FieldNetwork
+from odescale.systems.base import AbstractSystem
+from odescale.systems.initial import check_overlaps
+from odescale.systems.parameters import Parameter, at_least_one, is_traced, non_negative, positive
+
+
+class Attention(AbstractSystem):
+    """dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V,  M_k = -eta (lam_k G + H) - w S.
+
+    q_k are the overlaps of the P rows in mode k of the token covariance, `C = sum_k w_k lam_k q_k` the covariance of the
+    local fields, `R = sum_k w_k q_k` the overlaps with metric I; G, H, V are the derivatives and the gradient noise of
+    the population loss `L = 1/2 sum_i b_i^T C b_i`. One unit of t is `trace` = tr Sigma SGD steps (the dimension for
+    isotropic tokens, one step for a covariance of trace one). `eta(t) = learning_rate schedule(t)`.
+
+    The state holds T q_k T^T with T taking (student - teacher) differences of paired rows: late in a run the loss is
+    a sum of small squares there, where in the plain overlaps it would be lost to cancellation.
+
+    **Arguments**
+
+    - `architecture`: rows and networks. `initial_overlaps` (modes, P, P): q_k(0), positive semi-definite.
+    - `learning_rate` > 0, `batch` >= 1 sequences, `weight_decay` >= 0 (`W <- W - (w/N) W` per step).
+    - `noise`: 1.0 keeps the SGD noise V, 0.0 is the gradient flow of the population loss.
+    - `eigenvalues`, `weights` (modes,): lam_k and multiplicity/trace, with `sum w_k lam_k = 1`.
+    - `tokens`: context length T; used by the dynamics only with `finite_context=True` (one layer, value = identity).
+
+    **Failure regime.** `eta |S a|^2 >= 2 B` diverges and is refused; `eta lam_1/trace` and 1/d_eff measure the finite-size
+    error of the theory. Gradient noise below a loss of about 1e-14 of its start is rounding. Source: see `sources`.
+    """
+
+    architecture: Architecture
+    initial_overlaps: Float[Array, "modes P P"]
+    learning_rate: Float[Array, ""]
+    batch: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    noise: Float[Array, ""]
+    eigenvalues: Float[Array, " modes"]
+    weights: Float[Array, " modes"]
+    trace: float = eqx.field(static=True)
+    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    tokens: Any = jnp.inf
+    finite_context: bool = eqx.field(static=True, default=False)
+    label: str = eqx.field(static=True, default="attention")
+
+    name: ClassVar[str] = "attention"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online SGD as a closed ODE for overlaps",
+        "Goldt et al., NeurIPS 2019: teacher-student dynamics of two-layer networks",
+        "derivations/attention.py: the softmax average as a Gaussian tilt, layer by layer",
+    )
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("learning_rate", 0.2, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
+        Parameter("batch", 4.0, "a number >= 1", at_least_one, "sequences", "sequences averaged in one step"),
+        Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/N) W each step"),
+        Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
+        Parameter("tokens", 64.0, "a number >= 2, inf allowed", lambda x: x >= 2, "tokens", "context length T"),
+    )
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """Explicit first for one mode; the structure-preserving implicit solver for a spectrum."""
+        return ("tsit5", "kvaerno5") if self.eigenvalues.shape[0] == 1 else ("structured",)
+
+    @property
+    def clock(self) -> Clock:
+        """One unit of t is `trace` SGD steps."""
+        return Clock(self.trace, self.learning_rate, self.schedule, self.batch, self.tokens)
+
+    @property
+    def writes_back(self) -> bool:
+        """True when value/output rows bring in R and H."""
+        return self.architecture.writes_back
+
+    @property
+    def trained(self) -> np.ndarray:
+        """(P,) mask of the rows that SGD moves."""
+        return self.architecture.trained_mask
+
+    def to_state(self, overlaps: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
+        """Plain overlaps q into the difference basis of the state."""
+        basis = self.architecture.difference_basis()
+        return basis @ overlaps @ basis.T
+
+    def to_overlaps(self, y: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
+        """The state back into plain overlaps q."""
+        inverse = 2 * np.eye(self.architecture.size) - self.architecture.difference_basis()
+        return inverse @ y @ inverse.T
+
+    def couple(self, overlaps: Float[Array, "modes P P"]) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
+        """(C, R): field covariance and overlaps with metric I, in whichever basis the argument has."""
+        C = jnp.tensordot(self.weights * self.eigenvalues, overlaps, axes=1)
+        R = jnp.tensordot(self.weights, overlaps, axes=1) if self.writes_back else C
+        return C, R
+
+    def closure(
+        self, C: Float[Array, "P P"], R: Float[Array, "P P"]
+    ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
+        """(G, H, V): drift coefficients along C and R and the gradient noise, zero on rows that do not move."""
+        student, teacher = self.architecture.student, self.architecture.teacher
+        if self.finite_context:
+            G, V = formulas.finite_context_closure(C, self.tokens, student, teacher, self.trained)
+            return G, jnp.zeros_like(G), V
+        return formulas.closure(C, R, student, teacher, self.trained)
+
+    def initial_state(self) -> Float[Array, "modes P P"]:
+        return self.to_state(self.initial_overlaps)
+
+    def vector_field(self, t: Float[Array, ""], y: Float[Array, "modes P P"], args: Any = None):
+        q = self.to_overlaps(y)
+        G, H, V = self.closure(*self.couple(q))
+        eta = self.learning_rate * self.schedule(t)
+        flow = formulas.overlap_flow(
+            q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, self.trained
+        )
+        return self.to_state(flow)
+
+    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
+        """L = 1/2 sum_i b_i^T C b_i in the difference basis (finite context: the O(1/T) loss)."""
+        C, R = self.couple(self.to_overlaps(y))
+        student, teacher = self.architecture.student, self.architecture.teacher
+        if self.finite_context:
+            return formulas.finite_context_loss(C, self.tokens, student, teacher)
+        errors = formulas.functionals(C, R, student) - formulas.functionals(C, R, teacher)
+        inverse = 2 * np.eye(self.architecture.size) - self.architecture.difference_basis()
+        small = errors @ inverse
+        return 0.5 * jnp.einsum("ip,pq,iq->", small, self.couple(y)[0], small)
+
+    def observables(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
+        """`overlaps` C (P, P), the learning speed `c = tr S a a^T S`, and the cosine of each student/teacher pair."""
+        C, R = self.couple(self.to_overlaps(y))
+        a = formulas.functionals(C, R, self.architecture.student)
+        named: dict[str, Array] = {"overlaps": C, "learning_speed": jnp.sum((a * self.trained) ** 2)}
+        for student, teacher in self.architecture.pairs:
+            product = C[student, student] * C[teacher, teacher]
+            cosine = C[student, teacher] / jnp.sqrt(jnp.where(product > 0, product, 1.0))
+            named[f"cosine_{self.architecture.rows[student]}"] = cosine
+        return named
+
+    def stability_bound(self) -> Float[np.ndarray, ""]:
+        """Largest stable learning rate, `2 B / max |S a|^2` over the start and the teacher (largest eigenvalue over outputs).
+
+        The error e of one output obeys `dE e^2/dt = (-2 eta c + eta^2 c^2/B) E e^2`, c = |S a|^2: the gradient noise of
+        the error itself outgrows the drift beyond eta c = 2 B.
+        """
+        architecture = self.architecture
+        start = self.couple(self.initial_overlaps)
+        copy = np.eye(architecture.size)
+        for student, teacher in architecture.pairs:
+            copy[student] = np.eye(architecture.size)[teacher]
+        speeds = []
+        for C, R in (start, tuple(copy @ np.asarray(x) @ copy.T for x in start)):
+            a = np.asarray(formulas.functionals(jnp.asarray(C), jnp.asarray(R), architecture.student)) * self.trained
+            speeds.append(np.linalg.eigvalsh(a @ a.T)[-1])
+        return 2 * np.asarray(self.batch) / max(max(speeds), 1e-300)
+
+    def check(self) -> None:
+        if any(is_traced(x) for x in (self.initial_overlaps, self.learning_rate, self.batch, self.eigenvalues)):
+            return
+        check_overlaps(self.initial_overlaps, self.architecture.size, modes=self.eigenvalues.shape[0])
+        if self.finite_context:
+            self._check_finite_context()
+        bound = float(self.stability_bound())
+        if float(self.noise) > 0 and float(self.learning_rate) >= bound:
+            raise InputError(
+                "learning_rate",
+                expected=f"less than 2 batch/|S a|^2 = {bound:.4g}, where the gradient noise outgrows the drift",
+                got=float(self.learning_rate),
+                remedy="lower learning_rate or raise batch",
+            )
+        if not float(self.excess_loss(jnp.asarray(0.0), self.initial_state())) > 0:
+            raise InputError(
+                "initial_overlaps", expected="a student that differs from its teacher (loss > 0)", got="loss 0",
+                remedy="start elsewhere",
+            )  # fmt: skip
+
+    def _check_finite_context(self) -> None:
+        C = np.asarray(self.couple(self.initial_overlaps)[0])
+        for network in (self.architecture.student, self.architecture.teacher):
+            for head in _heads(network):
+                if head.query is None or head.key is None:
+                    continue
+                size = 2 * C[head.key, head.key] * C[head.query, head.query]
+                if size >= 1:
+                    raise OutsideTheoryError(
+                        "tokens",
+                        expected="2 C_kk C_qq < 1 (the O(1/T) expansion's domain)",
+                        got=f"{size:.3g} for row {self.architecture.rows[head.query]}",
+                        remedy="use weaker rows, or the infinite context",
+                    )
+
+    def summary(self) -> dict[str, Any]:
+        values = {
+            name: float(getattr(self, name)) for name in ("learning_rate", "batch", "weight_decay", "noise", "tokens")
+        }
+        return values | {
+            "rows": list(self.architecture.rows),
+            "trained": [row for row, moves in zip(self.architecture.rows, self.architecture.trained, strict=True) if moves],
+            "depth": self.architecture.student.depth,
+            "modes": int(self.eigenvalues.shape[0]),
+            "steps_per_unit": self.trace,
+            "context": "finite" if self.finite_context else "infinite",
+        }
+
+
+def _heads(network: FieldNetwork) -> list:
+    return [head for layer in network.layers for head in layer]

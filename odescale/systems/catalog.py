@@ -1,0 +1,186 @@
+"""The systems by name, and the builders that turn parameters in whole words into a system."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.clock import Schedule, parse_schedule
+from odescale.errors import InputError, OutsideTheoryError
+from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
+from odescale.precision import require_x64
+from odescale.systems.attention import Attention
+from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
+from odescale.systems.parameters import Parameter, complete, is_traced, positive
+from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
+
+_SHARED = (
+    *Attention.parameters,
+    Parameter("dimension", 200, "an integer >= 4", lambda x: x >= 4, "1", "d, SGD steps in one unit of t", int),
+    Parameter(
+        "schedule", "constant", "a schedule such as cosine:30:0.1", lambda x: True, "times in t", "eta(t)/eta", str
+    ),
+)
+
+ATTENTION_PARAMETERS = (
+    Parameter("depth", 2, "an integer from 1 to 8", lambda x: 1 <= x <= 8, "layers", "attention layers", int),
+    Parameter("heads", 1, "an integer from 1 to 8", lambda x: 1 <= x <= 8, "1", "softmax heads per layer", int),
+    Parameter("outputs", 1, "an integer from 1 to 16", lambda x: 1 <= x <= 16, "1", "readout rows", int),
+    Parameter(
+        "value", "identity", 'identity or rows', lambda x: x in ("identity", "rows"), "word",
+        "value = identity, or value and output rows", str,
+    ),  # fmt: skip
+    Parameter("train_readouts", True, "true or false", lambda x: True, "flag", "false: frozen, shared readouts", bool),
+    Parameter("strength", 0.5, "a positive finite number", positive, "1", "squared length of the teacher's rows"),
+    Parameter("alignment", 0.3, "a number in [-1, 1]", lambda x: -1 <= x <= 1, "cosine", "student/teacher cosine at 0"),
+    Parameter("scale", 1.0, "a positive finite number", positive, "1", "student/teacher row length at 0"),
+    Parameter(
+        "context", "infinite", "infinite or finite", lambda x: x in ("infinite", "finite"), "word",
+        "finite: add the O(1/tokens) correction (one layer, value = identity)", str,
+    ),  # fmt: skip
+    Parameter(
+        "capacity", 0.0, "0 (isotropic) or a number > 1", lambda x: x == 0 or 1 < x < 10, "1",
+        "a in lam_k ~ k^-a, normalised to trace 1, so that t counts steps",
+    ),  # fmt: skip
+    Parameter("modes", 1e8, "a number from 1e2 to 1e15", lambda x: 1e2 <= x <= 1e15, "1", "eigenvalues, with capacity", int),
+    Parameter("source", 0.5, "a positive number", positive, "1", "s in lam_k beta_k^2 ~ k^(-s a - 1), with capacity"),
+    *_SHARED,
+)
+
+QUICKSTART_PARAMETERS = (
+    Parameter("strength", 1.0, "a positive finite number", positive, "1", "beta, the teacher's attention y*"),
+    Parameter("aligned", 0.05, "a positive finite number", positive, "1", "y0(0), the layer that must learn beta"),
+    Parameter("surplus", 0.3, "a positive finite number", positive, "1", "y1(0), the layer that must vanish"),
+    Parameter("readout_scale", 4.0, "a positive finite number", positive, "1", "R = |r|^2/d of the frozen readouts"),
+    *_SHARED,
+)
+
+
+def attention(
+    *,
+    architecture: Architecture | None = None,
+    initial_overlaps: Float[Array, "modes P P"] | None = None,
+    spectrum: Spectrum | None = None,
+    schedule: Schedule | str | None = None,
+    **given: Any,
+) -> Attention:
+    """The general infinite-context softmax transformer: see `Attention` for its equations.
+
+    One unit of t is tr Sigma SGD steps: `dimension` for isotropic tokens, one step for a power-law `capacity`.
+
+    **Arguments** (all optional): the words of `ATTENTION_PARAMETERS`, and from Python also
+
+    - `architecture`: rows and networks instead of depth, heads, outputs, value, train_readouts.
+    - `initial_overlaps` (modes, P, P): q_k(0) instead of strength, alignment, scale (and source).
+    - `spectrum`: eigenvalues and weights instead of capacity and dimension.
+    - `schedule`: a callable s(t) with eta(t) = learning_rate s(t), or its text.
+
+    **Raises** `InputError` naming the argument. Good values: learning_rate 0.05 to 0.5 times 2 batch/|S a|^2.
+    """
+    require_x64("attention")
+    values = complete(ATTENTION_PARAMETERS, given | _text_schedule(schedule), "attention")
+    rows = architecture or build_architecture(
+        values["depth"],
+        values["heads"],
+        value=values["value"],
+        outputs=values["outputs"],
+        train_readouts=values["train_readouts"],
+    )
+    if spectrum is None:
+        power = values["capacity"] > 0
+        spectrum = power_law(values["capacity"], values["modes"]) if power else isotropic(values["dimension"])
+    if initial_overlaps is None:
+        start = {name: values[name] for name in ("strength", "alignment", "scale")}
+        if spectrum.modes == 1:
+            initial_overlaps = teacher_student_overlaps(rows, **start)
+        elif values["capacity"] > 0:
+            covariance = np.asarray(teacher_student_overlaps(rows, **start)[0])
+            exponents = {name: values[name] for name in ("source", "capacity")}
+            initial_overlaps = jnp.asarray(source_overlaps(spectrum, covariance, **exponents))
+        else:
+            raise InputError(
+                "initial_overlaps", expected="overlaps per mode for this spectrum", got=None, remedy="pass (modes, P, P)"
+            )
+    finite = values["context"] == "finite"
+    if finite and (rows.student.depth > 1 or rows.teacher.depth > 1 or rows.writes_back):
+        raise OutsideTheoryError(
+            "context", expected="infinite, or one layer with value = identity for the O(1/T) correction", got="finite",
+            remedy="set context=infinite or depth=1",
+        )  # fmt: skip
+    if finite and not (is_traced(values["tokens"]) or jnp.isfinite(values["tokens"])):
+        raise InputError("tokens", expected="a finite number with context=finite", got="inf", remedy="set tokens=64")
+    return _system(rows, initial_overlaps, spectrum, values, schedule, finite, "attention")
+
+
+def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
+    """Exponential, then t^-2: two softmax layers, two frozen readouts, a surplus layer that only a product can remove.
+
+    `L = beta^2/2 / (1 + y0/(beta - y0) e^(2 beta S))^2 + y1^2/2 / (1 + 2 y1 S)^2`, `S = learning_rate sqrt(R) t`, without
+    noise, where `beta = strength`, `y0 = aligned`, `y1 = surplus`, `R = readout_scale`. One unit of t is `dimension` SGD
+    steps. Good values: aligned >= 0.05 (a smaller start amplifies a 1 % error of rate into 10 % of loss).
+
+    **Arguments**: the words of `QUICKSTART_PARAMETERS`; `schedule` may be a callable. **Raises** `InputError`.
+    Source: docs/attention.md and derivations/attention.py.
+    """
+    require_x64("quickstart")
+    values = complete(QUICKSTART_PARAMETERS, given | _text_schedule(schedule), "quickstart")
+    if not any(is_traced(values[name]) for name in ("aligned", "strength")) and values["aligned"] >= values["strength"]:
+        raise InputError(
+            "aligned", expected=f"less than strength = {values['strength']}", got=values["aligned"], remedy="lower it"
+        )
+    overlaps = quickstart_overlaps(**{k: values[k] for k in ("strength", "aligned", "surplus", "readout_scale")})
+    spectrum = isotropic(values["dimension"])
+    return _system(quickstart_architecture(), overlaps, spectrum, values, schedule, False, "quickstart")
+
+
+def _text_schedule(schedule: Schedule | str | None) -> dict[str, str]:
+    return {"schedule": schedule} if isinstance(schedule, str) else {}
+
+
+def _system(
+    architecture: Architecture,
+    overlaps: Any,
+    spectrum: Spectrum,
+    values: dict[str, Any],
+    schedule: Any,
+    finite: bool,
+    label: str,
+) -> Attention:
+    numbers = {name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "weight_decay", "noise")}
+    return Attention(
+        architecture=architecture,
+        initial_overlaps=jnp.asarray(overlaps, dtype=float),
+        eigenvalues=jnp.asarray(spectrum.eigenvalues),
+        weights=jnp.asarray(spectrum.weights),
+        trace=float(spectrum.trace),
+        schedule=schedule if callable(schedule) else parse_schedule(values["schedule"]),
+        tokens=jnp.asarray(values["tokens"], dtype=float),
+        finite_context=finite,
+        label=label,
+        **numbers,
+    )
+
+
+SYSTEMS: dict[str, tuple[Callable[..., Attention], tuple[Parameter, ...], str]] = {
+    "attention": (attention, ATTENTION_PARAMETERS, "softmax transformer at infinite context: any depth, heads, spectrum"),
+    "quickstart": (quickstart, QUICKSTART_PARAMETERS, "two layers, frozen readouts: exponential decay, then t^-2"),
+}
+
+
+def find_system(name: str) -> tuple[Callable[..., Attention], tuple[Parameter, ...], str]:
+    """Builder, parameters and one-line description of a named system; an unknown name is refused with a hint."""
+    if name not in SYSTEMS:
+        close = get_close_matches(name, SYSTEMS, n=1)
+        hint = f"did you mean {close[0]}?" if close else "run `odescale systems`"
+        raise InputError("system", expected=f"one of {', '.join(SYSTEMS)}", got=name, remedy=hint)
+    return SYSTEMS[name]
+
+
+def systems() -> dict[str, str]:
+    """Names of the systems and what they are."""
+    return {name: description for name, (_, _, description) in SYSTEMS.items()}
