@@ -29,6 +29,8 @@ PYTEST := XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest
 
 .PHONY: help quickstart test validate lint derivations check-derivations notebooks bench clean
 .DELETE_ON_ERROR:
+# Two targets would install into one environment at once.
+.NOTPARALLEL:
 
 help:
 	@sed -n 's/^#   //p' Makefile
