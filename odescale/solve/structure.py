@@ -149,6 +149,17 @@ class _Couplings(eqx.Module):
         return join(block, self.trained)[0]
 
 
+class _Node(eqx.Module):
+    """What a stage needs to know: flow over `before` with K (propagator E), then over `during` with the unknown's own."""
+
+    t: Array
+    share: Array
+    before: Array
+    during: Array
+    K: Coefficients
+    E: tuple[Array, Array]
+
+
 class _State(eqx.Module):
     t: Array
     h: Array
@@ -244,20 +255,12 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
         N = problem.noise * eta**2 / problem.batch * V[ss]
         return Coefficients(-eta * G[ss], -eta * G[so], -eta * H[ss] - decay, -eta * H[so], N)
 
-    def first_stage(u, x, t, h, noise0):
-        K = coefficients(u, t + g * h)
-        E = propagator(lam, K, g * h)
-        return frame.pack(congruence(x, E, noise_integral(lam, K, g * h, noise0, K.noise, noisy)))
-
-    def between(E1, x, K1, h, noise0, noise2):
-        middle = g * noise0 + (1 - g) * noise2
-        return congruence(x, E1, noise_integral(lam, K1, (1 - g) * h, noise0, middle, noisy)), middle
-
-    def second_stage(u, x, t, h, K1, E1, noise0):
-        K = coefficients(u, t + h)
-        x, middle = between(E1, x, K1, h, noise0, K.noise)
-        E = propagator(lam, K, g * h)
-        return congruence(x, E, noise_integral(lam, K, g * h, middle, K.noise, noisy))
+    def stage(u, node: _Node, x, noise0):
+        K = coefficients(u, node.t)
+        middle = node.share * noise0 + (1 - node.share) * K.noise
+        before = noise_integral(lam, node.K, node.before, noise0, middle, noisy)
+        during = noise_integral(lam, K, node.during, middle, K.noise, noisy)
+        return congruence(congruence(x, node.E, before), propagator(lam, K, node.during), during)
 
     def attempt(state: _State) -> _State:
         last = state.t + state.h >= ts[-1] * (1 - 4 * jnp.finfo(dtype).eps)
@@ -269,25 +272,46 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
         guess1, guess2 = (_extrapolate(state.times, state.history, t + c * h) for c in (g, 1.0))
         scale = lax.stop_gradient(frame.scale(u0))
 
+        rest = jax.tree.map(jnp.zeros_like, K0)
+        still = (jnp.zeros_like(x.ss), jnp.zeros_like(x.so))
+        nodes = _Node(
+            t=jnp.stack([t + g * h, t_new]),
+            share=jnp.stack([jnp.ones_like(g), g]),
+            before=jnp.stack([0 * h, (1 - g) * h]),
+            during=jnp.stack([g * h, g * h]),
+            K=rest,
+            E=still,
+        )
+
+        def node(i: int | Array, K: Coefficients, E: tuple[Array, Array]) -> _Node:
+            return _Node(nodes.t[i], nodes.share[i], nodes.before[i], nodes.during[i], K, E)
+
         def build():
-            jacobian = jax.jacfwd(lambda u: u - first_stage(u, x, t, h, K0.noise))(guess1)
-            return lax.stop_gradient(jnp.linalg.inv(jacobian)), h
+            def residual(u):
+                return u - frame.pack(stage(u, node(0, rest, still), x, K0.noise))
+
+            return lax.stop_gradient(jnp.linalg.inv(jax.jacfwd(residual)(guess1))), h
 
         inverse, inverse_h = lax.cond(state.refresh, build, lambda: (state.inverse, state.inverse_h))
         fresh = state.refresh | (state.fresh & (inverse_h == h))
 
-        def newton(map_, guess):
-            return _newton(map_, guess, inverse, scale, newton_tolerance)
+        def solve(carry, input_):
+            # both stages through one loop: XLA compiles the flow once
+            K, E = carry
+            i, guess = input_
+            here = node(i, K, E)
+            u, x_end, n, rate, ok = _newton(
+                lambda u: stage(u, here, x, K0.noise), frame.pack, guess, x, inverse, scale, newton_tolerance
+            )
+            K = coefficients(u, here.t)
+            return (K, propagator(lam, K, (1 - g) * h)), (u, x_end, K, n, rate, ok)
 
-        u1, n1, rate1, ok1 = newton(lambda u: first_stage(u, x, t, h, K0.noise), guess1)
-        K1 = coefficients(u1, t + g * h)
-        E1 = propagator(lam, K1, (1 - g) * h)
-        u2, n2, rate2, ok2 = newton(lambda u: frame.pack(second_stage(u, x, t, h, K1, E1, K0.noise)), guess2)
-        K2 = coefficients(u2, t_new)
-        x_new = second_stage(u2, x, t, h, K1, E1, K0.noise)
+        _, (us, ends, Ks, counts, rates, oks) = lax.scan(solve, (rest, still), (jnp.arange(2), jnp.stack([guess1, guess2])))
+        K1, K2 = (jax.tree.map(lambda v, i=i: v[i], Ks) for i in range(2))
+        x_new = jax.tree.map(lambda v: v[1], ends)
         x_check = _embedded(x, lam, K0, K1, K2, h, noisy)
         error = lax.stop_gradient(_error(x, x_new, x_check, rtol, atol))
-        solved = ok1 & ok2 & jnp.isfinite(error)
+        solved = jnp.all(oks) & jnp.isfinite(error)
         accept = solved & (error <= 1.0)
         # a stale Jacobian gets a second chance at the same step before the step is blamed
         stale = ~solved & ~fresh
@@ -297,7 +321,7 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
         factor = jnp.where(accept & (state.failures > 0), jnp.minimum(factor, 1.0), factor)
         h_next = lax.stop_gradient(jnp.where(stale, h, jnp.where(solved, factor * h, 0.25 * h)))
         # the step clipped by the last output says nothing about the next one
-        slow = jnp.maximum(rate1, rate2) > 0.3
+        slow = jnp.max(rates) > 0.3
         off = (h_next > 1.6 * inverse_h) | (h_next < 0.6 * inverse_h)
         eps = jnp.finfo(dtype).eps
         failures = jnp.where(accept, 0, state.failures + 1)
@@ -321,7 +345,7 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
             h=h_next,
             x=pick(x_new, x),
             times=pick(jnp.stack([t, t + g * h, t_new]), state.times),
-            history=pick(jnp.stack([u0, u1, u2]), state.history),
+            history=pick(jnp.stack([u0, us[0], us[1]]), state.history),
             inverse=inverse,
             inverse_h=inverse_h,
             refresh=stale | slow | off | ~solved,
@@ -332,7 +356,7 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
             ys=ys,
             accepted=accepted,
             rejected=rejected,
-            iterations=state.iterations + n1 + n2,
+            iterations=state.iterations + counts[0] + counts[1],
             jacobians=state.jacobians + state.refresh,
             smallest=jnp.minimum(state.smallest, lowest),
             code=code,
@@ -345,8 +369,8 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
         def noise(s):
             return (1 - s) * K0.noise + s * K2.noise
 
-        x = propagate(x, lam, Ka, (1 - g) * c * h, K0.noise, noise((1 - g) * c), noisy)
-        return join(propagate(x, lam, Kb, g * c * h, noise((1 - g) * c), noise(c), noisy), trained)
+        knots = jnp.stack([K0.noise, noise((1 - g) * c), noise(c)])
+        return join(propagate(x, lam, _both(Ka, Kb), c * h * jnp.stack([1 - g, g]), knots, noisy), trained)
 
     u0 = frame.pack(x0)
     K0 = coefficients(u0, t0)
@@ -384,30 +408,36 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
 
 
 def _newton(
-    map_: Callable[[Array], Array], guess: Array, inverse: Array, scale: Array, tolerance: Array
-) -> tuple[Array, Int[Array, ""], Float[Array, ""], Bool[Array, ""]]:
-    """Solves u = map_(u) with a frozen inverse of the Jacobian: (u, iterations, contraction rate, converged)."""
+    flow: Callable[[Array], Overlaps],
+    pack: Callable[[Overlaps], Array],
+    guess: Array,
+    x: Overlaps,
+    inverse: Array,
+    scale: Array,
+    tolerance: Array,
+) -> tuple[Array, Overlaps, Int[Array, ""], Float[Array, ""], Bool[Array, ""]]:
+    """Solves u = pack(flow(u)) with a frozen inverse Jacobian: (u, flow at it, iterations, contraction rate, converged)."""
 
     def proceed(carry):
-        _, _, _, n, done, bad = carry
+        *_, n, done, bad = carry
         return ~done & ~bad & (n < NEWTON_ITERATIONS)
 
     def iterate(carry):
-        u, last, worst, n, _, _ = carry
-        move = inverse @ (map_(u) - u)
+        u, _, last, worst, n, _, _ = carry
+        end = flow(u)
+        move = inverse @ (pack(end) - u)
         size = lax.stop_gradient(jnp.max(jnp.abs(move) / scale))
         rate = jnp.where(n == 0, 0.5, size / last)
         # near rounding a ratio of two moves says nothing about the Jacobian
         worst = jnp.where((n > 0) & (size > tolerance), jnp.maximum(worst, rate), worst)
         done = size * rate / jnp.maximum(1 - rate, 0.05) <= tolerance
         bad = ~jnp.isfinite(size) | ((n > 0) & (rate > 0.95) & ~done) | (size > 1e3)
-        return u + move, size, worst, n + 1, done, bad
+        return u + move, end, size, worst, n + 1, done, bad
 
     inf = jnp.asarray(jnp.inf, guess.dtype)
-    zero = jnp.zeros_like(inf)
-    start = (guess, inf, zero, jnp.asarray(0, jnp.int32), jnp.asarray(False), jnp.asarray(False))
-    u, _, worst, n, done, bad = lax.while_loop(proceed, iterate, start)
-    return u, n, worst, done & ~bad
+    start = (guess, x, inf, jnp.zeros_like(inf), jnp.asarray(0, jnp.int32), jnp.asarray(False), jnp.asarray(False))
+    u, end, _, worst, n, done, bad = lax.while_loop(proceed, iterate, start)
+    return u, end, n, worst, done & ~bad
 
 
 def _lagrange(times: Array, t: Array) -> Array:
@@ -440,8 +470,12 @@ def _embedded(x: Overlaps, lam, K0: Coefficients, K1: Coefficients, K2: Coeffici
     # a quadratic's bulge over the line through start and end has mean w1 of its height at the first stage
     bulge = K1.noise - (1 - g) * K0.noise - g * K2.noise
     middle = g * K0.noise + (1 - g) * K2.noise + 2 * w1 * bulge
-    x = propagate(x, lam, K, (1 - g) * h, K0.noise, middle, noisy)
-    return propagate(x, lam, K2, g * h, middle, K2.noise, noisy)
+    knots = jnp.stack([K0.noise, middle, K2.noise])
+    return propagate(x, lam, _both(K, K2), h * jnp.asarray([1 - g, g]), knots, noisy)
+
+
+def _both(first: Coefficients, second: Coefficients) -> Coefficients:
+    return jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
 
 
 def _error(before: Overlaps, after: Overlaps, check: Overlaps, rtol: Array, atol: Array) -> Float[Array, ""]:
