@@ -15,6 +15,7 @@ from sympy import S
 from sympy.matrices.expressions import MatrixSymbol, Trace
 
 from derivations import attention_checks as checks
+from derivations import attention_finite_context as finite
 from odescale.errors import InputError
 from odescale.symbolic.document import to_markdown
 from odescale.symbolic.gaussian import Gaussian, covariance_symbols
@@ -31,7 +32,7 @@ OUTPUTS = sympy.Symbol("K", integer=True, positive=True)
 A, B, C, R = (MatrixSymbol(n, ROWS, ROWS) for n in ("A", "B", "C", "R"))
 q, k, v, o = (MatrixSymbol(n, ROWS, 1) for n in ("q", "k", "v", "o"))
 a, b = (MatrixSymbol(n, OUTPUTS, ROWS) for n in ("a", "b"))
-E = MatrixSymbol("E", OUTPUTS, ROWS)
+E, ON_OUTPUTS = (MatrixSymbol(n, OUTPUTS, ROWS) for n in ("E", "on_outputs"))
 HEAD = {x: Selector(f"head.{n}", f"unit[head.{n}]") for x, n in ((q, "query"), (k, "key"), (v, "value"), (o, "output"))}
 WRITER = MatrixWriter(
     selectors=HEAD, symmetric=frozenset({C, R}), diagonals={S_ROWS: "trained"}, sizes={ROWS: 16, OUTPUTS: 2}
@@ -254,16 +255,15 @@ def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrice
     symmetric = (C, R)
     loss_a = adjoint(matrices.loss, readers, b, symmetric).subs(readers, one).doit()
     loss_c = adjoint(matrices.loss, readers, C, symmetric).subs(readers, one).doit()
-    cotangent = MatrixSymbol("B_a", OUTPUTS, ROWS)
     result = Adjoints(
         identity=tuple(adjoint(layer.identity, B, x, symmetric) for x in (A, C, R)),
         rows=tuple(adjoint(layer.rows, B, x, symmetric) for x in (A, C, R)),
         loss_a=loss_a,
         loss_c=loss_c,
-        readout=adjoint(E * A, cotangent, A),
+        readout=adjoint(E * A, ON_OUTPUTS, A),
     )
     equations = [Equation(r"\partial L/\partial a", loss_a), Equation(r"\partial L/\partial C|_a", loss_c)]
-    equations.append(Equation("B_L", result.readout.subs(cotangent, loss_a)))
+    equations.append(Equation("B_L", result.readout.subs(ON_OUTPUTS, loss_a)))
     kinds = [("identity", result.identity)] if options.identity else []
     kinds += [("rows", result.rows)] if options.write_back else []
     for kind, (on_a, on_c, on_r) in kinds:
@@ -362,32 +362,42 @@ def write_functions(
         ],
         "Array",
     )
-    reverse: list[str] = []
-    for kind in (adjoints.identity, adjoints.rows):
-        targets = [("below", kind[0]), ("dC", kind[1]), ("dR", kind[2])]
-        reverse.append(WRITER.lines(targets, accumulate=True))  # pyright: ignore[reportArgumentType]
-    start = WRITER.lines(
-        [("B", adjoints.readout.subs(MatrixSymbol("B_a", OUTPUTS, ROWS), adjoints.loss_a)), ("dC", adjoints.loss_c)]
-    )
+    reverse = [
+        WRITER.lines(list(zip(("below", "dC", "dR"), kind, strict=True)), accumulate=True)
+        for kind in (adjoints.identity, adjoints.rows)
+    ]
     noise = WRITER.lines([("V", matrices.noise)]) if options.noise else ["V = jnp.zeros_like(C)"]
+    pull_back = function_source(
+        "pull_back",
+        ("on_outputs: Array", "C: Array", "R: Array", "network"),
+        "(dC, dR): the cotangent (K, P) of the functionals a, pulled back to the overlaps, layer by layer.",
+        [
+            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
+            "maps = layers(C, R, network)",
+            "E = unit[jnp.asarray(network.readouts)]",
+            *WRITER.lines([("B", adjoints.readout)]),
+            "dC = jnp.zeros_like(C)",
+            "dR = jnp.zeros_like(C)",
+            "for A, layer in zip(reversed(maps[:-1]), reversed(network.layers), strict=True):",
+            "    below = B",
+            "    for head in layer:",
+            *_branches(options, reverse[0], reverse[1]),
+            "    B = below",
+            "return dC, dR",
+        ],
+        "tuple[Array, Array]",
+    )
     closure = function_source(
         "closure",
         ("C: Array", "R: Array", "student", "teacher", "trained: Array"),
         "(G, H, V), each (P, P): G = S (dL/dC + dL/dC^T), H = S (dL/dR + dL/dR^T), V = S E[g g^T] S at the query token.\n\n"
         "`trained` (P,): 1 for rows that SGD moves, 0 for the others.",
         [
-            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
-            "maps = layers(C, R, student)",
-            "E = unit[jnp.asarray(student.readouts)]",
-            "a = maps[-1][jnp.asarray(student.readouts)]",
+            "a = functionals(C, R, student)",
             "b = a - functionals(C, R, teacher)",
-            *start,
-            "dR = jnp.zeros_like(C)",
-            "for A, layer in zip(reversed(maps[:-1]), reversed(student.layers), strict=True):",
-            "    below = B",
-            "    for head in layer:",
-            *_branches(options, reverse[0], reverse[1]),  # pyright: ignore[reportArgumentType]
-            "    B = below",
+            *WRITER.lines([("on_outputs", adjoints.loss_a)]),
+            "dC, dR = pull_back(on_outputs, C, R, student)",
+            *WRITER.lines([("dC", adjoints.loss_c)], accumulate=True),
             "G = trained[:, None] * (dC + dC.T)",
             "H = trained[:, None] * (dR + dR.T)",
             *noise,
@@ -419,6 +429,7 @@ def write_functions(
             ("layers", layers),
             ("functionals", functionals),
             ("population_loss", loss),
+            ("pull_back", pull_back),
             ("closure", closure),
             ("overlap_flow", overlap),
         )
@@ -447,6 +458,11 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
     backward, adjoints = layer_adjoint(options, layer, matrices)
     steps = [sgd, mean_gradient(), tilt, loss, backward, assembled(options, flow)]
     outputs = list(write_functions(options, layer, matrices, adjoints, flow))
+    if options.context == "order 1/T":
+        ratio, average = finite.softmax_average(options.logit_scale)
+        query, moments = finite.query_average(average, options.logit_scale)
+        steps += [ratio, query, finite.corrected_theory(moments)]
+        outputs += finite.write_functions(moments, options.logit_scale)
     return Derivation(
         name="attention",
         title="Infinite-context softmax transformer",
@@ -468,6 +484,11 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
             Assumption("online", "Every SGD step uses fresh sequences."),
             Assumption("dimension", "N = tr Sigma is large, the number of rows P fixed."),
             Assumption("context", "The context is infinitely long (corrections of order 1/T)."),
+            *(
+                (Assumption("finite context", "One layer with value = identity at T tokens, to order 1/T."),)
+                if options.context == "order 1/T"
+                else ()
+            ),
             Assumption("square loss", "The sample loss is half the squared error at one query token."),
             Assumption("noise", "The fluctuation of the gradient is kept: eta^2/B.")
             if options.noise
@@ -476,5 +497,6 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
         steps=tuple(steps),
         sources=("Saad & Solla, Phys. Rev. E 52, 4225 (1995)", "Goldt et al., NeurIPS 2019"),
         outputs=tuple(outputs),
-        imports=("import jax", "import jax.numpy as jnp", "from jax import Array"),
+        imports=("import jax", "import jax.numpy as jnp", "from jax import Array")
+        + (("", "from odescale.errors import InputError") if options.context == "order 1/T" else ()),
     )

@@ -48,7 +48,9 @@ def quadratic_tilt(covariance: sympy.Matrix, omega: sympy.Matrix) -> tuple[sympy
     inverse = resolvent.adjugate() / determinant
     left = covariance.extract(list(range(size)), touched)
     right = covariance.extract(touched, list(range(size)))
-    return determinant ** sympy.Rational(-1, 2), covariance + left * weight * inverse * right
+    tilted = covariance + left * weight * inverse * right
+    # M is symmetric; the two triangles come out in different forms, so one is mirrored.
+    return determinant ** sympy.Rational(-1, 2), sympy.Matrix(size, size, lambda i, j: tilted[min(i, j), max(i, j)])
 
 
 @dataclass(frozen=True)
