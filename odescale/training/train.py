@@ -1,0 +1,322 @@
+"""`train`: a finite-size SGD run of the real transformer, measured in the theory's order parameters."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from odescale.errors import CheckpointError, InputError, SolveError
+from odescale.expectations.finite_context import finite_context_loss
+from odescale.networks.architecture import Architecture
+from odescale.networks.infinite import infinite_loss
+from odescale.precision import resolve_dtype
+from odescale.training.checkpoint import fingerprint, read_arrays, write_arrays
+from odescale.training.initial import measure_overlaps, rows_from_overlaps
+from odescale.training.run import TrainingRun, clock_of
+from odescale.training.sgd import SeedsInParallel, cores, loss_key
+from odescale.training.task import TeacherTask
+
+MEASURED = ("overlaps", "row_overlaps", "loss", "loss_stderr", "loss_infinite")
+SECONDS_PER_CALL = 1.0  # of one compiled loop: how often the bar moves and a divergence is seen
+
+
+def train(
+    architecture: Architecture,
+    initial_overlaps: Float[np.ndarray, "*bins P P"],
+    *,
+    tokens: int,
+    batch: int,
+    learning_rate: float,
+    dimension: int | None = None,
+    eigenvalues: Float[np.ndarray, " d"] | None = None,
+    bins: Int[np.ndarray, " d"] | None = None,
+    schedule: Callable | None = None,
+    weight_decay: float = 0.0,
+    steps: int | None = None,
+    t1: float | None = None,
+    record_times: Sequence[float] | Float[np.ndarray, " n"] | None = None,
+    seeds: Sequence[int] = (0, 1),
+    precision: str = "float32",
+    test_sequences: int = 4096,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_seconds: float = 60.0,
+    resume: bool = True,
+    progress: bool = True,
+    callback: Callable[[int, Float[np.ndarray, "s P d"]], None] | None = None,
+) -> TrainingRun:
+    r"""W <- W - eta s(t) grad_W [mean over B of 1/2 sum_i (f_i - f*_i)^2] - (w/N) W, fresh Gaussian tokens every step.
+
+    f is a `Transformer` on d-dimensional tokens, f* its teacher. One unit of t is N = tr Sigma SGD steps: d steps for
+    isotropic tokens, one step when `eigenvalues` sum to 1.
+
+    **Arguments**
+
+    - `architecture`: student, teacher and which rows move. `initial_overlaps`: `(P, P)` or `(bins, P, P)`, met exactly
+      at every d >= rank by `rows_from_overlaps` (also for `eigenvalues`, `bins`); each seed rotates them differently.
+    - `tokens`: T context tokens of the query. `batch`: B sequences per step. `dimension`: d.
+    - `learning_rate`: plain eta on the mean sample loss. `schedule`: JAX-traceable s(t), None for constant.
+      `weight_decay`: w, pulls a row to zero at rate w per unit of t.
+    - `steps` or `t1`: length of the run in SGD steps or in units of t. `record_times`: in units of t, rounded to whole
+      steps; default 31 points from t1/120 to t1, log-spaced. Without `steps` and `t1` the last record ends the run.
+    - `seeds`: integers >= 0, trained side by side; a seed's numbers do not depend on the others.
+    - `precision`: of tokens and weights; overlaps are always measured in float64.
+    - `test_sequences`: sequences of `finite_context_loss` at each record.
+    - `checkpoint`: path of an npz, written atomically at every record and every `checkpoint_seconds`; with `resume` a
+      run found there goes on, to the same numbers bit for bit on the same machine.
+    - `progress`: a bar with steps/s and sample loss on stderr, only when that is a terminal.
+    - `callback(step, rows)`: called after each record with the `(s, P, d)` rows.
+
+    **Returns** a `TrainingRun`.
+
+    **Errors**: `InputError` for a bad argument before anything is compiled; `CheckpointError` for a checkpoint that is
+    cut short or belongs to another configuration; `SolveError` when a seed diverges (seed, step and remedy).
+
+    **Good values**: d = 200, T = 64, B = 4, eta = .2, 6000 steps of the quickstart network: seconds per seed. **Failure
+    regime**: finite d and T shift the run from the theory by O(1/d) in the mean and O(1/T).
+    """
+    task = TeacherTask(architecture.teacher, tokens=tokens, batch=batch, dimension=dimension, eigenvalues=eigenvalues)
+    dtype = resolve_dtype(precision, "train")
+    _positive("learning_rate", learning_rate)
+    if not (np.isfinite(weight_decay) and weight_decay >= 0):
+        raise InputError("weight_decay", expected="a number >= 0", got=weight_decay, remedy="0 switches it off")
+    if isinstance(test_sequences, bool) or int(test_sequences) != test_sequences or test_sequences < 2:
+        raise InputError(
+            "test_sequences", expected="an integer >= 2", got=test_sequences, remedy="4096 is a good value"
+        )
+    seed_list = _seeds(seeds)
+    record_steps = _record_steps(steps, t1, record_times, task.scale)
+    config = _configuration(
+        architecture, initial_overlaps, task, bins, schedule, record_steps,
+        learning_rate=float(learning_rate), weight_decay=float(weight_decay), seeds=seed_list, precision=precision,
+        test_sequences=int(test_sequences),
+    )  # fmt: skip
+    spectrum = None if eigenvalues is None else task.eigenvalues
+    # Always made, also when a checkpoint replaces them: bad overlaps are refused in either case.
+    start = [
+        rows_from_overlaps(initial_overlaps, dimension=task.dimension, eigenvalues=spectrum, bins=bins, seed=seed)
+        for seed in seed_list
+    ]
+    if start[0].shape[0] != architecture.size:
+        raise InputError(
+            "initial_overlaps", expected=f"P = {architecture.size} rows", got=start[0].shape[0], remedy="match the rows"
+        )
+    rows, step, records = np.stack(start).astype(dtype), 0, {name: [] for name in MEASURED}
+    if checkpoint is not None and resume and Path(checkpoint).exists():
+        rows, step, records = _resume(checkpoint, config)
+    advance = SeedsInParallel(
+        architecture, task, seeds=seed_list, learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule,
+        dtype=dtype,
+    )  # fmt: skip
+    began, first_step, saved = time.monotonic(), step, time.monotonic()
+    bar = tqdm(
+        total=int(record_steps[-1]), initial=step, unit="step", desc=f"train {len(seed_list)} seeds", file=sys.stderr,
+        disable=not (progress and sys.stderr.isatty()),
+    )  # fmt: skip
+    per_second = 8.0
+    with bar:
+        while len(records["loss"]) < len(record_steps):
+            target = int(record_steps[len(records["loss"])])
+            while step < target:
+                count = min(target - step, max(1, int(per_second * SECONDS_PER_CALL)))
+                call = time.monotonic()
+                rows, sample_loss, diverged_at = advance(rows, step, count)
+                _stop_if_diverged(seed_list, diverged_at, sample_loss, rows, step + count, task.scale)
+                # The first call compiles: let the length of a call grow at most fourfold, never trust one timing.
+                per_second = min(count / max(time.monotonic() - call, 1e-6), 4 * max(per_second, count))
+                step += count
+                bar.update(count)
+                bar.set_postfix(loss=f"{sample_loss.mean():.3g}", refresh=False)
+                if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                    _save(checkpoint, config, rows, step, records)
+                    saved = time.monotonic()
+            measured = _measure(architecture, rows, spectrum, task.tokens, seed_list, step, test_sequences)
+            for name, values in measured.items():
+                records[name].append(values)
+            if checkpoint is not None:
+                _save(checkpoint, config, rows, step, records)
+                saved = time.monotonic()
+            if callback is not None:
+                callback(step, rows.copy())
+    seconds = time.monotonic() - began
+    return TrainingRun(
+        step=record_steps,
+        t=record_steps / task.scale,
+        seeds=np.asarray(seed_list),
+        **{name: np.stack(records[name], axis=1) for name in MEASURED},
+        rows=rows,
+        clock=clock_of(config, schedule),
+        config=config,
+        meta={
+            "seconds": seconds,
+            "steps_this_session": step - first_step,
+            "device": str(jax.devices()[0]),
+            "jax": jax.__version__,
+            "numpy": np.__version__,
+        },
+    )
+
+
+def _measure(
+    architecture: Architecture,
+    rows: Float[np.ndarray, "s P d"],
+    eigenvalues: Float[np.ndarray, " d"] | None,
+    tokens: int,
+    seeds: list[int],
+    step: int,
+    sequences: int,
+) -> dict[str, np.ndarray]:
+    """Overlaps, test loss and infinite-context loss of every seed, `(s, ...)` each."""
+    C, R = measure_overlaps(rows, eigenvalues)
+
+    def test_loss(i: int) -> tuple[float, float]:
+        key = loss_key(seeds[i], step)
+        return finite_context_loss(architecture, C[i], R[i], tokens, key, sequences, precision="float32")
+
+    losses = [test_loss(0)]  # alone first: it compiles
+    with ThreadPoolExecutor(cores()) as pool:
+        losses += list(pool.map(test_loss, range(1, len(seeds))))
+    infinite = [float(infinite_loss(C[i], R[i], architecture)) for i in range(len(seeds))]  # type: ignore[arg-type]
+    return {
+        "overlaps": C,
+        "row_overlaps": R,
+        "loss": np.array([mean for mean, _ in losses]),
+        "loss_stderr": np.array([error for _, error in losses]),
+        "loss_infinite": np.array(infinite),
+    }
+
+
+def _stop_if_diverged(
+    seeds: list[int],
+    diverged_at: Int[np.ndarray, " s"],
+    loss: Float[np.ndarray, " s"],
+    rows: Float[np.ndarray, "s P d"],
+    step: int,
+    scale: float,
+) -> None:
+    finite = np.isfinite(rows).all(axis=(1, 2))
+    for i, seed in enumerate(seeds):
+        if diverged_at[i] >= 0 or not finite[i]:
+            at = int(diverged_at[i]) if diverged_at[i] >= 0 else step
+            raise SolveError(
+                f"training diverged: seed {seed} at step {at} (t = {at / scale:.4g}), mean sample loss {loss[i]:.3g}; "
+                "likely cause: learning_rate above the stability limit at this batch; halve learning_rate or raise batch"
+            )
+
+
+def _save(path: str | os.PathLike, config: dict, rows: np.ndarray, step: int, records: dict[str, list]) -> None:
+    arrays = {name: np.stack(values, axis=1) for name, values in records.items() if values}
+    header = {"kind": "training checkpoint", "config_hash": fingerprint(config), "config": config, "step": step}
+    write_arrays(path, {"rows": rows, **arrays}, header)
+
+
+def _resume(path: str | os.PathLike, config: dict) -> tuple[np.ndarray, int, dict[str, list]]:
+    arrays, header = read_arrays(path, "training checkpoint", "checkpoint")
+    if header["config_hash"] != fingerprint(config):
+        other = header["config"]
+        changed = sorted(name for name in config if config[name] != other.get(name)) or ["fields of another version"]
+        raise CheckpointError(
+            "checkpoint",
+            expected=f"a checkpoint of this configuration at {path}",
+            got=f"another {', '.join(changed)}",
+            remedy="give another path, or resume=False to overwrite it",
+        )
+    records = {name: list(np.moveaxis(arrays[name], 1, 0)) if name in arrays else [] for name in MEASURED}
+    return arrays["rows"], int(header["step"]), records
+
+
+def _configuration(
+    architecture: Architecture,
+    initial_overlaps: np.ndarray,
+    task: TeacherTask,
+    bins: np.ndarray | None,
+    schedule: Callable | None,
+    record_steps: Int[np.ndarray, " n"],
+    **settings: Any,
+) -> dict[str, Any]:
+    """Everything that decides the numbers, as plain JSON types."""
+    samples = None
+    if schedule is not None:
+        times = np.linspace(0.0, record_steps[-1] / task.scale, 513)
+        values = np.asarray(jax.vmap(schedule)(jnp.asarray(times)), dtype=float)
+        if not np.isfinite(values).all():
+            raise InputError(
+                "schedule", expected="finite s(t) on the run", got="NaN or infinity", remedy="check its domain"
+            )
+        samples = {"t": times.tolist(), "s": values.tolist()}
+
+    def heads(network: Any) -> list:
+        return [[[h.query, h.key, h.value, h.output] for h in layer] for layer in network.layers]
+
+    return {
+        "rows": list(architecture.rows),
+        "trained": list(architecture.trained),
+        "student": {"layers": heads(architecture.student), "readouts": list(architecture.student.readouts)},
+        "teacher": {"layers": heads(architecture.teacher), "readouts": list(architecture.teacher.readouts)},
+        "initial_overlaps": np.asarray(initial_overlaps, dtype=float).tolist(),
+        "dimension": task.dimension,
+        "scale": task.scale,
+        "tokens": task.tokens,
+        "batch": task.batch,
+        "eigenvalues": None if task.deviations is None else task.eigenvalues.tolist(),
+        "bins": None if bins is None else np.asarray(bins).tolist(),
+        "schedule": samples,
+        "record_steps": record_steps.tolist(),
+        **settings,
+    }
+
+
+def _record_steps(steps: int | None, t1: float | None, record_times: Any, scale: float) -> Int[np.ndarray, " n"]:
+    if steps is not None and t1 is not None:
+        raise InputError("t1", expected="either steps or t1", got=f"steps={steps}, t1={t1}", remedy="leave one out")
+    if steps is None and t1 is None and record_times is None:
+        raise InputError("t1", expected="the length of the run", got=None, remedy="pass t1, steps or record_times")
+    if steps is not None:
+        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
+            raise InputError("steps", expected="an integer >= 1", got=steps, remedy="pass 1 or more")
+        last = int(steps)
+    elif t1 is not None:
+        _positive("t1", t1)
+        last = max(1, round(t1 * scale))
+    else:
+        last = None
+    if record_times is None:
+        assert last is not None
+        times = np.geomspace(last / 120, last, 31) / scale
+    else:
+        times = np.asarray(record_times, dtype=float)
+        if times.ndim != 1 or times.size == 0 or not (np.isfinite(times).all() and (times >= 0).all()):
+            raise InputError("record_times", expected="a list of times >= 0", got=record_times, remedy="in units of t")
+    recorded = np.rint(times * scale).astype(np.int64)
+    if last is not None:
+        if recorded.max() > last:
+            raise InputError(
+                "record_times",
+                expected=f"times up to {last / scale:g}",
+                got=times.max(),
+                remedy="run longer, or drop it",
+            )
+        recorded = np.append(recorded, last)
+    return np.unique(recorded)
+
+
+def _positive(name: str, value: float) -> None:
+    if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
+        raise InputError(name, expected="a positive finite number", got=value, remedy=f"pass {name} > 0")
+
+
+def _seeds(seeds: Sequence[int]) -> list[int]:
+    values = [int(seed) for seed in seeds]
+    if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
+        raise InputError("seeds", expected="distinct integers >= 0", got=seeds, remedy="e.g. (0, 1)")
+    return values
