@@ -57,10 +57,10 @@ def find_transition_curve(
 
     **Arguments**: `t (n,)` increasing, in any unit, said in `time_unit` (with what one unit is in SGD steps); `loss
     (n,)` or `(seeds, n)`, whose mean over seeds is analysed; more than 400 points are averaged in bins of log t.
-    `stderr (n,)`: standard errors of a single `loss` row, all sources; with several rows their scatter is used instead and
-    `stderr` only weighs the fit. `min_depth` in e-folds; `irreducible` is subtracted: wrong by 4 % of L(t_x) it moves
-    t_x by 5 to 10 %. `window` = (from, to) in t. `bootstrap` draws (0: no interval, for a curve without noise), `seed`
-    of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0) before `irreducible` is subtracted, when
+    `stderr (n,)`: standard errors of a single `loss` row, all sources; with several rows their scatter is used instead
+    and `stderr` only weighs the fit. `min_depth` in e-folds; `irreducible` is subtracted: wrong by 4 % of L(t_x) it
+    moves t_x by 5 to 10 %. `window` = (from, to) in t. `bootstrap` draws (0: no interval, for a curve without noise),
+    `seed` of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0) before `irreducible` is subtracted, when
     the curve begins later (default: its first value, which makes the depth a little too small). `min_aic_gap`: how much
     better than exponential + constant and power + constant the model with both terms must be (None: not demanded, for
     a theory curve).

@@ -1,0 +1,117 @@
+"""Colours, sizes and small parts that all pictures share."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+# Okabe and Ito's palette: told apart with any colour vision, and lines differ in dash as well.
+COLOURS: Final = {
+    "theory": "#0072B2",
+    "run": "#D55E00",
+    "formula": "#000000",
+    "third": "#009E73",
+    "grey": "#6E6E6E",
+}
+CYCLE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
+TIME_LABEL: Final = "t  (one unit = d SGD steps)"
+
+RC: Final[Any] = {
+    "font.size": 10.5, "axes.titlesize": 11.5, "axes.labelsize": 10.5, "legend.fontsize": 9.5,
+    "axes.spines.right": False, "axes.grid": True, "grid.color": "#D9D9D9", "grid.linewidth": 0.6,
+    "axes.axisbelow": True, "lines.linewidth": 1.8, "legend.framealpha": 0.9, "legend.edgecolor": "#D9D9D9",
+    "figure.dpi": 110, "savefig.dpi": 160, "figure.facecolor": "white",
+}  # fmt: skip
+
+
+def shared_style() -> Any:
+    """The shared matplotlib settings as a context manager; a user's own settings come back afterwards."""
+    return rc_context(RC)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of `width` x `height` inches with constrained layout and the Agg canvas: no screen, no pyplot."""
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def own_axes(axes: Axes | None, width: float = 7.0, height: float = 4.6) -> Axes:
+    """`axes`, or the only axes of a new figure."""
+    return new_figure(width, height).add_subplot() if axes is None else axes
+
+
+def steps_axis(axes: Axes, steps_per_unit: float, label: str = "SGD steps") -> Any:
+    """A second x-axis on top in SGD steps = `steps_per_unit` * x."""
+
+    def to_steps(x: ArrayLike) -> np.ndarray:
+        return np.asarray(x) * steps_per_unit
+
+    def from_steps(x: ArrayLike) -> np.ndarray:
+        return np.asarray(x) / steps_per_unit
+
+    second = axes.secondary_xaxis("top", functions=(to_steps, from_steps))
+    second.set_xlabel(label)
+    low, high = axes.get_xlim()
+    _plain_ticks(second.xaxis, low * steps_per_unit, high * steps_per_unit)
+    return second
+
+
+def plain_decades(axes: Axes) -> None:
+    """Times on a logarithmic x-axis as 0.2, 1, 10 rather than powers of ten, when the range is short enough."""
+    _plain_ticks(axes.xaxis, *axes.get_xlim())
+
+
+def _plain_ticks(axis: Any, low: float, high: float) -> None:
+    if not (1e-3 < low < high < 2e5 and high / low < 1e5):
+        return
+    axis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0) if high / low < 300 else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if x >= 1000 else f"{x:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def name_index_levels(axes: Axes) -> None:
+    """The levels of q: 1 exponential, 1/2 the threshold, 0 power law; named in the right margin, clear of the data."""
+    for level, name in ((1.0, "exponential"), (0.5, "threshold"), (0.0, "power law")):
+        axes.axhline(level, color=COLOURS["grey"], linewidth=1.0, linestyle="-" if level == 0.5 else ":")
+        axes.text(1.01, level, name, transform=axes.get_yaxis_transform(), va="center", fontsize=8.5,
+                  color=COLOURS["grey"])  # fmt: skip
+
+
+def unreadable_index(source: Any) -> np.ndarray:
+    """Where a measured q is not drawn: standard error above 1, or p within two standard errors of zero (q = p'/p)."""
+    bad = np.asarray(source.index_stderr, float) > 1.0
+    if getattr(source, "exponent_stderr", None) is not None:
+        bad |= np.asarray(source.exponent, float) < 2 * np.asarray(source.exponent_stderr, float)
+    return bad
+
+
+def mark_transition(
+    axes: Axes, transition: Any, colour: str, *, linestyle: str = "-", label: str | None = None
+) -> bool:
+    """A vertical line at t_x and a band over its 95 % interval; draws nothing when there is no transition."""
+    if transition is None or not transition.found:
+        return False
+    if transition.interval is not None:
+        axes.axvspan(*transition.interval, color=colour, alpha=0.13, linewidth=0)
+    axes.axvline(transition.t_x, color=colour, linestyle=linestyle, linewidth=1.3, label=label)
+    return True
+
+
+def transition_in_words(transition: Any, who: str, line: str) -> list[str]:
+    """Lines for a picture: t_x, how it is drawn (`line`), its interval; or that there is none."""
+    if transition is None:
+        return []
+    if not transition.found:
+        return [f"{who}: {transition.reason.split(':')[0]}"]
+    words = [f"{who}: {transition.t_x:.4g} ({line} line)"]
+    if transition.interval is not None:
+        words.append(f"95 %: {transition.interval[0]:.3g} to {transition.interval[1]:.3g} (shaded)")
+    return words
