@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from odescale.analysis.curves import find_transition_curve as find_transition_curve
     from odescale.analysis.regimes import Transition as Transition
     from odescale.analysis.transition import find_transition as find_transition
     from odescale.analysis.transition import transition_gradient as transition_gradient
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from odescale.clock import CosineSchedule as CosineSchedule
     from odescale.clock import PowerSchedule as PowerSchedule
     from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
+    from odescale.compare.comparison import Comparison as Comparison
+    from odescale.compare.comparison import compare as compare_runs  # noqa: F401
     from odescale.errors import CheckpointError as CheckpointError
     from odescale.errors import InputError as InputError
     from odescale.errors import OdescaleError as OdescaleError
@@ -29,11 +32,14 @@ if TYPE_CHECKING:
     from odescale.networks.architecture import build_architecture as build_architecture
     from odescale.networks.architecture import quickstart_architecture as quickstart_architecture
     from odescale.solve.integrate import integrate as integrate
+    from odescale.solve.sweep import sweep as sweep
     from odescale.solve.trajectory import Trajectory as Trajectory
     from odescale.systems.attention import Attention as Attention
     from odescale.systems.catalog import attention as attention
     from odescale.systems.catalog import quickstart as quickstart
     from odescale.systems.catalog import systems as available_systems  # noqa: F401
+    from odescale.training.run import TrainingRun as TrainingRun
+    from odescale.training.train import train as train
 
 __version__ = "0.1.0"
 
@@ -45,6 +51,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "Attention": ("odescale.systems.attention", "Attention"),
     "CheckpointError": ("odescale.errors", "CheckpointError"),
     "Clock": ("odescale.clock", "Clock"),
+    "Comparison": ("odescale.compare.comparison", "Comparison"),
     "ConstantSchedule": ("odescale.clock", "ConstantSchedule"),
     "CosineSchedule": ("odescale.clock", "CosineSchedule"),
     "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
@@ -55,16 +62,21 @@ _HOMES: dict[str, tuple[str, str]] = {
     "PowerSchedule": ("odescale.clock", "PowerSchedule"),
     "PrecisionError": ("odescale.errors", "PrecisionError"),
     "SolveError": ("odescale.errors", "SolveError"),
+    "TrainingRun": ("odescale.training.run", "TrainingRun"),
     "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
     "Transition": ("odescale.analysis.regimes", "Transition"),
     "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
     "attention": ("odescale.systems.catalog", "attention"),
     "available_systems": ("odescale.systems.catalog", "systems"),
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
+    "compare_runs": ("odescale.compare.comparison", "compare"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
+    "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
     "integrate": ("odescale.solve.integrate", "integrate"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
+    "sweep": ("odescale.solve.sweep", "sweep"),
+    "train": ("odescale.training.train", "train"),
     "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
 }
 

@@ -34,7 +34,7 @@ BESIDE = {"symbolic": ("errors",)}
 DERIVATIONS = ("errors", "precision", "networks", "symbolic")
 DERIVATIONS_LAZILY = ("generated",)
 # Outside packages that are not for every room.
-RESERVED = {"sympy": ("symbolic", "derivations")}
+RESERVED = {"sympy": ("symbolic", "derivations"), "matplotlib": ("plot",)}
 # `derivations` exists in a checkout only: the command line looks for it when it is asked to derive again.
 DERIVATIONS_CALLERS = ("cli",)
 
@@ -152,6 +152,7 @@ def test_no_arrow_backwards(path: str) -> None:
         ("odescale/systems/attention.py", "import sympy"),
         ("odescale/systems/attention.py", "def f():\n    from sympy.abc import x"),
         ("odescale/systems/attention.py", "def f():\n    import odescale.symbolic"),
+        ("odescale/solve/integrate.py", "from matplotlib.figure import Figure"),
         ("odescale/cli/main.py", "from odescale.symbolic import writers"),
         ("odescale/cli/main.py", "import derivations"),
         ("odescale/systems/attention.py", "def f():\n    import derivations"),
