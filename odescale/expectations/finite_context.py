@@ -79,18 +79,21 @@ def finite_context_loss(
             got=f"shapes {C.shape}, {R.shape}",
             remedy="match them",
         )
-    if chunk is None:
-        budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
-        chunk = int(np.clip(budget // (dtype.itemsize * (tokens + 1) ** 2), 1, sequences))
-        chunk = 2 ** (chunk.bit_length() - 1)  # a power of two mostly divides `sequences`: no second compile for a rest
+    size = _chunk(tokens, sequences, dtype) if chunk is None else int(chunk)
     root = jnp.asarray(overlap_root(C), dtype=dtype)
     with jax.default_matmul_precision("highest"):
         loss, moments = _losses_and_moments(
-            architecture, root, jnp.asarray(R, dtype=dtype), key, int(tokens), int(sequences), int(chunk)
+            architecture, root, jnp.asarray(R, dtype=dtype), key, int(tokens), int(sequences), size
         )
     loss = np.asarray(loss, dtype=np.float64)
     deviations = np.asarray(moments, dtype=np.float64) - C
     return _controlled_mean(loss, _controls(architecture, C, R, deviations, control))
+
+
+def _chunk(tokens: int, sequences: int, dtype: np.dtype) -> int:
+    budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
+    most = int(np.clip(budget // (dtype.itemsize * (tokens + 1) ** 2), 1, sequences))
+    return 2 ** (most.bit_length() - 1)  # a power of two mostly divides `sequences`: no second compile for a rest
 
 
 def _controls(

@@ -74,8 +74,8 @@ class TrainingRun(eqx.Module):
 
     def save(self, path: str | os.PathLike) -> Path:
         """One npz with all arrays and a JSON header, written atomically."""
-        header = {"kind": "training run", "config": self.config, "meta": self.meta}
-        return write_arrays(path, {name: np.asarray(getattr(self, name)) for name in ARRAYS}, header)
+        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
+        return write_arrays(path, "training run", arrays, {"config": self.config, "meta": self.meta})
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> TrainingRun:
@@ -83,7 +83,7 @@ class TrainingRun(eqx.Module):
 
         A schedule comes back as its samples, linearly interpolated (`SampledSchedule`).
         """
-        arrays, header = read_arrays(path, "training run")
+        arrays, header = read_arrays(path, "training run", "path", "train again, or check the path")
         return cls(
             **{name: arrays[name] for name in ARRAYS},
             clock=clock_of(header["config"]),

@@ -204,24 +204,24 @@ def _stop_if_diverged(
     step: int,
     scale: float,
 ) -> None:
-    finite = np.isfinite(rows).all(axis=(1, 2))
     for i, seed in enumerate(seeds):
-        if diverged_at[i] >= 0 or not finite[i]:
+        if diverged_at[i] >= 0 or not np.isfinite(rows[i]).all():
             at = int(diverged_at[i]) if diverged_at[i] >= 0 else step
             raise SolveError(
                 f"training diverged: seed {seed} at step {at} (t = {at / scale:.4g}), mean sample loss {loss[i]:.3g}; "
-                "likely cause: learning_rate above the stability limit at this batch; halve learning_rate or raise batch"
+                "likely cause: learning_rate above the stability limit at this batch; halve it or raise batch"
             )
 
 
 def _save(path: str | os.PathLike, config: dict, rows: np.ndarray, step: int, records: dict[str, list]) -> None:
     arrays = {name: np.stack(values, axis=1) for name, values in records.items() if values}
-    header = {"kind": "training checkpoint", "config_hash": fingerprint(config), "config": config, "step": step}
-    write_arrays(path, {"rows": rows, **arrays}, header)
+    header = {"config_hash": fingerprint(config), "config": config, "step": step}
+    write_arrays(path, "training checkpoint", {"rows": rows, **arrays}, header)
 
 
 def _resume(path: str | os.PathLike, config: dict) -> tuple[np.ndarray, int, dict[str, list]]:
-    arrays, header = read_arrays(path, "training checkpoint", "checkpoint")
+    remedy = "give another path, or resume=False to overwrite it"
+    arrays, header = read_arrays(path, "training checkpoint", "checkpoint", remedy)
     if header["config_hash"] != fingerprint(config):
         other = header["config"]
         changed = sorted(name for name in config if config[name] != other.get(name)) or ["fields of another version"]
@@ -229,7 +229,7 @@ def _resume(path: str | os.PathLike, config: dict) -> tuple[np.ndarray, int, dic
             "checkpoint",
             expected=f"a checkpoint of this configuration at {path}",
             got=f"another {', '.join(changed)}",
-            remedy="give another path, or resume=False to overwrite it",
+            remedy=remedy,
         )
     records = {name: list(np.moveaxis(arrays[name], 1, 0)) if name in arrays else [] for name in MEASURED}
     return arrays["rows"], int(header["step"]), records
