@@ -14,8 +14,8 @@ class Code(IntEnum):
 
     OK = 0
     MAX_STEPS = 1
-    NOT_FINITE = 2
-    IMPLICIT_FAILED = 3
+    IMPLICIT_FAILED = 2
+    NOT_FINITE = 3
     STEP_TOO_SMALL = 4
     LOSS_NOT_POSITIVE = 5
 

@@ -47,7 +47,8 @@ def sweep(
     dimension): loop over those.
     """
     resolve_dtype("float64", "sweep")
-    build, parameters, _ = find_system(system)
+    entry = find_system(system)
+    build, parameters = entry.build, entry.parameters
     known = {parameter.name: parameter for parameter in parameters}
     arrays = {name: np.asarray(column, dtype=float) for name, column in values.items()}
     if not arrays:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from difflib import get_close_matches
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -166,14 +167,27 @@ def _system(
     )
 
 
-SYSTEMS: dict[str, tuple[Callable[..., Attention], tuple[Parameter, ...], str]] = {
-    "attention": (attention, ATTENTION_PARAMETERS, "softmax transformer at infinite context: any depth, heads, spectrum"),
-    "quickstart": (quickstart, QUICKSTART_PARAMETERS, "two layers, frozen readouts: exponential decay, then t^-2"),
+class Entry(eqx.Module):
+    """A named system: how to build it, its parameters, what it is, and an end time (units of t) that shows it."""
+
+    build: Callable[..., Attention] = eqx.field(static=True)
+    parameters: tuple[Parameter, ...]
+    description: str = eqx.field(static=True)
+    t1: float = eqx.field(static=True)
+
+
+SYSTEMS: dict[str, Entry] = {
+    "attention": Entry(
+        attention, ATTENTION_PARAMETERS, "softmax transformer at infinite context: any depth, heads, spectrum", 40.0
+    ),
+    "quickstart": Entry(
+        quickstart, QUICKSTART_PARAMETERS, "two layers, frozen readouts: exponential decay, then t^-2", 30.0
+    ),
 }
 
 
-def find_system(name: str) -> tuple[Callable[..., Attention], tuple[Parameter, ...], str]:
-    """Builder, parameters and one-line description of a named system; an unknown name is refused with a hint."""
+def find_system(name: str) -> Entry:
+    """The entry of a named system; an unknown name is refused with a hint."""
     if name not in SYSTEMS:
         close = get_close_matches(name, SYSTEMS, n=1)
         hint = f"did you mean {close[0]}?" if close else "run `odescale systems`"
@@ -183,4 +197,4 @@ def find_system(name: str) -> tuple[Callable[..., Attention], tuple[Parameter, .
 
 def systems() -> dict[str, str]:
     """Names of the systems and what they are."""
-    return {name: description for name, (_, _, description) in SYSTEMS.items()}
+    return {name: entry.description for name, entry in SYSTEMS.items()}

@@ -1,0 +1,1 @@
+"""The command line: `odescale systems | derive | solve | transition | train | compare | report | quickstart`."""

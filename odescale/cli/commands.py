@@ -1,0 +1,195 @@
+"""The commands, one function each: options in, exit status out."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from odescale.analysis.curves import find_transition_curve
+from odescale.analysis.transition import find_transition
+from odescale.cli.arguments import settings
+from odescale.cli.output import emit, trajectory_record, trajectory_text
+from odescale.cli.quickstart import run_quickstart
+from odescale.compare.comparison import compare
+from odescale.compare.logs import read_log
+from odescale.compare.report import plain, to_json, write_report
+from odescale.errors import InputError
+from odescale.plot.trajectory import plot_trajectory
+from odescale.solve.integrate import integrate
+from odescale.systems.attention import Attention
+from odescale.systems.catalog import SYSTEMS, find_system
+from odescale.training.of_system import train_system
+
+
+def systems_command(options: argparse.Namespace) -> int:
+    """Lists systems, parameters, defaults, domains, units."""
+    lines: list[str] = []
+    catalogue: dict[str, Any] = {}
+    for name, entry in SYSTEMS.items():
+        lines.append(f"{name}: {entry.description} (t1 = {entry.t1:g} by default)")
+        for p in entry.parameters:
+            lines.append(f"    {p.name:<15} {str(p.default):<10} {p.meaning} [{p.unit}]; {p.domain}")
+        keys = ("name", "default", "domain", "unit", "meaning")
+        catalogue[name] = {
+            "description": entry.description,
+            "t1": entry.t1,
+            "parameters": [{key: getattr(p, key) for key in keys} for p in entry.parameters],
+        }
+    emit({"systems": catalogue}, "\n".join(lines), options.json)
+    return 0
+
+
+def derive_command(options: argparse.Namespace) -> int:
+    """Prints the shipped derivation, or derives it again."""
+    shipped = files("odescale.generated").joinpath(f"{options.name}.md")
+    known = sorted(p.name.removesuffix(".md") for p in files("odescale.generated").iterdir() if p.name.endswith(".md"))
+    if options.name not in known:
+        raise InputError("name", expected=f"one of {', '.join(known)}", got=options.name, remedy="pick a listed theory")
+    if not options.rerun:
+        text = shipped.read_text(encoding="utf-8")
+        emit({"system": options.name, "derivation": text}, text, options.json)
+        return 0
+    try:
+        from derivations.registry import derive_function
+    except ModuleNotFoundError as error:
+        raise InputError(
+            "--rerun", expected="a checkout with its derivations/ folder as working directory", got=f"no {error.name}",
+            remedy="clone the repository and run it there, or drop --rerun",
+        ) from error  # fmt: skip
+    text = derive_function(options.name)().to_markdown()
+    same = text == shipped.read_text(encoding="utf-8")
+    emit({"system": options.name, "derivation": text, "matches_shipped": same}, text, options.json)
+    return 0
+
+
+def solve_command(options: argparse.Namespace) -> int:
+    """Integrates and prints a trajectory."""
+    system, t1 = _system(options)
+    trajectory = integrate(
+        system, t1, points=options.points, rtol=options.rtol, solver=options.solver, accuracy=options.accuracy,
+        precision=options.precision, progress=False,
+    )  # fmt: skip
+    if options.save:
+        trajectory.save(options.save)
+    if options.plot:
+        plot_trajectory(trajectory).get_figure().savefig(options.plot, dpi=150)  # type: ignore[union-attr]
+    emit(trajectory_record(trajectory, options.clock), trajectory_text(trajectory, options.clock), options.json)
+    return 0
+
+
+def transition_command(options: argparse.Namespace) -> int:
+    """Finds the transition of a system; "no exponential phase" is an answer, exit status 0."""
+    system, t1 = _system(options)
+    found = find_transition(system, t1, min_depth=options.min_depth, precision=options.precision)
+    record: dict[str, Any] = {
+        "system": system.label,
+        "parameters": system.summary(),
+        "time_unit": found.time_unit,
+        "transition": found.to_dict(),
+    }
+    if found.t_x is not None:
+        record["transition"] |= {name: float(system.clock.from_t(found.t_x, name)) for name in ("steps", "tau")}
+        where = f"\n= {record['transition']['steps']:.6g} SGD steps = {record['transition']['tau']:.6g} of intrinsic time"
+    else:
+        where = ""
+    emit(record, f"{found}{where}", options.json)
+    return 0
+
+
+def train_command(options: argparse.Namespace) -> int:
+    """Trains the finite-size run of a system and saves it."""
+    system, t1 = _system(options)
+    run = train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
+    path = run.save(Path(options.out) / "run.npz")
+    stderr = run.stderr() if len(run.seeds) > 1 else run.loss_stderr[0]
+    rows = [f"{int(s):>10}  {t:10.4g}  {m:12.6g}  {e:9.2g}" for s, t, m, e in zip(run.step, run.t, run.mean_loss(), stderr, strict=True)]
+    text = "\n".join([f"{'step':>10}  {'t':>10}  {'test loss':>12}  {'+-':>9}", *rows, f"saved to {path}"])
+    record = {
+        "system": system.label,
+        "parameters": system.summary(),
+        "time_unit": f"one unit of t = {system.trace:g} SGD steps",
+        "t": run.t,
+        "loss": run.mean_loss(),
+        "error": stderr,
+        "observables": {"overlaps": run.overlaps.mean(axis=0)},
+        "steps": run.step,
+        "path": str(path),
+    }
+    emit(record, text, options.json)
+    return 0
+
+
+def compare_command(options: argparse.Namespace) -> int:
+    """Trains, compares with the theory, writes the report."""
+    system, t1 = _system(options)
+    run = train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
+    comparison = compare(system, run, min_depth=options.min_depth)
+    page = write_report(comparison, options.out, title=f"{system.label}: theory against {len(run.seeds)} runs")
+    record = to_json(comparison) | {
+        "t": run.t,
+        "loss": comparison.theory_loss,
+        "exponent": comparison.theory.exponent[comparison.at],
+        "error": comparison.points_error(),
+        "path": str(page),
+    }
+    text = f"{comparison.verdict}\ntheory: {comparison.exact}\nrun: {comparison.run_transition}\nreport: {page}"
+    emit(record, text, options.json)
+    return 0
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Regimes and transition of a user's own loss curves."""
+    logs = {}
+    lines = []
+    for name in options.logs:
+        log = read_log(name)
+        entry: dict[str, Any] = {"column": log.loss_column, "steps": log.step, "loss": log.loss}
+        lines.append(f"{name}: {log.step.size} points, column {log.loss_column}")
+        for estimator in ("spline", "fit"):
+            found = find_transition_curve(
+                log.step, log.loss, estimator=estimator, min_depth=options.min_depth, irreducible=options.irreducible,
+                time_unit="SGD steps of the log",
+            )  # fmt: skip
+            entry[estimator] = found.to_dict()
+            lines.append(f"    {found}")
+        logs[name] = entry
+    first = next(iter(logs.values()))
+    record = {"time_unit": "SGD steps of the log", "t": first["steps"], "loss": first["loss"], "logs": plain(logs)}
+    emit(record, "\n".join(lines), options.json)
+    return 0
+
+
+def quickstart_command(options: argparse.Namespace) -> int:
+    """The whole line on the quickstart system."""
+    record, text = run_quickstart(options.seeds, Path(options.out), quiet=options.json)
+    emit(record, text, options.json)
+    return 0
+
+
+def _system(options: argparse.Namespace) -> tuple[Attention, float]:
+    entry = find_system(options.system)
+    system = entry.build(**settings(options.set, entry.parameters, options.system))
+    if options.clock not in ("t", "steps", "tau"):
+        raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
+    if options.t1 is None:
+        return system, entry.t1
+    if not (np.isfinite(options.t1) and options.t1 > 0):
+        raise InputError("t1", expected="a positive finite time", got=options.t1, remedy="e.g. --t1 30")
+    return system, float(np.asarray(system.clock.to_t(options.t1, options.clock)))
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "systems": systems_command,
+    "derive": derive_command,
+    "solve": solve_command,
+    "transition": transition_command,
+    "train": train_command,
+    "compare": compare_command,
+    "report": report_command,
+    "quickstart": quickstart_command,
+}
