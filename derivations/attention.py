@@ -9,6 +9,7 @@ that comes out.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import sympy
 from sympy import S
@@ -16,8 +17,10 @@ from sympy.matrices.expressions import MatrixSymbol, Trace
 
 from derivations import attention_checks as checks
 from derivations import attention_finite_context as finite
+from derivations import attention_quickstart as quickstart
+from derivations.attention_tape import operation_table
 from odescale.errors import InputError
-from odescale.symbolic.document import to_markdown
+from odescale.networks.architecture import build_architecture
 from odescale.symbolic.gaussian import Gaussian, covariance_symbols
 from odescale.symbolic.matrix import adjoint
 from odescale.symbolic.matrix_writer import MatrixWriter, Selector
@@ -25,7 +28,7 @@ from odescale.symbolic.module_writer import function_source
 from odescale.symbolic.record import Assumption, Derivation, Equation, Output, Parameter, Step
 from odescale.symbolic.sgd import FLAG, SIZE, H, OverlapFlow, S_ROWS, V, G, batch, decay, eta, lam, overlap_flow, stein_moments
 
-__all__ = ["AttentionOptions", "derive", "to_markdown"]
+__all__ = ["AttentionOptions", "derive"]
 
 ROWS = SIZE
 OUTPUTS = sympy.Symbol("K", integer=True, positive=True)
@@ -106,7 +109,7 @@ def sgd_step(options: AttentionOptions) -> tuple[Step, OverlapFlow]:
             Equation(r"\frac{d}{dt}\langle A_iA_j\rangle", flow.flow),
         ),
         ("online", "dimension") + (("noise",) if options.noise else ("no noise",)),
-        checks.one_sgd_step,
+        partial(checks.one_sgd_step, flow),
     )
     return step, flow
 
@@ -137,7 +140,7 @@ def mean_gradient() -> Step:
             Equation(r"\nabla_A L", chain_rule),
         ),
         ("gaussian", "dimension"),
-        checks.mean_gradient,
+        partial(checks.mean_gradient, chain_rule),
     )
 
 
@@ -190,7 +193,7 @@ def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
         "its mean, zero.",
         tuple(equations),
         ("gaussian", "context", "independent"),
-        checks.softmax_average,
+        partial(checks.softmax_average, average, options.logit_scale),
     )
     return step, layer
 
@@ -232,7 +235,7 @@ def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
             Equation("V", noise if options.noise else S.Zero),
         ),
         ("gaussian", "square loss", "context"),
-        checks.population_loss,
+        partial(checks.population_loss, half * product, noise),
     )
     return step, LossMatrices(product, half * product, noise)
 
@@ -283,13 +286,22 @@ def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrice
         "overlaps of frozen rows only, which S removes.",
         tuple(equations),
         (),
-        checks.layer_adjoint,
+        partial(
+            checks.layer_adjoint, (layer.identity, layer.rows), (result.identity, result.rows)
+        ),
     )
     return step, result
 
 
-def assembled(options: AttentionOptions, flow: OverlapFlow) -> Step:
+def assembled(options: AttentionOptions, flow: OverlapFlow, outputs: tuple[Output, ...]) -> Step:
     """The ODE per eigenmode."""
+    network = build_architecture(
+        options.depth,
+        options.heads,
+        value="rows" if options.values == "rows" else "identity",
+        outputs=options.outputs,
+        train_readouts=options.train_readouts,
+    )
     return Step(
         "ode",
         "The closed ODE",
@@ -300,7 +312,7 @@ def assembled(options: AttentionOptions, flow: OverlapFlow) -> Step:
         + "One unit of t is N SGD steps.",
         (Equation("M", flow.rate), Equation(r"\frac{dq_k}{dt}", flow.matrix)),
         ("dimension", "online"),
-        checks.assembled,
+        partial(checks.closure_against_tape, outputs, network, options.logit_scale),
     )
 
 
@@ -456,13 +468,20 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
     tilt, layer = softmax_average(options)
     loss, matrices = population_loss(options)
     backward, adjoints = layer_adjoint(options, layer, matrices)
-    steps = [sgd, mean_gradient(), tilt, loss, backward, assembled(options, flow)]
     outputs = list(write_functions(options, layer, matrices, adjoints, flow))
+    steps = [sgd, mean_gradient(), tilt, loss, backward, assembled(options, flow, tuple(outputs))]
     if options.context == "order 1/T":
         ratio, average = finite.softmax_average(options.logit_scale)
         query, moments = finite.query_average(average, options.logit_scale)
-        steps += [ratio, query, finite.corrected_theory(moments)]
-        outputs += finite.write_functions(moments, options.logit_scale)
+        corrected = finite.write_functions(moments, options.logit_scale)
+        steps += [ratio, query, finite.corrected_theory(moments, (*outputs, *corrected))]
+        outputs += corrected
+    if options.identity and options.logit_scale == 1:
+        symbols = {"A": A, "B": B, "C": C, "q": q, "k": k}
+        reduction, solved = quickstart.reduce_and_solve(layer.identity, adjoints.identity[:2], symbols, tuple(outputs))
+        steps.append(reduction)
+        outputs.append(quickstart.write(solved))
+    tables = (operation_table(options.logit_scale),) if options.identity else ()
     return Derivation(
         name="attention",
         title="Infinite-context softmax transformer",
@@ -497,6 +516,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
         steps=tuple(steps),
         sources=("Saad & Solla, Phys. Rev. E 52, 4225 (1995)", "Goldt et al., NeurIPS 2019"),
         outputs=tuple(outputs),
+        tables=tables,
         imports=("import jax", "import jax.numpy as jnp", "from jax import Array")
         + (("", "from odescale.errors import InputError") if options.context == "order 1/T" else ()),
     )

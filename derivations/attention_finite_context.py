@@ -9,6 +9,7 @@ add up to order 1/T.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import sympy
 
@@ -80,7 +81,7 @@ def softmax_average(scale: sympy.Expr | int) -> tuple[Step, Average]:
             Equation(r"T\,\mathrm{Cov}(m_g, m_h)", average.kernel),
         ),
         ("gaussian", "independent", "finite context"),
-        checks.softmax_ratio,
+        partial(checks.softmax_ratio, average.bias, average.kernel),
     )
     return step, average
 
@@ -152,7 +153,7 @@ def query_average(average: Average, scale: sympy.Expr | int) -> tuple[Step, Quer
             Equation(r"T\,\mathrm{E}[a\,(\mathrm{E}[m_g]-m_g^\infty)]", product),
         ),
         ("gaussian", "finite context"),
-        checks.query_average,
+        partial(checks.query_average, pair, scale),
     )
     moments = QueryMoments(weight, (response[0, 0], response[0, 1], response[1, 1]), pair, product, expect)
     return step, moments
@@ -163,7 +164,7 @@ def query_polynomial(polynomial: sympy.Expr, covariance: sympy.Matrix) -> sympy.
     return Gaussian((s, t), sympy.ImmutableMatrix(covariance.applyfunc(sympy.simplify))).expect(polynomial)
 
 
-def corrected_theory(moments: QueryMoments) -> Step:
+def corrected_theory(moments: QueryMoments, outputs: tuple[Output, ...]) -> Step:
     """Loss, drift and noise put together."""
     return Step(
         "finite",
@@ -184,7 +185,7 @@ def corrected_theory(moments: QueryMoments) -> Step:
             )
         ),
         ("gaussian", "finite context", "square loss"),
-        checks.finite_context,
+        partial(checks.finite_context, outputs),
     )
 
 

@@ -4,7 +4,7 @@ Mean-field ODE of online SGD on a transformer with softmax attention, any depth 
 K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
 """
 
-# derivation: attention | api: 1 | sha256: 62c5f1eeb2a736449ce8f144b592ee559543e013aa7f8312f73e19032dfc815f
+# derivation: attention | api: 1 | sha256: ae310450828ed791c466b020f80d0c33d510b978821d49d297ed7e4bf8471d27
 # ruff: noqa: E501
 # fmt: off
 
@@ -365,3 +365,11 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
     V = V + across + across.T
     V = V0 + trained[:, None] * V * trained / tokens
     return G, V
+
+
+def quickstart_loss(S: Array, beta: Array, y0: Array, y1: Array) -> Array:
+    """L(S) of the noise-free quickstart system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0."""
+    u0 = 2 * S
+    u1 = beta - y0
+    loss = 0.5 * y1 ** 2 / (u0 * y1 + 1) ** 2 + 0.5 * beta ** 2 * u1 ** 2 / (u1 + y0 * jnp.exp(beta * u0)) ** 2
+    return loss

@@ -55,8 +55,18 @@ class Tape:
         exec("\n".join(lines), scope)
         return [float(value) for value in scope["result"]]  # pyright: ignore[reportGeneralTypeIssues]
 
-    def operations(self, outputs: Sequence[sympy.Expr] = ()) -> int:
-        """Arithmetic operations of the entries and outputs, after common sub-expressions are shared."""
-        expressions = [expression for _, expression in self.entries] + list(outputs)
+    def live(self, outputs: Sequence[sympy.Expr]) -> list[tuple[sympy.Symbol, sympy.Expr]]:
+        """The entries that `outputs` depend on, in order."""
+        needed: set[sympy.Basic] = set().union(*(sympy.sympify(e).free_symbols for e in outputs))
+        kept = []
+        for symbol, expression in reversed(self.entries):
+            if symbol in needed:
+                kept.append((symbol, expression))
+                needed |= expression.free_symbols
+        return kept[::-1]
+
+    def operations(self, outputs: Sequence[sympy.Expr]) -> int:
+        """Arithmetic operations that lead to `outputs`, common sub-expressions shared, dead entries left out."""
+        expressions = [expression for _, expression in self.live(outputs)] + [sympy.sympify(e) for e in outputs]
         temporaries, reduced = sympy.cse(expressions, order="none")
         return int(sum(sympy.count_ops(e) for _, e in temporaries) + sum(sympy.count_ops(e) for e in reduced))
