@@ -52,7 +52,7 @@ def test_bad_overlaps_are_refused(C, word):
 
 @pytest.mark.parametrize("value", ["identity", "rows"])
 def test_loss_agrees_with_last_token_brute_force(value):
-    """Every token as query with moment controls = the definition at the last token, within 4 combined errors."""
+    """Many queries per context with moment controls = the definition at the last token, within 4 combined errors."""
     architecture = build_architecture(2, value=value)
     C = np.asarray(random_overlaps(jax.random.key(5), architecture.size, scale=0.25))
     R = 1.3 * C

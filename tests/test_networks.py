@@ -7,7 +7,7 @@ import pytest
 from oracles import oracle_functionals, oracle_loss, random_overlaps
 
 from odescale.networks.architecture import Architecture, FieldNetwork, Head, build_architecture, quickstart_architecture
-from odescale.networks.fields import apply_on_fields, rows_read_from
+from odescale.networks.fields import apply_on_fields, apply_on_queries, rows_read_from
 from odescale.networks.infinite import infinite_functionals, infinite_loss
 from odescale.networks.transformer import Transformer
 
@@ -36,13 +36,13 @@ def literal_forward(network, rows, tokens, scale):
         new = h.copy()
         for head in heads:
             for t in range(len(h)):
-                others = [s for s in range(len(h)) if s != t]
+                context = range(len(h) - 1)
                 if head.query is None:
-                    a = np.full(len(others), 1 / len(others))
+                    a = np.full(len(context), 1 / len(context))
                 else:
-                    logits = np.array([(rows[head.query] @ h[t]) * (rows[head.key] @ h[s]) / scale for s in others])
+                    logits = np.array([(rows[head.query] @ h[t]) * (rows[head.key] @ h[s]) / scale for s in context])
                     a = np.exp(logits) / np.exp(logits).sum()
-                for weight, s in zip(a, others, strict=True):
+                for weight, s in zip(a, context, strict=True):
                     new[t] += weight * (
                         h[s] if head.value is None else rows[head.output] * (rows[head.value] @ h[s]) / scale
                     )
@@ -76,8 +76,20 @@ def test_fields_under_vmap():
     np.testing.assert_allclose(batched, alone, rtol=1e-12)
 
 
+def test_queries_that_share_a_context_are_independent():
+    architecture = CASES["rows, depth 3, 2 heads"]
+    T, n = 5, 3
+    phi = jax.random.normal(jax.random.key(0), (T + n, architecture.size))
+    R = random_overlaps(jax.random.key(1), architecture.size)
+    together = apply_on_queries(architecture.student, phi, R, T)
+    alone = [
+        apply_on_fields(architecture.student, jnp.concatenate([phi[:T], phi[T + i : T + i + 1]]), R) for i in range(n)
+    ]
+    np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-12)
+
+
 def test_one_context_token_is_copied():
-    """T = 1: the softmax over one other token is 1, whatever the logits, however large."""
+    """T = 1: the softmax over one context token is 1, whatever the logits, however large."""
     network = FieldNetwork(((Head(0, 1),),), (2,))
     phi = jnp.array([[900.0, -800.0, 0.25], [700.0, 900.0, 0.5]])
     np.testing.assert_allclose(apply_on_fields(network, phi, jnp.eye(3)), [0.75], rtol=1e-15)
@@ -112,7 +124,7 @@ def test_infinite_forward_equals_oracle(name):
 
 @pytest.mark.parametrize("value", ["identity", "rows"])
 def test_long_context_approaches_the_infinite_one(value):
-    """The two forms of one head meet as T grows: at fixed query within 5 sigma, next to a shift of 100 sigma and more."""
+    """The two forms of one head meet as T grows: at fixed query within 5 sigma, next to a shift of 100 sigma."""
     network = FieldNetwork(((Head(0, 1) if value == "identity" else Head(0, 1, 2, 3),),), (3,))
     C = jnp.array([[0.5, 0.0, 0.0, 0.0], [0.0, 0.5, 0.4, 0.5], [0.0, 0.4, 1.0, 0.3], [0.0, 0.5, 0.3, 1.0]])
     query = jnp.array([1.2, 0.3, -0.5, 0.7])

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float
 from odescale.errors import InputError
 from odescale.expectations.gaussian_fields import overlap_root
 from odescale.networks.architecture import Architecture
-from odescale.networks.fields import apply_at_every_token
+from odescale.networks.fields import apply_on_queries
 from odescale.networks.infinite import infinite_functionals
 from odescale.precision import resolve_dtype
 
@@ -35,12 +35,12 @@ def finite_context_loss(
 ) -> tuple[float, float]:
     r"""L_T = E[l], l = 1/2 sum_i (f_i - f*_i)^2 at a query token with T context tokens, fields phi_t ~ N(0, C).
 
-        estimate = mean over sequences of [ l - sum_jk c_jk (M_jk - C_jk) ],   M = sum_t phi_t phi_t^T / (T + 1)
+        estimate = mean over sequences of [ l - sum_jk c_jk (M_jk - C_jk) - sum_jk c'_jk (M'_jk - C_jk) ]
 
-    Each of the T + 1 tokens of a sequence is the query in turn and l is their mean: the queries are nearly independent,
-    only their context is shared. The empirical covariance M of the sequence has mean C exactly and is the control
-    variate; the loss of the infinite-context network at the same queries, 1/2 sum_i b_i^T M b_i with mean L(C), is
-    one linear function of it. Coefficients c come from least squares on the same samples.
+    A sequence is T context tokens and T query tokens that each read this context; l is the mean over its queries, and
+    M, M' are the empirical covariances of the fields of its context and of its queries. Both have mean C exactly and
+    serve as control variates; the loss of the infinite-context network at the same queries, 1/2 sum_i b_i^T M' b_i
+    with mean L(C), is one linear function of them. Coefficients c come from least squares on the same samples.
 
     **Arguments**
 
@@ -49,12 +49,12 @@ def finite_context_loss(
       heads only; `None` takes R = C (isotropic tokens).
     - `tokens`: T >= 1, context tokens that a query attends to. `sequences`: samples, >= 2; 4096 is a good value.
     - `key`: JAX random key. Sample i depends on (key, i) alone, so `chunk` never changes the numbers.
-    - `control`: `"moments"` (all entries of M), `"infinite"` (the infinite-context loss alone), `"none"`. With fewer
-      than 10 samples per coefficient `"moments"` falls back to `"infinite"`, whose bias, of order 1/sequences,
-      stays small.
+    - `control`: `"moments"` (all entries of M and M'), `"infinite"` (the infinite-context loss alone), `"none"`. With
+      fewer than 10 samples per coefficient `"moments"` falls back to the entries of M + M', then to `"infinite"`, so
+      that the bias of estimated coefficients, of order coefficients/sequences, stays small.
     - `precision`: `"float64"`, or `"float32"` for speed: then networks are evaluated in float32 (relative error of the
       loss about 1e-5), means in float64.
-    - `chunk`: sequences held in memory at once; chosen from the memory of (T + 1)^2 weights when None.
+    - `chunk`: sequences held in memory at once; chosen from the memory of the 2 T^2 weights when None.
 
     **Returns** (mean, standard error), both floats, dimensionless.
 
@@ -86,26 +86,28 @@ def finite_context_loss(
             architecture, root, jnp.asarray(R, dtype=dtype), key, int(tokens), int(sequences), size
         )
     loss = np.asarray(loss, dtype=np.float64)
-    deviations = np.asarray(moments, dtype=np.float64) - C
+    deviations = np.asarray(moments, dtype=np.float64) - C  # (sequences, 2, P, P): context, queries
     return _controlled_mean(loss, _controls(architecture, C, R, deviations, control))
 
 
 def _chunk(tokens: int, sequences: int, dtype: np.dtype) -> int:
     budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
-    most = int(np.clip(budget // (dtype.itemsize * (tokens + 1) ** 2), 1, sequences))
+    most = int(np.clip(budget // (dtype.itemsize * 2 * tokens**2), 1, sequences))
     return 2 ** (most.bit_length() - 1)  # a power of two mostly divides `sequences`: no second compile for a rest
 
 
 def _controls(
-    architecture: Architecture, C: np.ndarray, R: np.ndarray, deviations: Float[np.ndarray, "n P P"], control: str
+    architecture: Architecture, C: np.ndarray, R: np.ndarray, deviations: Float[np.ndarray, "n 2 P P"], control: str
 ) -> Float[np.ndarray, "n c"]:
-    size, samples = C.shape[0], len(deviations)
+    samples, entries = len(deviations), C.shape[0] * (C.shape[0] + 1) // 2
     if control == "none":
         return np.zeros((samples, 0))
-    if control == "moments" and samples >= 10 * (size * (size + 1) // 2 + 1):
-        return deviations[(slice(None), *np.triu_indices(size))]
+    if control == "moments" and samples >= 10 * (entries + 1):
+        if samples < 10 * (2 * entries + 1):
+            deviations = deviations.mean(axis=1, keepdims=True)
+        return deviations[(..., *np.triu_indices(C.shape[0]))].reshape(samples, -1)
     b = infinite_functionals(C, R, architecture.student) - infinite_functionals(C, R, architecture.teacher)  # type: ignore[arg-type]
-    return 0.5 * np.einsum("ip,npq,iq->n", b, deviations, b)[:, None]
+    return 0.5 * np.einsum("ip,npq,iq->n", b, deviations[:, 1], b)[:, None]
 
 
 def _controlled_mean(loss: Float[np.ndarray, " n"], controls: Float[np.ndarray, "n c"]) -> tuple[float, float]:
@@ -133,11 +135,15 @@ def _losses_and_moments(
     tokens: int,
     sequences: int,
     chunk: int,
-) -> tuple[Float[Array, " n"], Float[Array, "n P P"]]:
+) -> tuple[Float[Array, " n"], Float[Array, "n 2 P P"]]:
     def one(index: Array) -> tuple[Array, Array]:
-        normal = jax.random.normal(jax.random.fold_in(key, index), (tokens + 1, root.shape[0]), root.dtype)
+        normal = jax.random.normal(jax.random.fold_in(key, index), (2 * tokens, root.shape[0]), root.dtype)
         phi = normal @ root.T
-        error = apply_at_every_token(architecture.student, phi, R) - apply_at_every_token(architecture.teacher, phi, R)
-        return 0.5 * jnp.sum(error**2) / (tokens + 1), phi.T @ phi / (tokens + 1)
+        outputs = [
+            apply_on_queries(network, phi, R, tokens) for network in (architecture.student, architecture.teacher)
+        ]
+        parts = phi.reshape(2, tokens, -1)
+        moments = jnp.swapaxes(parts, -1, -2) @ parts / tokens
+        return 0.5 * jnp.sum((outputs[0] - outputs[1]) ** 2) / tokens, moments
 
     return jax.lax.map(one, jnp.arange(sequences), batch_size=chunk)

@@ -15,7 +15,7 @@ from odescale.errors import InputError
 
 
 class Head(eqx.Module):
-    """One attention head: token t adds sum_s softmax_s(phi_query,t phi_key,s) v_s, with s over the other tokens.
+    """One attention head: token t adds sum_s softmax_s(phi_query,t phi_key,s) v_s, with s over the T context tokens.
 
     **Arguments** (row numbers):
 

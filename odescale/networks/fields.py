@@ -3,6 +3,10 @@
 A network whose weights are rows needs of every token only its fields phi_j = A_j . x / sqrt(N): logits are products of
 two fields, and a head moves the fields of a token by attention averages of fields (value = identity) or by overlaps
 R_jo times an average (value/output rows). `odescale.networks.transformer` is the same network on d-dimensional tokens.
+
+Who attends to whom: a query token attends to its T context tokens and is not among them; the context tokens attend to
+the T context tokens, themselves included, and never see the query. With a mask on themselves they would move by O(1/T)
+less in every layer but the last: another finite-context correction, the same theory at infinite context.
 """
 
 from __future__ import annotations
@@ -14,17 +18,9 @@ from jaxtyping import Array, Float
 from odescale.networks.architecture import FieldNetwork
 
 
-def attention_weights(query: Float[Array, " n"], key: Float[Array, " m"]) -> Float[Array, "n m"]:
-    """a_ts = exp(s_t k_s) / sum_{s' != t} exp(s_t k_s'), zero on the diagonal: a token never attends to itself.
-
-    `query` holds the query fields s_t, `key` the key fields k_s. With one query fewer tokens than keys are not
-    supported: n = m attends within one list of tokens (diagonal masked), n = 1 and any m is a query token outside the
-    list `key` (nothing masked).
-    """
-    logits = query[:, None] * key[None, :]
-    if query.shape[0] > 1:
-        logits = jnp.where(jnp.eye(key.shape[0], dtype=bool), -jnp.inf, logits)
-    return jax.nn.softmax(logits, axis=-1)
+def attention_weights(query: Float[Array, " n"], key: Float[Array, " T"]) -> Float[Array, "n T"]:
+    """a_ts = exp(s_t k_s) / sum_{s'} exp(s_t k_s') over the T context tokens; s_t query fields, k_s key fields."""
+    return jax.nn.softmax(query[:, None] * key[None, :], axis=-1)
 
 
 def rows_read_from(network: FieldNetwork, layer: int) -> tuple[int, ...]:
@@ -41,68 +37,51 @@ def apply_on_fields(
 ) -> Float[Array, " K"]:
     r"""f_i = phi^L_{r_i, query}: the K outputs at the query token, which is the last one.
 
-        a_ts = exp(phi_qt phi_ks) / sum_{s' != t} exp(phi_qt phi_ks')          (uniform head: a_ts = 1/T)
-        phi_jt <- phi_jt + sum_s a_ts phi_js                                   (value = identity)
-        phi_jt <- phi_jt + R_jo sum_s a_ts phi_vs                              (value row v, output row o)
+        a_ts = exp(phi_qt phi_ks) / sum_{s'} exp(phi_qt phi_ks'),   s in the context (uniform head: a_ts = 1/T)
+        phi_jt <- phi_jt + sum_s a_ts phi_js                                       (value = identity)
+        phi_jt <- phi_jt + R_jo sum_s a_ts phi_vs                                  (value row v, output row o)
 
-    for all heads of a layer at once; every token attends to the T others, never to itself. The last layer is computed
-    for the query token alone.
+    for all heads of a layer at once and for all tokens t; the last layer is computed for the query token alone.
 
     **Arguments**
 
     - `network`: student or teacher, row numbers into the P columns.
-    - `phi`: `(T + 1, P)` fields of one sequence, T >= 1, the query token last.
+    - `phi`: `(T + 1, P)` fields of one sequence, T >= 1 context tokens, then the query token.
     - `R`: `(P, P)` overlaps A A^T / N with metric I; read only by value/output heads. For isotropic tokens R = C.
 
     **Returns** the `(K,)` outputs, dimensionless. Works under `jit`, `vmap` and `grad`.
 
-    Source: finite-context form of the network in Methods of the attention theory (docs, "the softmax transformer").
+    Source: finite-context form of the attention theory (docs, "the softmax transformer").
     """
-    return _forward(network, phi, R, query_only=True)[0]
+    return apply_on_queries(network, phi, R, phi.shape[0] - 1)[0]
 
 
-def apply_at_every_token(
-    network: FieldNetwork, phi: Float[Array, "n P"], R: Float[Array, "P P"]
+def apply_on_queries(
+    network: FieldNetwork, phi: Float[Array, "tokens_plus_queries P"], R: Float[Array, "P P"], tokens: int
 ) -> Float[Array, "n K"]:
-    """The outputs `(T + 1, K)` of `apply_on_fields` with each of the T + 1 tokens as the query in turn.
+    """Outputs `(n, K)` of `apply_on_fields` at each of n query tokens that share one context.
 
-    One sequence then gives T + 1 draws of the loss with nearly independent queries, for one more T x T layer.
-    Arguments as in `apply_on_fields`.
+    `phi` is `(T + n, P)`: the `tokens` = T context tokens, then the queries, which see neither each other nor
+    themselves. `network` and `R` as in `apply_on_fields`.
     """
-    return _forward(network, phi, R, query_only=False)
-
-
-def _forward(
-    network: FieldNetwork, phi: Float[Array, "n P"], R: Float[Array, "P P"], *, query_only: bool
-) -> Float[Array, "queries K"]:
     columns = {row: phi[:, row] for row in rows_read_from(network, 0)}
     for number, heads in enumerate(network.layers):
-        last_token = query_only and number == network.depth - 1
+        if number == network.depth - 1:
+            asking = {row: column[tokens:] for row, column in columns.items()}
+        else:
+            asking = columns
         needed = rows_read_from(network, number + 1)
-        moved = {row: columns[row][-1:] if last_token else columns[row] for row in needed}
+        moved = {row: asking[row] for row in needed}
         for head in heads:
             read = needed if head.value is None else (head.value,)
-            average = _attend([columns[row] for row in read], head.query, head.key, columns, last_token)
+            context = jnp.stack([columns[row][:tokens] for row in read], axis=-1)
+            if head.query is None or head.key is None:
+                average = context.mean(axis=0, keepdims=True)
+            else:
+                average = attention_weights(asking[head.query], columns[head.key][:tokens]) @ context
             for j, row in enumerate(needed):
                 moved[row] = moved[row] + (
                     average[:, j] if head.output is None else R[row, head.output] * average[:, 0]
                 )
         columns = moved
-    return jnp.stack([columns[row] for row in network.readouts], axis=-1)
-
-
-def _attend(
-    values: list[Float[Array, " n"]],
-    query: int | None,
-    key: int | None,
-    columns: dict[int, Float[Array, " n"]],
-    query_only: bool,
-) -> Float[Array, "queries values"]:
-    stacked = jnp.stack(values, axis=-1)
-    if query is None or key is None:
-        total = stacked.sum(axis=0, keepdims=True)
-        own = stacked[-1:] if query_only else stacked
-        return (total - own) / (stacked.shape[0] - 1)
-    if query_only:
-        return attention_weights(columns[query][-1:], columns[key][:-1]) @ stacked[:-1]
-    return attention_weights(columns[query], columns[key]) @ stacked
+    return jnp.stack([columns[row][-(phi.shape[0] - tokens) :] for row in network.readouts], axis=-1)

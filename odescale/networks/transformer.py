@@ -14,7 +14,7 @@ from odescale.networks.fields import attention_weights
 
 
 class AttentionHead(eqx.Module):
-    """One rank-one softmax head: (t) <- sum_s softmax_s((q.h_t)(k.h_s)/N) v_s, s over the other tokens.
+    """One rank-one softmax head: (t) <- sum_s softmax_s((q.h_t)(k.h_s)/N) v_s, s over the T context tokens.
 
     v_s = h_s when `value` is None, else o (v.h_s)/N. `query = key = None` is a uniform head, a_ts = 1/T.
 
@@ -31,18 +31,14 @@ class AttentionHead(eqx.Module):
         if not self.scale > 0:
             raise InputError("scale", expected="a positive number", got=self.scale, remedy="pass N = tr Sigma")
 
-    def __call__(self, tokens: Float[Array, "n d"], *, query_only: bool = False) -> Float[Array, "queries d"]:
-        """What the head adds to every token `(T + 1, d)`, or with `query_only` to the last one alone `(1, d)`."""
-        context = tokens[:-1] if query_only else tokens
+    def __call__(self, asking: Float[Array, "n d"], context: Float[Array, "T d"]) -> Float[Array, "n d"]:
+        """What the head adds to each of the `asking` tokens `(n, d)` when it reads the `(T, d)` context."""
         root = self.scale**0.5
+        values = context if self.value is None else context @ self.value / root
         if self.query is None or self.key is None:
-            values = context if self.value is None else context @ self.value / root
-            total = values.sum(axis=0, keepdims=True)
-            average = (total if query_only else total - values) / (tokens.shape[0] - 1)
+            average = values.mean(axis=0, keepdims=True)
         else:
-            asking = tokens[-1:] if query_only else tokens
-            weights = attention_weights(asking @ self.query / root, context @ self.key / root)
-            average = weights @ (context if self.value is None else context @ self.value / root)
+            average = attention_weights(asking @ self.query / root, context @ self.key / root) @ values
         return average if self.output is None else average[:, None] * self.output / root
 
 
@@ -68,10 +64,13 @@ class Transformer(eqx.Module):
         return self.readouts.shape[-1]
 
     def __call__(self, tokens: Float[Array, "n d"]) -> Float[Array, " K"]:
-        """Outputs `(K,)` at the last of the `(T + 1, d)` tokens; the last layer is computed for that token alone."""
+        """Outputs `(K,)` at the last of the `(T + 1, d)` tokens, the query; the T before it are the context.
+
+        Every token attends to the T context tokens; the last layer is computed for the query alone.
+        """
         for heads in self.layers[:-1]:
-            tokens = tokens + sum(head(tokens) for head in heads)
-        query = tokens[-1:] + sum(head(tokens, query_only=True) for head in self.layers[-1])
+            tokens = tokens + sum(head(tokens, tokens[:-1]) for head in heads)
+        query = tokens[-1:] + sum(head(tokens[-1:], tokens[:-1]) for head in self.layers[-1])
         return self.readouts @ query[0] / self.scale**0.5
 
     @classmethod
