@@ -61,7 +61,10 @@ def differences(root: Path, files: dict[str, str]) -> dict[str, str]:
         present = path.read_bytes().decode(errors="replace") if path.exists() else ""
         if present != text:
             lines = difflib.unified_diff(
-                text.splitlines(keepends=True), present.splitlines(keepends=True), f"{name} (derived)", f"{name} (on disk)"
+                text.splitlines(keepends=True),
+                present.splitlines(keepends=True),
+                f"{name} (derived)",
+                f"{name} (on disk)",
             )
             found[name] = "".join(lines) or f"{name}: line endings differ\n"
     return found
@@ -109,7 +112,9 @@ def check(root: Path, derivation: Derivation, exact: bool) -> bool:
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
     """The command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m derivations", description="Write or check the derived theories.")
-    parser.add_argument("--check", action="store_true", help="compare with the files on disk and run the numeric checks")
+    parser.add_argument(
+        "--check", action="store_true", help="compare with the files on disk and run the numeric checks"
+    )
     parser.add_argument("--only", metavar="NAME", help=f"one of {', '.join(NAMES)}")
     options = parser.parse_args(arguments)
     import jax

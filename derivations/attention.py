@@ -18,15 +18,27 @@ from sympy.matrices.expressions import MatrixSymbol, Trace
 from derivations import attention_checks as checks
 from derivations import attention_finite_context as finite
 from derivations import attention_quickstart as quickstart
-from derivations.attention_tape import operation_table
+from derivations.attention_tape import operation_table, scalar_table
 from odescale.errors import InputError
-from odescale.networks.architecture import build_architecture
+from odescale.networks.architecture import Architecture, build_architecture
 from odescale.symbolic.gaussian import Gaussian, covariance_symbols
 from odescale.symbolic.matrix import adjoint
 from odescale.symbolic.matrix_writer import MatrixWriter, Selector
 from odescale.symbolic.module_writer import function_source
 from odescale.symbolic.record import Assumption, Derivation, Equation, Output, Parameter, Step
-from odescale.symbolic.sgd import FLAG, SIZE, H, OverlapFlow, S_ROWS, V, G, batch, decay, eta, lam, overlap_flow, stein_moments
+from odescale.symbolic.sgd import (
+    FLAG,
+    S_ROWS,
+    SIZE,
+    OverlapFlow,
+    V,
+    batch,
+    decay,
+    eta,
+    lam,
+    overlap_flow,
+    stein_moments,
+)
 
 __all__ = ["AttentionOptions", "derive"]
 
@@ -72,6 +84,13 @@ class AttentionOptions:
                 raise InputError(
                     name, expected=f"one of {', '.join(allowed)}", got=getattr(self, name), remedy="pass a listed one"
                 )
+        if self.context == "order 1/T" and not self.identity:
+            raise InputError(
+                "context",
+                expected='"infinite" with value/output rows alone',
+                got=self.context,
+                remedy='pass context="infinite"; the order-1/T terms are derived for value = identity',
+            )
         for name in ("depth", "heads", "outputs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InputError(name, expected="an integer >= 1", got=getattr(self, name), remedy="pass 1 or more")
@@ -102,7 +121,8 @@ def sgd_step(options: AttentionOptions) -> tuple[Step, OverlapFlow]:
         "plain SGD with batch B: A_ik -> A_ik - s_i (eta/B) sum_b g_ib x_bk / sqrt(N) - s_i (w/N) A_ik, where "
         "g_i = dl/dphi_i is the slope of the sample loss in the local field phi_i = A_i.x/sqrt(N) and s_i is 1 for "
         "trained rows. Multiply out A_ik A_jk, average over B independent samples with E[g_i x_k]/sqrt(N) = u_i/N and "
-        "E[g_i g_j x_k^2]/N = v_ij/N, and count time in units of N steps. First line: the increment per unit of time at "
+        "E[g_i g_j x_k^2]/N = v_ij/N, and count time in units of N steps. First line: the increment per unit of "
+        "time at "
         "finite N; second line: N to infinity.",
         (
             Equation(r"N\,\mathrm{E}[\Delta(A_iA_j)]", flow.increment),
@@ -116,7 +136,7 @@ def sgd_step(options: AttentionOptions) -> tuple[Step, OverlapFlow]:
 
 def mean_gradient() -> Step:
     """E[g_i x_k] by Stein, for any loss of the fields of one token; E[g_i g_j x_k^2] at large N."""
-    fields = sympy.symbols("phi_1 phi_2")
+    fields = sympy.symbols("u v")
     gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance_symbols(fields)))
     moments = stein_moments((fields[0] - fields[1]) ** 2 / 2 + fields[0] ** 4 / 4, gaussian, 0, 0)
     rows_matrix, slope, spectrum = (
@@ -130,13 +150,13 @@ def mean_gradient() -> Step:
         "Mean gradient and its second moment",
         "The entry x_k and the fields are jointly Gaussian, Cov(x_k, phi_j) = lambda A_jk/sqrt(N), so Stein's identity "
         "gives N E[gamma_i] = lambda sum_j G_ij A_jk and N E[gamma_i gamma_j] = lambda V_ij + O(1/N), V = E[g g^T]. "
-        "Shown for l = (phi_1 - phi_2)^2/2 + phi_1^4/4. With context tokens the same matrix follows from the chain "
+        "Shown for l = (u - v)^2/2 + u^4/4, fields u and v. With context tokens the same matrix follows from the chain "
         "rule: the mean gradient is the gradient of the population loss L(C, R), C = A Sigma A^T/N, R = A A^T/N, hence "
         "u = (lambda G + H) A with G = 2 S (dL/dC)_sym, H = 2 S (dL/dR)_sym. Third line: d tr(L^T A Sigma A^T)/dA by "
         "matrix differentiation, L = dL/dC.",
         (
-            Equation(r"N\,\mathrm{E}[\gamma_1]", moments.mean_limit),
-            Equation(r"N\,\mathrm{E}[\gamma_1^2]", moments.second_limit),
+            Equation(r"N\,\mathrm{E}[\gamma_u]", moments.mean_limit),
+            Equation(r"N\,\mathrm{E}[\gamma_u^2]", moments.second_limit),
             Equation(r"\nabla_A L", chain_rule),
         ),
         ("gaussian", "dimension"),
@@ -174,8 +194,11 @@ def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
             got=str(average),
             remedy="pass a constant",
         )
-    # s is the functional q^T A of the query token's fields, Cov(v, k) the entry v^T A C A^T k of the layer's covariance.
-    layer = Layer(average, coefficient * A * C * A.T * k * q.T * A, coefficient * R * o * v.T * A * C * A.T * k * q.T * A)
+    # s is the functional q^T A of the query token's fields, Cov(v, k) the entry v^T A C A^T k of the layer's
+    # covariance.
+    layer = Layer(
+        average, coefficient * A * C * A.T * k * q.T * A, coefficient * R * o * v.T * A * C * A.T * k * q.T * A
+    )
     equations = [Equation(r"\frac{\mathrm{E}[v\,e^{c s k}]}{\mathrm{E}[e^{c s k}]}", average)]
     if options.identity:
         equations.append(Equation(r"A_{l+1}-A_l\ \text{(value = identity)}", layer.identity))
@@ -185,11 +208,13 @@ def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
         "tilt",
         "The softmax average tilts a Gaussian; a layer maps linear functionals to linear functionals",
         "A head adds sum_s a_s v_s with softmax weights of the logits c s k_s, s = phi_q at the query token. With "
-        "infinitely many independent context tokens this is E[v exp(c s k)]/E[exp(c s k)], the mean of v under a tilted "
+        "infinitely many independent context tokens this is E[v exp(c s k)]/E[exp(c s k)], the mean of v under a "
+        "tilted "
         "Gaussian, linear in s. So the fields of the query token move by a linear map of themselves, context tokens by "
         "the same map, all stay Gaussian, and with phi_l = A_l phi, A_0 = 1, one head adds the rank-one terms below "
         "(e_q, e_k, e_v, e_o written q, k, v, o; all heads of a layer read the A of its input). Value = identity moves "
-        "every field by its covariance with the key; an output row writes R_jo. A uniform head (no query) averages v to "
+        "every field by its covariance with the key; an output row writes R_jo. A uniform head (no query) "
+        "averages v to "
         "its mean, zero.",
         tuple(equations),
         ("gaussian", "context", "independent"),
@@ -214,7 +239,7 @@ class LossMatrices:
 
 def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
     """E of the square loss and of the products of its slopes, by Isserlis, lifted to matrices."""
-    fields = sympy.symbols("Delta_i Delta_j")
+    fields = sympy.symbols("i j")
     gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance_symbols(fields, "K")))
     second = gaussian.expect(fields[0] * fields[1])
     loss = gaussian.expect(fields[0] ** 2 / 2)
@@ -280,39 +305,46 @@ def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrice
         "adjoint",
         "Gradient of the loss, layer by layer",
         "Degrees triple with every layer, so nothing is expanded: B_l is the cotangent of A_l, started from the "
-        "readouts (E picks the rows r_i), and one layer turns B_{l+1} into B_l and adds to dL/dC and dL/dR. Each formula "
-        "is sympy's matrix derivative of tr(B^T F) for the update F of one head; heads of a layer add up. The entries of C "
+        "readouts (E picks the rows r_i), and one layer turns B_{l+1} into B_l and adds to dL/dC and dL/dR. Each "
+        "formula "
+        "is sympy's matrix derivative of tr(B^T F) for the update F of one head; heads of a layer add up. The "
+        "entries of C "
         "are varied independently here and symmetrised in G = S (dL/dC + dL/dC^T). The teacher's functionals depend on "
         "overlaps of frozen rows only, which S removes.",
         tuple(equations),
         (),
-        partial(
-            checks.layer_adjoint, (layer.identity, layer.rows), (result.identity, result.rows)
-        ),
+        partial(checks.layer_adjoint, (layer.identity, layer.rows), (result.identity, result.rows)),
     )
     return step, result
 
 
 def assembled(options: AttentionOptions, flow: OverlapFlow, outputs: tuple[Output, ...]) -> Step:
     """The ODE per eigenmode."""
-    network = build_architecture(
-        options.depth,
-        options.heads,
-        value="rows" if options.values == "rows" else "identity",
-        outputs=options.outputs,
-        train_readouts=options.train_readouts,
-    )
+    network = _written_out(options)
     return Step(
         "ode",
         "The closed ODE",
-        "Put together: every eigenmode k moves linearly under the same small matrices, M the rate of the rows; the modes "
-        "couple through C = sum_k w_k lambda_k q_k and R = sum_k w_k q_k alone (w_k: multiplicity over N, so that sum_k "
+        "Put together: every eigenmode k moves linearly under the same small matrices, M the rate of the rows; "
+        "the modes "
+        "couple through C = sum_k w_k lambda_k q_k and R = sum_k w_k q_k alone (w_k: multiplicity over N, so "
+        "that sum_k "
         "w_k lambda_k = 1). Isotropic tokens: one mode, C = R = q. "
         + ("The learning rate is eta(t). " if options.schedule else "The learning rate eta is constant. ")
         + "One unit of t is N SGD steps.",
         (Equation("M", flow.rate), Equation(r"\frac{dq_k}{dt}", flow.matrix)),
         ("dimension", "online"),
         partial(checks.closure_against_tape, outputs, network, options.logit_scale),
+    )
+
+
+def _written_out(options: AttentionOptions) -> Architecture:
+    """The network of the scalar form."""
+    return build_architecture(
+        options.depth,
+        options.heads,
+        value="rows" if options.values == "rows" else "identity",
+        outputs=options.outputs,
+        train_readouts=options.train_readouts,
     )
 
 
@@ -422,10 +454,18 @@ def write_functions(
     overlap = function_source(
         "overlap_flow",
         (
-            "q: Array", "lam: Array", "G: Array", "H: Array", "V: Array", "eta: Array", "batch: Array",
-            "weight_decay: Array", "trained: Array",
+            "q: Array",
+            "lam: Array",
+            "G: Array",
+            "H: Array",
+            "V: Array",
+            "eta: Array",
+            "batch: Array",
+            "weight_decay: Array",
+            "trained: Array",
         ),
-        "dq/dt (modes, P, P) with q (modes, P, P), lam (modes,) eigenvalues, eta = eta(t); one unit of t is N SGD steps.",
+        "dq/dt (modes, P, P) with q (modes, P, P), lam (modes,) eigenvalues, eta = eta(t); one unit of t is N "
+        "SGD steps.",
         [
             "def one_mode(q, eigenvalue):",
             *(f"    {line}" for line in writer.lines([("flow", flow.matrix)])),
@@ -473,7 +513,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
     if options.context == "order 1/T":
         ratio, average = finite.softmax_average(options.logit_scale)
         query, moments = finite.query_average(average, options.logit_scale)
-        corrected = finite.write_functions(moments, options.logit_scale)
+        corrected = finite.write_functions(moments, options.logit_scale, options.noise)
         steps += [ratio, query, finite.corrected_theory(moments, (*outputs, *corrected))]
         outputs += corrected
     if options.identity and options.logit_scale == 1:
@@ -481,7 +521,10 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
         reduction, solved = quickstart.reduce_and_solve(layer.identity, adjoints.identity[:2], symbols, tuple(outputs))
         steps.append(reduction)
         outputs.append(quickstart.write(solved))
-    tables = (operation_table(options.logit_scale),) if options.identity else ()
+    network = _written_out(options)
+    tables = (scalar_table(network, options.logit_scale),)
+    if options.identity:
+        tables += (operation_table(options.logit_scale),)
     return Derivation(
         name="attention",
         title="Infinite-context softmax transformer",

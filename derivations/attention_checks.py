@@ -1,4 +1,5 @@
-"""Numeric checks of the steps in `attention.py`: each compares a derived formula with something that does not use it."""
+"""Numeric checks of the steps in `attention.py`: each compares a derived formula with something that does not
+use it."""
 
 from __future__ import annotations
 
@@ -73,7 +74,8 @@ def one_sgd_step(flow: OverlapFlow) -> CheckResult:
     gradient = np.mean(slope[..., None] * x, axis=1) / np.sqrt(n)
     moved = rows[0] - step * gradient - rate / n * rows[0]
     phi = sympy.symbols("phi_1 phi_2")
-    covariance = sympy.ImmutableMatrix(rows * spectrum @ rows.T / n)
+    product = rows * spectrum @ rows.T / n
+    covariance = sympy.ImmutableMatrix((product + product.T) / 2)
     moments = stein_moments((phi[0] - phi[1]) ** 2 / 2, Gaussian(phi, covariance), 0, 0)
     z = []
     for mode in (0, 5, 11):
@@ -132,9 +134,7 @@ def population_loss(loss: MatrixExpr, noise: MatrixExpr) -> CheckResult:
     return CheckResult(float(max(z)), 4.0, "loss and noise against samples, largest z-score of ten")
 
 
-def layer_adjoint(
-    updates: Sequence[MatrixExpr], adjoints: Sequence[Sequence[MatrixExpr]]
-) -> CheckResult:
+def layer_adjoint(updates: Sequence[MatrixExpr], adjoints: Sequence[Sequence[MatrixExpr]]) -> CheckResult:
     """Cotangents of one head on A, C and R against complex steps of tr(B^T F); C and R symmetric where evaluated."""
     size = 4
     rng = np.random.default_rng(5)
@@ -151,7 +151,9 @@ def layer_adjoint(
             slope = complex_step(objective, values[name])
             got = numeric(expression, values) if expression.atoms(MatrixSymbol) else np.zeros((size, size))
             pairs.append((got, slope))
-    return worst([p for p in pairs if np.any(p[1])], 1e-12, "cotangents of a head against complex steps, relative error")
+    return worst(
+        [p for p in pairs if np.any(p[1])], 1e-12, "cotangents of a head against complex steps, relative error"
+    )
 
 
 def closure_against_tape(outputs: Sequence[Output], architecture: Architecture, scale: sympy.Expr | int) -> CheckResult:
@@ -170,7 +172,11 @@ def closure_against_tape(outputs: Sequence[Output], architecture: Architecture, 
     expected = np.array(closure.tape.evaluate(numbers, flat)).reshape(3, size, size)
     scope = run(outputs)
     got = scope["closure"](
-        jnp.asarray(C), jnp.asarray(R), architecture.student, architecture.teacher, jnp.asarray(architecture.trained_mask)
+        jnp.asarray(C),
+        jnp.asarray(R),
+        architecture.student,
+        architecture.teacher,
+        jnp.asarray(architecture.trained_mask),
     )
     pairs = [(np.asarray(g), e) for g, e in zip(got, expected, strict=True) if np.any(e) and np.any(np.asarray(g))]
     return worst(pairs, 1e-12, "generated closure against the scalar tape, relative error")
@@ -180,7 +186,17 @@ def softmax_ratio(bias: sympy.Expr, kernel: sympy.Expr) -> CheckResult:
     """Mean and variance of the softmax average of T = 64 tokens at fixed s, linear fluctuation as control variate."""
     tokens, samples, s = 64, 30_000, 0.4
     rng = np.random.default_rng(8)
-    numbers = {"C_vk": 0.3, "C_vv": 0.7, "C_kk": 0.9, "C_vw": 0.7, "C_vl": 0.3, "C_kw": 0.3, "C_kl": 0.9, "s": s, "t": s}
+    numbers = {
+        "C_vk": 0.3,
+        "C_vv": 0.7,
+        "C_kk": 0.9,
+        "C_vw": 0.7,
+        "C_vl": 0.3,
+        "C_kw": 0.3,
+        "C_kl": 0.9,
+        "s": s,
+        "t": s,
+    }
 
     def value(expression: sympy.Expr) -> float:
         return float(expression.subs({x: numbers[x.name] for x in expression.free_symbols}))
@@ -268,7 +284,9 @@ def quickstart(outputs: Sequence[Output], curve: sympy.Expr) -> CheckResult:
     _, losses = jax.jit(lambda C: jax.lax.scan(rk4, C, None, length=steps))(jnp.asarray(rows @ rows.T))
     times = h * np.arange(1, steps + 1)
     symbols = {x.name: x for x in curve.free_symbols}
-    exact = sympy.lambdify(symbols["S"], curve.subs({symbols["beta"]: beta, symbols["y0"]: y0, symbols["y1"]: y1}))(times)
+    exact = sympy.lambdify(symbols["S"], curve.subs({symbols["beta"]: beta, symbols["y0"]: y0, symbols["y1"]: y1}))(
+        times
+    )
     return worst([(np.asarray(losses) / exact, np.ones(steps))], 1e-6, "L(S) against the full ODE, relative error")
 
 

@@ -57,7 +57,10 @@ def softmax_average(scale: sympy.Expr | int) -> tuple[Step, Average]:
         (0, 2): PAIR.expect(up**2) - denominator**2,
     }
     bias = sum(
-        (coefficient.subs({top: numerator, bottom: denominator}) * moments[power] for power, coefficient in second.terms()),
+        (
+            coefficient.subs({top: numerator, bottom: denominator}) * moments[power]
+            for power, coefficient in second.terms()
+        ),
         sympy.S.Zero,
     )
     bias = sympy.simplify(sympy.expand(bias))
@@ -65,7 +68,9 @@ def softmax_average(scale: sympy.Expr | int) -> tuple[Step, Average]:
     norm = denominator * PAIR.expect(down)
 
     def together(polynomial: sympy.Expr) -> sympy.Expr:
-        return sympy.factor_terms(sympy.simplify(sympy.expand(PAIR.expect(sympy.expand(polynomial) * up * down) / norm)))
+        return sympy.factor_terms(
+            sympy.simplify(sympy.expand(PAIR.expect(sympy.expand(polynomial) * up * down) / norm))
+        )
 
     kernel = together((v - mean) * (w - other_mean))
     average = Average(bias, kernel, together(sympy.S.One), together(w - other_mean), kernel)
@@ -73,7 +78,8 @@ def softmax_average(scale: sympy.Expr | int) -> tuple[Step, Average]:
         "ratio",
         "Finite context: the softmax average to order 1/T",
         "With T tokens the average is a ratio of empirical means (N_0 + n/sqrt(T))/(D_0 + d/sqrt(T)). Expand to second "
-        "order in T^(-1/2) and average over the independent tokens; every moment is an exponential tilt. s and t are the "
+        "order in T^(-1/2) and average over the independent tokens; every moment is an exponential tilt. s and t "
+        "are the "
         "query fields of two heads, v and w the fields averaged, k and l their keys. First line: what 1/T adds to the "
         "mean; second: T times the covariance of the two averages.",
         (
@@ -142,8 +148,10 @@ def query_average(average: Average, scale: sympy.Expr | int) -> tuple[Step, Quer
     step = Step(
         "query",
         "Averages over the query token: quadratic tilts",
-        "Left to do are Gaussian averages of polynomials times exp(kappa s t), kappa = C_kl. A quadratic tilt changes the "
-        "covariance: M = (1 - C Omega)^-1 C with weight n = det(1 - C Omega)^(-1/2); x, y, z are the variances of s and t "
+        "Left to do are Gaussian averages of polynomials times exp(kappa s t), kappa = C_kl. A quadratic tilt "
+        "changes the "
+        "covariance: M = (1 - C Omega)^-1 C with weight n = det(1 - C Omega)^(-1/2); x, y, z are the variances "
+        "of s and t "
         "and their covariance. They exist for (1 - kappa z)^2 > kappa^2 x y, which for one head reads 2 C_kk C_qq < 1: "
         "outside, the expansion diverges. First line: n; second: the mean of T Cov(m_g, m_h); third: E[a bias] with "
         "r = Cov(a, s), a the residual of an output at infinite context.",
@@ -169,14 +177,24 @@ def corrected_theory(moments: QueryMoments, outputs: tuple[Output, ...]) -> Step
     return Step(
         "finite",
         "Loss, drift and noise with the terms of order 1/T",
-        "L_T = L + (1/T) sum_i [ sum_h sigma_h E[Delta_i bias_ih] + 1/2 sum_gh sigma_g sigma_h E[kernel_ig,ih] ], "
-        "heads of the student with sigma = +1, of the teacher with -1, Delta_i = b_i.phi at infinite context. Drift: "
+        "The loss below sums over outputs i and over heads g, h, those "
+        "of the student with sigma = +1, of the teacher with -1, Delta_i = b_i.phi at infinite context. Drift: "
         "G = S (dL_T/dC + transpose), which holds every context token's share by the chain rule. Noise: to order 1/T, "
-        "V = S E[g g^T] S of the query token, Delta_i and the functionals a_i (through the slope of m in s) fluctuating "
+        "V = S E[g g^T] S of the query token, Delta_i and the functionals a_i (through the slope of m in s) "
+        "fluctuating "
         "together, plus sum over context tokens of E[g_s g_s^T], with slopes Delta_i a_s in a readout's field and "
-        "c Delta_i s a_s (v_s - m) in a key's. The lines give the latter three for one head and one output, Delta = a = b, "
+        "c Delta_i s a_s (v_s - m) in a key's. The last lines give the context part for one head and one output, "
+        "Delta = a = b, "
         "s = t: readout-readout, readout-key, key-key.",
-        tuple(
+        (
+            Equation(
+                "L_T",
+                r"L + \frac{1}{T}\sum_i\Big[\sum_h \sigma_h\, "
+                r"T\,\mathrm{E}[\Delta_i\,(\mathrm{E}[m_{ih}]-m_{ih}^\infty)]"
+                r" + \tfrac12\sum_{gh}\sigma_g\sigma_h\, T\,\mathrm{E}\,\mathrm{Cov}(m_{ig},m_{ih})\Big]",
+            ),
+        )
+        + tuple(
             Equation(label, (root * moments.polynomials[name]))
             for label, name in (
                 (r"T\,V_{rr}", "read_read"),
@@ -241,7 +259,8 @@ def helpers(moments: QueryMoments) -> list[Output]:
 
 
 _TABLES = [
-    "sides = [(1.0, head, student) for head in student.layers[0]] + [(-1.0, head, teacher) for head in teacher.layers[0]]",
+    "sides = [(1.0, head, student) for head in student.layers[0]] + [(-1.0, head, teacher) for head in "
+    "teacher.layers[0]]",
     "sign = jnp.asarray([side[0] for side in sides], dtype=C.dtype)",
     "active = jnp.asarray([0.0 if side[1].query is None else 1.0 for side in sides], dtype=C.dtype)",
     "query = jnp.asarray([side[1].query or 0 for side in sides])",
@@ -269,7 +288,8 @@ _COVARIANCES = [
 
 
 _NOISE_BODY = [
-    # V of the query token is sum_ij E[(D+delta)_i (D+delta)_j (a+alpha)_i (a+alpha)_j^T], alpha_i = sum_h dm_hi/ds e_qh.
+    # V of the query token is sum_ij E[(D+delta)_i (D+delta)_j (a+alpha)_i (a+alpha)_j^T], alpha_i = sum_h dm_hi/ds
+    # e_qh.
     "kw = jnp.swapaxes(vl, 1, 2)",
     "own = jnp.arange(len(sides))",
     "m = len(student.layers[0])",
@@ -301,11 +321,11 @@ _NOISE_BODY = [
 ]
 
 
-def write_functions(moments: QueryMoments, scale: sympy.Expr | int) -> list[Output]:
+def write_functions(moments: QueryMoments, scale: sympy.Expr | int, noise_on: bool = True) -> list[Output]:
     """`finite_context_loss`, `finite_context_closure` and their helpers."""
     c2 = sympy.sympify(scale) ** 2
     times = "" if c2 == 1 else f"{float(c2)!r} * "
-    arguments = "kappa, x, y, z, vw, vl[:, :, :], jnp.swapaxes(vl, 1, 2)"
+    arguments = "kappa, x, y, z, vw, vl, jnp.swapaxes(vl, 1, 2)"
     same = [
         "kappa = " + times + "kl",
         "vw = vw[jnp.arange(read.shape[0]), jnp.arange(read.shape[0])]",
@@ -381,15 +401,13 @@ def write_functions(moments: QueryMoments, scale: sympy.Expr | int) -> list[Outp
             "b = a - functionals(C, C, teacher)",
             *_TABLES,
             *_COVARIANCES,
-            "full_vw = vw",
+            *(("full_vw = vw",) if noise_on else ()),
             *same,
             *scatter,
             "G0, H0, V0 = closure(C, C, student, teacher, trained)",
             "dC = dC + pull_back(on_outputs, C, C, student)[0]",
             "G = G0 + trained[:, None] * (dC + dC.T)",
-            *noise,
-            *_NOISE_BODY,
-            "V = V0 + trained[:, None] * V * trained / tokens",
+            *((*noise, *_NOISE_BODY, "V = V0 + trained[:, None] * V * trained / tokens") if noise_on else ("V = V0",)),
             "return G, V",
         ],
         "tuple[Array, Array]",

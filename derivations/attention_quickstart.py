@@ -72,7 +72,12 @@ def two_layer_flow(
     one = sympy.eye(8)
 
     def head(function: MatrixExpr, functionals: sympy.Matrix, query: int, key: int, bar: sympy.Matrix | None = None):
-        values = {symbols["A"]: functionals, symbols["C"]: overlaps, symbols["q"]: one[:, query], symbols["k"]: one[:, key]}
+        values = {
+            symbols["A"]: functionals,
+            symbols["C"]: overlaps,
+            symbols["q"]: one[:, query],
+            symbols["k"]: one[:, key],
+        }
         if bar is not None:
             values[symbols["B"]] = bar
         return _explicit(function, values).applyfunc(sympy.expand)
@@ -118,7 +123,9 @@ def reduce_and_solve(
 
     imbalance = [slope(x**2 - y**2) for x, y in ((a0, b0), (a1, b1))]
     if any(value != 0 for value in imbalance):
-        raise InputError("ansatz", expected="the balance |q|^2 = |k|^2 to be conserved", got=str(imbalance), remedy="none")
+        raise InputError(
+            "ansatz", expected="the balance |q|^2 = |k|^2 to be conserved", got=str(imbalance), remedy="none"
+        )
     # y = (k.r/N) |q|/sqrt(N); balanced rows; beta the teacher's product; S = eta sqrt(R) t with rho = sqrt(R).
     products = (rho * b0 * a0, rho * b1 * a1)
     balanced = {
@@ -132,13 +139,17 @@ def reduce_and_solve(
     parts = (reduced_loss.subs(y1, 0), reduced_loss.subs(y0, beta))
     assert sympy.expand(parts[0] + parts[1] - reduced_loss) == 0
     curve = sum(
-        (sympy.factor(sympy.simplify(part.subs(y, solution))) for part, y, solution in zip(parts, (y0, y1), solutions, strict=True)),
+        (
+            sympy.factor(sympy.simplify(part.subs(y, solution)))
+            for part, y, solution in zip(parts, (y0, y1), solutions, strict=True)
+        ),
         S.Zero,
     )
     step = Step(
         "quickstart",
         "The quickstart system: two order parameters, solved",
-        "Two layers, two frozen orthogonal readouts of squared length R N. Put the rows q0 || q0* || u, k0 || k0* || r1, "
+        "Two layers, two frozen orthogonal readouts of squared length R N. Put the rows q0 || q0* || u, k0 || "
+        "k0* || r1, "
         "k1 || r2, q1 orthogonal to all of these into G: every trained row stays in its direction, |q|^2 - |k|^2 is "
         "conserved in each layer, and for balanced rows the products y_l = (k_l.r/N) |q_l|/sqrt(N) obey, with "
         "S = eta sqrt(R) t and beta the product of the teacher, the two equations below. sympy's dsolve gives L(S): an "
@@ -184,4 +195,3 @@ def write(reduction: Reduction) -> Output:
             "Array",
         ),
     )
-

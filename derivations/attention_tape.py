@@ -19,7 +19,8 @@ Sparse = dict[int, sympy.Expr]
 
 @dataclass(frozen=True)
 class ScalarClosure:
-    """The tape with its outputs: loss, G, H, V (P x P nested lists) and dC/dt of the dynamic pairs (isotropic tokens)."""
+    """The tape with its outputs: loss, G, H, V (P x P nested lists) and dC/dt of the dynamic pairs (isotropic
+    tokens)."""
 
     tape: Tape
     loss: sympy.Symbol
@@ -49,11 +50,12 @@ def _functionals(tape: Tape, network: FieldNetwork, size: int, tag: str, scale: 
     for depth, layer in enumerate(network.layers):
         added: dict[int, Sparse] = {j: {} for j in range(size)}
         for number, head in enumerate(layer):
-            if head.query is None:
+            if head.query is None or head.key is None:
                 continue
             name = f"{tag}{depth}h{number}"
             rows = _needed(network, depth)
-            sources = rows if head.output is None else [head.value]
+            writes = None if head.value is None or head.output is None else (head.value, head.output)
+            sources = rows if writes is None else [writes[0]]
             support = sorted({m for j in sources for m in maps[j]})
             through = {
                 m: tape.record(f"y{name}_{m}", sum(c * entry("C", m, n) for n, c in maps[head.key].items()))
@@ -63,7 +65,7 @@ def _functionals(tape: Tape, network: FieldNetwork, size: int, tag: str, scale: 
                 j: tape.record(f"c{name}_{j}", scale * sum(c * through[m] for m, c in maps[j].items())) for j in sources
             }
             for j in rows:
-                weight = cov[j] if head.output is None else entry("R", j, head.output) * cov[head.value]
+                weight = cov[j] if writes is None else entry("R", j, writes[1]) * cov[writes[0]]
                 for m, c in maps[head.query].items():
                     added[j][m] = added[j].get(m, 0) + weight * c
         maps = {
@@ -165,4 +167,19 @@ def operation_table(scale: sympy.Expr | int = 1, depths: tuple[int, ...] = (1, 2
         "Size of the scalar form",
         ("layers L", "order parameters that move", "operations of their right-hand side"),
         tuple(rows),
+    )
+
+
+def scalar_table(architecture: Architecture, scale: sympy.Expr | int = 1) -> Table:
+    """The forward tape of one architecture, entry by entry, down to the loss."""
+    closure = scalar_closure(architecture, scale)
+    live = closure.tape.live([closure.loss])
+    network = architecture.student
+    heads = len(network.layers[0])
+    what = f"{network.depth} layer{'s' if network.depth > 1 else ''}, {heads} head{'s' if heads > 1 else ''} each"
+    rows = ", ".join(f"{i} = {name}" for i, name in enumerate(architecture.rows))
+    return Table(
+        f"The loss in scalars: {what} (rows {rows})",
+        ("entry", "value"),
+        tuple((f"`{symbol}`", f"`{sympy.sstr(e, order='lex')}`") for symbol, e in live),
     )

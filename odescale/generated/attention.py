@@ -4,7 +4,7 @@ Mean-field ODE of online SGD on a transformer with softmax attention, any depth 
 K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
 """
 
-# derivation: attention | api: 1 | sha256: ae310450828ed791c466b020f80d0c33d510b978821d49d297ed7e4bf8471d27
+# derivation: attention | api: 1 | sha256: de60d604e8f799fc8a266c80fdd5f96b99126a06d92fb03e96f30d1d5598a2f3
 # ruff: noqa: E501
 # fmt: off
 
@@ -262,7 +262,7 @@ def finite_context_loss(C: Array, tokens: Array, student, teacher) -> Array:
     vk = vl[:, jnp.arange(len(sides)), jnp.arange(len(sides))]
     kk = jnp.diagonal(kl)
     variance = jnp.diagonal(x)
-    covariance = pair_covariance(kappa, x, y, z, vw, vl[:, :, :], jnp.swapaxes(vl, 1, 2))
+    covariance = pair_covariance(kappa, x, y, z, vw, vl, jnp.swapaxes(vl, 1, 2))
     bias = bias_product(r, variance, kk, vk)
     correction = jnp.sum(bias * sign) + 0.5 * jnp.einsum("igh,g,h->", covariance, sign, sign)
     return population_loss(C, C, student, teacher) + correction / tokens
@@ -302,7 +302,7 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
     variance = jnp.diagonal(x)
     dC = jnp.zeros_like(C)
     weight = 0.5 * sign[:, None] * sign / tokens
-    d_kappa, d_x, d_y, d_z, d_vw, d_vl, d_kw = pair_slopes(kappa, x, y, z, vw, vl[:, :, :], jnp.swapaxes(vl, 1, 2))
+    d_kappa, d_x, d_y, d_z, d_vw, d_vl, d_kw = pair_slopes(kappa, x, y, z, vw, vl, jnp.swapaxes(vl, 1, 2))
     d_r, d_xx, d_kk, d_vk = bias_slopes(r, variance, kk, vk)
     q_g, q_h, k_g, k_h = query[:, None], query[None, :], key[:, None], key[None, :]
     v_g, v_h = read[:, :, None], read[:, None, :]

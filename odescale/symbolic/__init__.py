@@ -9,7 +9,17 @@ from __future__ import annotations
 from importlib import import_module
 
 _HOMES = {
-    "record": ("Assumption", "CheckResult", "Derivation", "Equation", "Output", "Parameter", "Step", "Table", "run_checks"),
+    "record": (
+        "Assumption",
+        "CheckResult",
+        "Derivation",
+        "Equation",
+        "Output",
+        "Parameter",
+        "Step",
+        "Table",
+        "run_checks",
+    ),
     "gaussian": ("Gaussian", "arcsine_law", "covariance_symbols", "quadratic_tilt", "stein"),
     "sgd": ("OverlapFlow", "SampleMoments", "batch_average", "overlap_flow", "stein_moments"),
     "matrix": ("Chain", "adjoint", "assemble", "chains"),
@@ -18,7 +28,7 @@ _HOMES = {
     "tape": ("Tape",),
     "module_writer": ("API", "body_of", "function_source", "module_source", "verify_stamp"),
     "document": ("to_latex", "to_markdown", "to_text"),
-    "overlap_theory": ("OverlapTheory", "overlap_theory"),
+    "theory": ("OverlapTheory", "overlap_theory"),
     "monte_carlo": ("monte_carlo_check",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -6,11 +6,28 @@ import textwrap
 
 import sympy
 
+from odescale.symbolic.matrix import chains
 from odescale.symbolic.record import Derivation, Equation, Parameter, Step, Table
 
 
 def _latex(side: sympy.Basic | str) -> str:
-    return side if isinstance(side, str) else sympy.latex(side, order="lex")
+    if isinstance(side, str):
+        return side
+    if isinstance(side, sympy.MatrixExpr):
+        return _matrix_latex(side)
+    return sympy.latex(side, order="lex")
+
+
+def _matrix_latex(expression: sympy.MatrixExpr) -> str:
+    """A sum of chains, multiplied out: sympy's printer leaves `+ -` and brackets."""
+    text = ""
+    for chain in chains(expression):
+        negative = chain.coefficient.could_extract_minus_sign()
+        size = -chain.coefficient if negative else chain.coefficient
+        product = " ".join(sympy.latex(s) + ("^{T}" if flipped else "") for s, flipped in chain.factors)
+        scale = "" if size == 1 else sympy.latex(size, order="lex") + " "
+        text += (" - " if negative else " + " if text else "") + scale + product
+    return text.strip() or "0"
 
 
 def _plain(side: sympy.Basic | str) -> str:
@@ -74,7 +91,14 @@ def to_latex(derivation: Derivation) -> str:
 
 def to_text(derivation: Derivation, width: int = 100) -> str:
     """The whole derivation as plain text for a terminal."""
-    lines = [derivation.title, "=" * len(derivation.title), "", textwrap.fill(derivation.summary, width), "", "Assumptions"]
+    lines = [
+        derivation.title,
+        "=" * len(derivation.title),
+        "",
+        textwrap.fill(derivation.summary, width),
+        "",
+        "Assumptions",
+    ]
     lines += [textwrap.fill(f"- {a.key}: {a.text}", width, subsequent_indent="  ") for a in derivation.assumptions]
     for number, step in enumerate(derivation.steps, 1):
         lines += ["", f"{number}. {step.title}", textwrap.fill(step.prose, width)]

@@ -23,11 +23,14 @@ Vector = tuple[sympy.Expr, ...]
 
 
 def covariance_symbols(fields: Sequence[sympy.Symbol], letter: str = "C") -> sympy.Matrix:
-    """A symmetric matrix of symbols `C_uv`, one for each pair of fields, named in the order given."""
+    """A symmetric matrix of symbols `C_uv`, one for each pair of fields, named in the order given; variances
+    positive."""
     names = [f.name for f in fields]
     n = len(names)
     entry = {
-        (i, j): sympy.Symbol(f"{letter}_{names[i]}{names[j]}", real=True) for i in range(n) for j in range(i, n)
+        (i, j): sympy.Symbol(f"{letter}_{names[i]}{names[j]}", **({"positive": True} if i == j else {"real": True}))
+        for i in range(n)
+        for j in range(i, n)
     }
     return sympy.Matrix(n, n, lambda i, j: entry[min(i, j), max(i, j)])
 
@@ -75,7 +78,9 @@ class Gaussian:
                 "covariance", expected=f"a {n} x {n} matrix", got=self.covariance.shape, remedy="one row per field"
             )
         if self.covariance != self.covariance.T:
-            raise InputError("covariance", expected="a symmetric matrix", got="an asymmetric one", remedy="symmetrise it")
+            raise InputError(
+                "covariance", expected="a symmetric matrix", got="an asymmetric one", remedy="symmetrise it"
+            )
 
     def expect(self, expression: sympy.Expr) -> sympy.Expr:
         """E[expression] over the fields, term by term; raises `InputError` naming what has no closed form here."""
@@ -107,8 +112,10 @@ class Gaussian:
                     remedy="use numerical quadrature for this loss",
                 )
         omega, linear, constant = self._quadratic_form(exponent)
-        return coefficient * sympy.exp(constant) * _moment(
-            tuple(sorted(monomial)), tuple(errors), omega, linear, mean, sympy.Matrix(self.covariance)
+        return (
+            coefficient
+            * sympy.exp(constant)
+            * _moment(tuple(sorted(monomial)), tuple(errors), omega, linear, mean, sympy.Matrix(self.covariance))
         )
 
     def _linear_form(self, argument: sympy.Expr) -> Vector:
@@ -208,7 +215,9 @@ def arcsine_law(u: Vector, v: Vector, covariance: sympy.Matrix) -> sympy.Expr:
     """
     a, b = sympy.Matrix(u), sympy.Matrix(v)
     uv, uu, vv = ((x.T * covariance * y)[0] for x, y in ((a, b), (a, a), (b, b)))
-    return 2 / sympy.pi * sympy.asin(2 * uv / sympy.sqrt((1 + 2 * uu) * (1 + 2 * vv)))
+    # The roots are kept apart, so that u = v leaves none.
+    roots = [sympy.sqrt(sympy.factor(1 + 2 * square)) for square in (uu, vv)]
+    return 2 / sympy.pi * sympy.asin(2 * sympy.factor(uv) / (roots[0] * roots[1]))
 
 
 def stein(gaussian: Gaussian, i: int, function: sympy.Expr) -> sympy.Expr:

@@ -9,7 +9,8 @@ from sympy import S
 
 from odescale.errors import InputError
 
-# sympy's own JAX printer falls through to bare names (`erf`) for what it does not know; those bind Python's math module.
+# sympy's own JAX printer falls through to bare names (`erf`) for what it does not know; those bind Python's math
+# module.
 FUNCTIONS: dict[type, str] = {
     sympy.exp: "jnp.exp",
     sympy.log: "jnp.log",
