@@ -127,7 +127,10 @@ class Clock(eqx.Module):
     def __check_init__(self) -> None:
         if not (np.isfinite(self.steps_per_unit) and self.steps_per_unit > 0):
             raise InputError(
-                "steps_per_unit", expected="a positive number (tr Sigma)", got=self.steps_per_unit, remedy="pass tr Sigma"
+                "steps_per_unit",
+                expected="a positive number (tr Sigma)",
+                got=self.steps_per_unit,
+                remedy="pass tr Sigma",
             )
 
     def steps(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
@@ -175,7 +178,9 @@ class Clock(eqx.Module):
             return self.t_of_tau(value)
         if clock == "tokens" and np.isfinite(float(self.tokens)):
             return self.t_of_steps(jnp.asarray(value) / (self.batch * (self.tokens + 1)))
-        raise InputError("clock", expected=f"one of {', '.join(CLOCKS)}", got=clock, remedy="tokens need a finite context")
+        raise InputError(
+            "clock", expected=f"one of {', '.join(CLOCKS)}", got=clock, remedy="tokens need a finite context"
+        )
 
     def from_t(self, t: Any, clock: str) -> Any:
         """The value on `clock` in {"t", "steps", "tau", "tokens"} at time t."""

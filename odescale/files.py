@@ -42,7 +42,9 @@ def read_npz(path: str | os.PathLike, format_: str) -> tuple[dict[str, np.ndarra
             "path", expected="a complete .npz written by odescale", got=f"{target} ({error})", remedy="compute it again"
         ) from error
     if header.get("format") != format_:
-        raise CheckpointError("path", expected=format_, got=str(header.get("format")), remedy="load it with its version")
+        raise CheckpointError(
+            "path", expected=format_, got=str(header.get("format")), remedy="load it with its version"
+        )
     return arrays, header
 
 

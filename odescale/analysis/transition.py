@@ -6,7 +6,6 @@ A sampled curve goes to `odescale.analysis.curves` instead. The definition is in
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import diffrax
 import equinox as eqx

@@ -30,7 +30,9 @@ def build_parser() -> Parser:
         command.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
         if system:
             command.add_argument("system", metavar="SYSTEM", help="a name from `odescale systems`")
-            command.add_argument("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter (repeat)")
+            command.add_argument(
+                "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter (repeat)"
+            )
             command.add_argument("--t1", type=_number, default=None, help="end time on --clock (default: the system's)")
             command.add_argument("--clock", default="t", help="t, steps or tau: what --t1 and the output mean")
         return command

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 from odescale.analysis.curves import find_transition_curve
 from odescale.analysis.transition import find_transition
 from odescale.cli.arguments import settings
+from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.output import emit, trajectory_record, trajectory_text
 from odescale.cli.quickstart import run_quickstart
 from odescale.compare.comparison import compare
@@ -46,24 +46,12 @@ def systems_command(options: argparse.Namespace) -> int:
 
 def derive_command(options: argparse.Namespace) -> int:
     """Prints the shipped derivation, or derives it again."""
-    shipped = files("odescale.generated").joinpath(f"{options.name}.md")
-    known = sorted(p.name.removesuffix(".md") for p in files("odescale.generated").iterdir() if p.name.endswith(".md"))
-    if options.name not in known:
-        raise InputError("name", expected=f"one of {', '.join(known)}", got=options.name, remedy="pick a listed theory")
+    shipped = shipped_text(options.name)
     if not options.rerun:
-        text = shipped.read_text(encoding="utf-8")
-        emit({"system": options.name, "derivation": text}, text, options.json)
+        emit({"system": options.name, "derivation": shipped}, shipped, options.json)
         return 0
-    try:
-        from derivations.registry import derive_function
-    except ModuleNotFoundError as error:
-        raise InputError(
-            "--rerun", expected="a checkout with its derivations/ folder as working directory", got=f"no {error.name}",
-            remedy="clone the repository and run it there, or drop --rerun",
-        ) from error  # fmt: skip
-    text = derive_function(options.name)().to_markdown()
-    same = text == shipped.read_text(encoding="utf-8")
-    emit({"system": options.name, "derivation": text, "matches_shipped": same}, text, options.json)
+    text = derive_again(options.name)
+    emit({"system": options.name, "derivation": text, "matches_shipped": text == shipped}, text, options.json)
     return 0
 
 
@@ -94,7 +82,9 @@ def transition_command(options: argparse.Namespace) -> int:
     }
     if found.t_x is not None:
         record["transition"] |= {name: float(system.clock.from_t(found.t_x, name)) for name in ("steps", "tau")}
-        where = f"\n= {record['transition']['steps']:.6g} SGD steps = {record['transition']['tau']:.6g} of intrinsic time"
+        where = (
+            f"\n= {record['transition']['steps']:.6g} SGD steps = {record['transition']['tau']:.6g} of intrinsic time"
+        )
     else:
         where = ""
     emit(record, f"{found}{where}", options.json)
@@ -107,7 +97,10 @@ def train_command(options: argparse.Namespace) -> int:
     run = train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
     path = run.save(Path(options.out) / "run.npz")
     stderr = run.stderr() if len(run.seeds) > 1 else run.loss_stderr[0]
-    rows = [f"{int(s):>10}  {t:10.4g}  {m:12.6g}  {e:9.2g}" for s, t, m, e in zip(run.step, run.t, run.mean_loss(), stderr, strict=True)]
+    rows = [
+        f"{int(s):>10}  {t:10.4g}  {m:12.6g}  {e:9.2g}"
+        for s, t, m, e in zip(run.step, run.t, run.mean_loss(), stderr, strict=True)
+    ]
     text = "\n".join([f"{'step':>10}  {'t':>10}  {'test loss':>12}  {'+-':>9}", *rows, f"saved to {path}"])
     record = {
         "system": system.label,

@@ -126,7 +126,13 @@ def compare(
     measured = find_transition_curve(run.t[kept], run.loss[:, kept], loss_start=start, **common)
     # The same spline on the same points, or the two estimates differ by the estimator alone.
     same = find_transition_curve(
-        run.t[kept], predicted[kept], loss_start=start, bootstrap=0, smoothing=measured.smoothing, min_aic_gap=None, **common
+        run.t[kept],
+        predicted[kept],
+        loss_start=start,
+        bootstrap=0,
+        smoothing=measured.smoothing,
+        min_aic_gap=None,
+        **common,
     )
     located = find_transition(system, float(run.t[-1]), min_depth=min_depth) if exact else None
     return Comparison(
@@ -193,7 +199,10 @@ def _same_experiment(system: Attention, run: TrainingRun) -> None:
         )  # fmt: skip
     if run.overlaps.shape[-1] != system.architecture.size:
         raise InputError(
-            "run", expected=f"a run of {system.architecture.size} rows", got=run.overlaps.shape[-1], remedy="same system"
+            "run",
+            expected=f"a run of {system.architecture.size} rows",
+            got=run.overlaps.shape[-1],
+            remedy="same system",
         )
     start = np.asarray(system.couple(system.initial_overlaps)[0])
     if run.t[0] == 0 and np.abs(run.overlaps[:, 0] - start).max() > 1e-3 * np.abs(start).max():

@@ -33,7 +33,9 @@ def read_log(path: str | os.PathLike) -> Log:
         with target.open(encoding="utf-8", newline="") as stream:
             table = list(csv.reader(stream))
     except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError("LOG", expected="a CSV text file", got=f"{target} ({error})", remedy="export it as CSV") from error
+        raise InputError(
+            "LOG", expected="a CSV text file", got=f"{target} ({error})", remedy="export it as CSV"
+        ) from error
     header = [name.strip().lower() for name in table[0]] if table else []
     columns = {}
     for kind, names in (("step", STEP_NAMES), ("loss", LOSS_NAMES)):
@@ -52,11 +54,16 @@ def read_log(path: str | os.PathLike) -> Log:
         try:
             rows.append((float(row[places["step"]]), float(row[places["loss"]])))
         except (ValueError, IndexError):
-            raise InputError("LOG", expected="numbers", got=f"{target} row {number}: {','.join(row)}", remedy="mend it") from None
+            raise InputError(
+                "LOG", expected="numbers", got=f"{target} row {number}: {','.join(row)}", remedy="mend it"
+            ) from None
     steps, losses = np.asarray(rows, dtype=float).reshape(-1, 2).T
     if not np.all(np.diff(steps) > 0):
         place = int(np.argmax(np.diff(steps) <= 0)) + 3
         raise InputError(
-            "LOG", expected="increasing steps of one run", got=f"{target} near row {place}", remedy="keep one run per file"
+            "LOG",
+            expected="increasing steps of one run",
+            got=f"{target} near row {place}",
+            remedy="keep one run per file",
         )
     return Log(steps, losses, columns["loss"])

@@ -115,7 +115,9 @@ def to_markdown(comparison: Comparison, *, title: str, notes: tuple[str, ...] = 
     lines = [
         f"# {title}",
         "",
-        f"**Verdict: {comparison.verdict.status}.** " + ". ".join(_sentence(r) for r in comparison.verdict.reasons) + ".",
+        f"**Verdict: {comparison.verdict.status}.** "
+        + ". ".join(_sentence(r) for r in comparison.verdict.reasons)
+        + ".",
         "",
         "![theory and run](comparison.png)",
         "",
@@ -165,7 +167,9 @@ def _error_rows(comparison: Comparison) -> list[str]:
         "monte_carlo": "Monte Carlo test loss (contained in the scatter)",
         "numerical": "integration of the theory",
     }
-    rows = [f"| {text} | {np.max(sources[name][kept]):.2g} |" for name, text in names.items() if sources[name] is not None]
+    rows = [
+        f"| {text} | {np.max(sources[name][kept]):.2g} |" for name, text in names.items() if sources[name] is not None
+    ]
     rows.append(f"| size of the neglected terms of order 1/T and 1/d | {np.max(comparison.allowance[kept]):.2g} |")
     rows.append(f"| largest deviation of an overlap | {np.max(comparison.overlap_deviation[kept]):.2g} |")
     return rows

@@ -102,7 +102,9 @@ def reasons_outside(system: Attention, theory: Trajectory, *, tokens: float, dim
         )
     size = 1 / (tokens * np.sqrt(1 - worst)) + 1 / dimension
     if size > 0.25:
-        return (f"tokens = {tokens:g} and dimension = {dimension:g} are too small: first correction of order {size:.2f}",)
+        return (
+            f"tokens = {tokens:g} and dimension = {dimension:g} are too small: first correction of order {size:.2f}",
+        )
     return ()
 
 

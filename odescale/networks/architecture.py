@@ -91,7 +91,10 @@ class Architecture(eqx.Module):
                 )
         if len(self.student.readouts) != len(self.teacher.readouts):
             raise InputError(
-                "readouts", expected="as many teacher as student readouts", got=self.teacher.readouts, remedy="match them"
+                "readouts",
+                expected="as many teacher as student readouts",
+                got=self.teacher.readouts,
+                remedy="match them",
             )
 
     @property

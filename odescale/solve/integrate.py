@@ -251,7 +251,12 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
         "device": jax.default_backend(),
     }
     return Trajectory(
-        t=times, observables=observables, error=None if error is None else _host(error), clock=system.clock, meta=meta, **arrays
+        t=times,
+        observables=observables,
+        error=None if error is None else _host(error),
+        clock=system.clock,
+        meta=meta,
+        **arrays,
     )
 
 

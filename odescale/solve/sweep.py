@@ -60,7 +60,9 @@ def sweep(
         if name not in known:
             build(**fixed, **{name: column[0]})  # raises the error with its hint
         if known[name].kind is not float:
-            raise InputError(name, expected="a parameter that keeps all shapes", got="a sweep over it", remedy="loop over it")
+            raise InputError(
+                name, expected="a parameter that keeps all shapes", got="a sweep over it", remedy="loop over it"
+            )
         for value in np.unique(column):
             known[name].check(value)
     sample = build(**fixed, **{name: column[0] for name, column in arrays.items()})

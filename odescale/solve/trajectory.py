@@ -61,7 +61,9 @@ class Trajectory(eqx.Module):
     def to_xarray(self) -> xarray.Dataset:
         """An `xarray.Dataset` over `t` (and `member`, `row`, `column`), with `steps` and `tau` as further coordinates."""
         batch = ("member",) * (np.ndim(self.loss) - 1)
-        data: dict[str, Any] = {name: (batch + ("t",), np.asarray(getattr(self, name))) for name in ("loss", "exponent")}
+        data: dict[str, Any] = {
+            name: (batch + ("t",), np.asarray(getattr(self, name))) for name in ("loss", "exponent")
+        }
         data |= {"index": (batch + ("t",), np.asarray(self.index)), "valid": (batch + ("t",), np.asarray(self.valid))}
         data["code"] = (batch, np.asarray(self.code))
         if self.error is not None:
@@ -90,7 +92,9 @@ class Trajectory(eqx.Module):
         }
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if getattr(self, name) is not None}
         arrays |= {f"observable:{name}": np.asarray(value) for name, value in self.observables.items()}
-        arrays |= {f"clock:{name}": np.asarray(getattr(self.clock, name)) for name in ("learning_rate", "batch", "tokens")}
+        arrays |= {
+            f"clock:{name}": np.asarray(getattr(self.clock, name)) for name in ("learning_rate", "batch", "tokens")
+        }
         return write_npz(path, arrays, header)
 
     @classmethod

@@ -210,7 +210,9 @@ class Attention(AbstractSystem):
         }
         return values | {
             "rows": list(self.architecture.rows),
-            "trained": [row for row, moves in zip(self.architecture.rows, self.architecture.trained, strict=True) if moves],
+            "trained": [
+                row for row, moves in zip(self.architecture.rows, self.architecture.trained, strict=True) if moves
+            ],
             "depth": self.architecture.student.depth,
             "modes": int(self.eigenvalues.shape[0]),
             "steps_per_unit": self.trace,

@@ -56,7 +56,6 @@ class AbstractSystem(eqx.Module):
         """Parameters as plain numbers and words, for reports and saved files."""
 
 
-
 def loss_derivatives(
     system: AbstractSystem, t: Float[Array, ""], y: PyTree[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:

@@ -33,22 +33,38 @@ ATTENTION_PARAMETERS = (
     Parameter("heads", 1, "an integer from 1 to 8", lambda x: 1 <= x <= 8, "1", "softmax heads per layer", int),
     Parameter("outputs", 1, "an integer from 1 to 16", lambda x: 1 <= x <= 16, "1", "readout rows", int),
     Parameter(
-        "value", "identity", 'identity or rows', lambda x: x in ("identity", "rows"), "word",
-        "value = identity, or value and output rows", str,
+        "value",
+        "identity",
+        "identity or rows",
+        lambda x: x in ("identity", "rows"),
+        "word",
+        "value = identity, or value and output rows",
+        str,
     ),  # fmt: skip
     Parameter("train_readouts", True, "true or false", lambda x: True, "flag", "false: frozen, shared readouts", bool),
     Parameter("strength", 0.5, "a positive finite number", positive, "1", "squared length of the teacher's rows"),
     Parameter("alignment", 0.3, "a number in [-1, 1]", lambda x: -1 <= x <= 1, "cosine", "student/teacher cosine at 0"),
     Parameter("scale", 1.0, "a positive finite number", positive, "1", "student/teacher row length at 0"),
     Parameter(
-        "context", "infinite", "infinite or finite", lambda x: x in ("infinite", "finite"), "word",
-        "finite: add the O(1/tokens) correction (one layer, value = identity)", str,
+        "context",
+        "infinite",
+        "infinite or finite",
+        lambda x: x in ("infinite", "finite"),
+        "word",
+        "finite: add the O(1/tokens) correction (one layer, value = identity)",
+        str,
     ),  # fmt: skip
     Parameter(
-        "capacity", 0.0, "0 (isotropic) or a number > 1", lambda x: x == 0 or 1 < x < 10, "1",
+        "capacity",
+        0.0,
+        "0 (isotropic) or a number > 1",
+        lambda x: x == 0 or 1 < x < 10,
+        "1",
         "a in lam_k ~ k^-a, normalised to trace 1, so that t counts steps",
     ),  # fmt: skip
-    Parameter("modes", 1e8, "a number from 1e2 to 1e15", lambda x: 1e2 <= x <= 1e15, "1", "eigenvalues, with capacity", int),
+    Parameter(
+        "modes", 1e8, "a number from 1e2 to 1e15", lambda x: 1e2 <= x <= 1e15, "1", "eigenvalues, with capacity", int
+    ),
     Parameter("source", 0.5, "a positive number", positive, "1", "s in lam_k beta_k^2 ~ k^(-s a - 1), with capacity"),
     *_SHARED,
 )
@@ -105,7 +121,10 @@ def attention(
             initial_overlaps = jnp.asarray(source_overlaps(spectrum, covariance, **exponents))
         else:
             raise InputError(
-                "initial_overlaps", expected="overlaps per mode for this spectrum", got=None, remedy="pass (modes, P, P)"
+                "initial_overlaps",
+                expected="overlaps per mode for this spectrum",
+                got=None,
+                remedy="pass (modes, P, P)",
             )
     finite = values["context"] == "finite"
     if finite and (rows.student.depth > 1 or rows.teacher.depth > 1 or rows.writes_back):
@@ -152,7 +171,9 @@ def _system(
     finite: bool,
     label: str,
 ) -> Attention:
-    numbers = {name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "weight_decay", "noise")}
+    numbers = {
+        name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "weight_decay", "noise")
+    }
     return Attention(
         architecture=architecture,
         initial_overlaps=jnp.asarray(overlaps, dtype=float),

@@ -34,7 +34,9 @@ def teacher_student_overlaps(
     readouts = np.zeros((size, 1))
     readouts[list(architecture.teacher.readouts)] = 1.0
     lengths = jnp.where(readouts > 0, 1.0, jnp.sqrt(jnp.asarray(strength, dtype=float)))
-    rows = jnp.concatenate([jnp.asarray(teacher / np.where(norms > 0, norms, 1.0)) * lengths, jnp.zeros((size, size))], 1)
+    rows = jnp.concatenate(
+        [jnp.asarray(teacher / np.where(norms > 0, norms, 1.0)) * lengths, jnp.zeros((size, size))], 1
+    )
     for student, star in architecture.pairs:
         own = jnp.zeros(basis).at[size + student].set(1.0)
         length = lengths[star, 0]
@@ -90,7 +92,9 @@ def check_overlaps(overlaps: Any, size: int, argument: str = "initial_overlaps",
         raise InputError(argument, expected=f"an array of shape {shape}", got=values.shape, remedy="one block per mode")
     if not np.all(np.isfinite(values)):
         where = tuple(int(i) for i in np.argwhere(~np.isfinite(values))[0])
-        raise InputError(argument, expected="finite numbers", got=f"{values[where]} at {where}", remedy="mend the entry")
+        raise InputError(
+            argument, expected="finite numbers", got=f"{values[where]} at {where}", remedy="mend the entry"
+        )
     scale = np.maximum(np.abs(values).max(axis=(1, 2)), 1e-300)
     skew = np.abs(values - np.swapaxes(values, 1, 2)).max(axis=(1, 2)) / scale
     if skew.max() > 1e-8:

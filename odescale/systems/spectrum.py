@@ -42,7 +42,9 @@ class Spectrum(eqx.Module):
         for name in ("eigenvalues", "multiplicity"):
             values = np.asarray(getattr(self, name))
             if values.ndim != 1 or values.size == 0 or not np.all(np.isfinite(values)) or np.any(values <= 0):
-                raise InputError(name, expected="positive finite numbers, shape (modes,)", got=values, remedy="drop zeros")
+                raise InputError(
+                    name, expected="positive finite numbers, shape (modes,)", got=values, remedy="drop zeros"
+                )
         for name in ("weights", "multiplicity", "squares"):
             if np.shape(getattr(self, name)) != np.shape(self.eigenvalues):
                 raise InputError(
@@ -53,7 +55,9 @@ class Spectrum(eqx.Module):
                 )
         total = float(np.sum(np.asarray(self.weights) * np.asarray(self.eigenvalues)))
         if abs(total - 1.0) > 1e-10:
-            raise InputError("weights", expected="sum of weight * eigenvalue = 1", got=total, remedy="divide by the trace")
+            raise InputError(
+                "weights", expected="sum of weight * eigenvalue = 1", got=total, remedy="divide by the trace"
+            )
 
     @property
     def modes(self) -> int:
@@ -91,7 +95,9 @@ def listed(eigenvalues: object) -> Spectrum:
     """
     values = np.sort(np.asarray(eigenvalues, dtype=float).ravel())[::-1]
     if values.size == 0 or not np.all(np.isfinite(values)) or np.any(values <= 0):
-        raise InputError("eigenvalues", expected="positive finite numbers", got=eigenvalues, remedy="drop zeros and NaN")
+        raise InputError(
+            "eigenvalues", expected="positive finite numbers", got=eigenvalues, remedy="drop zeros and NaN"
+        )
     trace = float(values.sum())
     return Spectrum(values.copy(), np.ones_like(values) / trace, np.ones_like(values), values**2, trace)
 
