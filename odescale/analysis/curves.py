@@ -10,6 +10,7 @@ from jaxtyping import Float
 from numpy.typing import ArrayLike
 
 from odescale.analysis.bootstrap import (
+    autocorrelation,
     block_bootstrap,
     block_length,
     correlated_noise,
@@ -60,8 +61,8 @@ def find_transition_curve(
     `stderr (n,)`: standard errors of a single `loss` row, all sources; with several rows their scatter is used instead
     and `stderr` only weighs the fit. `min_depth` in e-folds; `irreducible` is subtracted: wrong by 4 % of L(t_x) it
     moves t_x by 5 to 10 %. `window` = (from, to) in t. `bootstrap` draws (0: no interval, for a curve without noise),
-    `seed` of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0) before `irreducible` is subtracted, when
-    the curve begins later (default: its first value, which makes the depth a little too small). `min_aic_gap`: how much
+    `seed` of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0), `irreducible` included, when the
+    curve begins later (default: its first value, which makes the depth a little too small). `min_aic_gap`: how much
     better than exponential + constant and power + constant the model with both terms must be (None: not demanded, for
     a theory curve).
 
@@ -138,7 +139,7 @@ class _Spline(eqx.Module):
 
     def __init__(self, curve: _Curve, smoothing: float | None) -> None:
         self.spline = SmoothingSpline(np.log(curve.t))
-        self.smoothing = self.spline.choose(curve.log_mean) if smoothing is None else float(smoothing)
+        self.smoothing = self.spline.choose(curve.rows) if smoothing is None else float(smoothing)
         self.name = spline_in_words(self.smoothing, self.spline.degrees(self.smoothing))
 
     def grid(self) -> np.ndarray:
@@ -178,8 +179,11 @@ class _Fit(eqx.Module):
         return tuple(np.stack(part) for part in zip(*(one.exponent_and_index(at) for one in fits), strict=True))
 
     def residual(self, log_loss: np.ndarray) -> np.ndarray:
-        n = log_loss.size
-        return (log_loss - self.fit.log_loss(self.curve.t)) * np.sqrt(n / max(n - len(self.fit.names), 1))
+        # Each parameter uses up one independent point, which is (1 + rho)/(1 - rho) correlated ones.
+        residual, n = log_loss - self.fit.log_loss(self.curve.t), log_loss.size
+        rho = min(max(autocorrelation(residual), 0.0), 0.8)
+        used = len(self.fit.names) * (1 + rho) / (1 - rho)
+        return residual * np.sqrt(n / max(n - used, n / 6))
 
 
 def _prepare(t, loss, stderr, irreducible: float, window: tuple[float, float] | None) -> _Curve:
@@ -243,7 +247,9 @@ def _deviations(
         return noise, 1.0, f"interval from the given standard errors, correlated over {block_length(n)} points"
     residual = estimate.residual(curve.log_mean)
     how = "interval by blocks of residuals of one curve: it holds nothing of the scatter between seeds"
-    return block_bootstrap(residual, draws, rng), 1.0, how
+    rho = min(max(autocorrelation(residual), 0.0), 0.8)
+    length = min(max(block_length(n), int(np.ceil(2 * (1 + rho) / (1 - rho)))), max(n // 4, 3))
+    return block_bootstrap(residual, draws, rng, length), 1.0, how
 
 
 def _candidate(t: np.ndarray, p: np.ndarray, q: np.ndarray) -> float | None:

@@ -26,8 +26,7 @@ INDEX_LIMIT = 1e3
 class SmoothingSpline(eqx.Module):
     """The natural cubic spline f that minimises sum_i w_i (y_i - f(x_i))^2 + smoothing * integral f''(x)^2 dx.
 
-    For a loss curve x = log t and y = log L. `smoothing` = 0 interpolates; the default is the minimum of generalised
-    cross-validation, n RSS/(n - tr)^2, where tr is the trace of the smoother (the degrees of freedom used).
+    For a loss curve x = log t and y = log L. `smoothing` = 0 interpolates; `choose` finds it by cross-validation.
     Built once for a grid and applied to many curves at a time. Arguments: `x (n,)` increasing, 8 <= n <= 400,
     `weights (n,)` positive (default 1). Source: C. H. Reinsch, Numer. Math. 10 (1967) 177; P. Craven and G. Wahba,
     Numer. Math. 31 (1979) 377.
@@ -67,15 +66,24 @@ class SmoothingSpline(eqx.Module):
         modes = (y * root) @ self.vectors / (1.0 + smoothing * self.roots)
         return modes @ self.vectors.T / root
 
-    def choose(self, y: Float[np.ndarray, " n"]) -> float:
-        """The smoothing with the least generalised cross-validation score n RSS/(n - tr)^2 for the curve `y`."""
-        modes = (y * np.sqrt(self.weights)) @ self.vectors
-        n, best = self.x.size, (np.inf, 0.0)
-        for smoothing in np.geomspace(1e-3 / self.roots[-1], 1e3 / self.roots[2], 200):
-            left = 1.0 - 1.0 / (1.0 + smoothing * self.roots)
-            score = n * float(((left * modes) ** 2).sum()) / float(left.sum()) ** 2
-            best = min(best, (score, float(smoothing)))
-        return best[1]
+    def choose(self, losses: Float[np.ndarray, "s n"]) -> float:
+        """The smoothing that cross-validation likes best for the logarithm of the mean of `losses (seeds, n)`, all > 0.
+
+        With 2 seeds or more: each seed is predicted by the smoothed mean of the others, which also counts noise that
+        is correlated along a run. A single curve: generalised cross-validation, n RSS/(n - tr)^2, which takes
+        correlated noise for signal and then smooths too little.
+        """
+        grid = np.geomspace(1e-3 / self.roots[-1], 1e3 / self.roots[2], 200)
+        keep = 1.0 / (1.0 + grid[:, None] * self.roots)
+        to_modes = self.vectors * np.sqrt(self.weights)[:, None]
+        if losses.shape[0] > 1 and (losses > 0).all():
+            others = (losses.sum(axis=0) - losses) / (losses.shape[0] - 1)
+            target, given = np.log(losses) @ to_modes, np.log(others) @ to_modes
+            score = ((target - keep[:, None, :] * given) ** 2).sum(axis=(1, 2))
+        else:
+            modes = np.log(losses.mean(axis=0)) @ to_modes
+            score = (((1 - keep) * modes) ** 2).sum(axis=1) / (1 - keep).sum(axis=1) ** 2
+        return float(grid[np.argmin(score)])
 
     def with_degrees(self, degrees: float) -> float:
         """The smoothing that uses `degrees` degrees of freedom (bisection in its logarithm)."""
@@ -207,7 +215,7 @@ def local_exponent(
     """p = -dlog L/dlog t and q = dlog p/dlog t by a smoothing spline of log L in log t.
 
     **Arguments**: `t (n,)` increasing (a first point at 0 is left out), `loss (n,)` or `(seeds, n)` (the logarithm of
-    the mean is smoothed), `irreducible` subtracted, `smoothing` (None: generalised cross-validation; pass the number
+    the mean is smoothed), `irreducible` subtracted, `smoothing` (None: cross-validation; pass the number
     of another estimate to compare like with like), `at (m,)` times of the answer (default: 2000 log-spaced).
 
     **Returns** `LocalExponent`; with seeds the standard errors are jackknife errors over seeds at fixed smoothing.
@@ -219,7 +227,7 @@ def local_exponent(
     times, rows = bin_curve(times[times > 0], rows[:, times > 0])
     spline = SmoothingSpline(np.log(times))
     mean = np.log(rows.mean(axis=0))
-    chosen = spline.choose(mean) if smoothing is None else float(smoothing)
+    chosen = spline.choose(rows) if smoothing is None else float(smoothing)
     where = np.geomspace(times[0], times[-1], DENSE_POINTS) if at is None else np.asarray(at, dtype=float)
     log_loss, p, q = spline.exponent_and_index(spline.smooth(mean, chosen), np.log(where))
     p_error = q_error = None
