@@ -70,8 +70,8 @@ def test_uniform_heads_contribute_nothing():
     architecture = quickstart_architecture()
     C, R = overlaps(architecture, 3)
     trained = jnp.asarray(architecture.trained_mask)
-    got = generated.closure(C, R, architecture.student, architecture.teacher, trained)
-    for part, expected in zip(got, oracle_closure(C, R, architecture), strict=True):
+    got = jax.jit(lambda C, R: generated.closure(C, R, architecture.student, architecture.teacher, trained))(C, R)
+    for part, expected in zip(got, jax.jit(lambda C, R: oracle_closure(C, R, architecture))(C, R), strict=True):
         assert relative(part, expected) <= 1e-12
 
 
@@ -106,11 +106,13 @@ def test_float32_vmap_and_gradients():
     student, teacher = architecture.student, architecture.teacher
     trained = jnp.asarray(architecture.trained_mask)
     C = jnp.stack([overlaps(architecture, s)[0] for s in range(3)])
-    G, H, V = jax.vmap(lambda c: generated.closure(c, c, student, teacher, trained))(C)
+    G, H, V = jax.jit(jax.vmap(lambda c: generated.closure(c, c, student, teacher, trained)))(C)
     assert G.shape == H.shape == V.shape == C.shape
-    single = generated.closure(*(C[0].astype(jnp.float32),) * 2, student, teacher, trained.astype(jnp.float32))
+    single = jax.jit(lambda c: generated.closure(c, c, student, teacher, trained.astype(c.dtype)))(
+        C[0].astype("float32")
+    )
     assert all(part.dtype == jnp.float32 for part in single)
     assert relative(single[0], G[0]) < 1e-4
-    gradient = jax.grad(lambda c: generated.closure(c, c, student, teacher, trained)[0].sum())(C[0])
+    gradient = jax.jit(jax.grad(lambda c: generated.closure(c, c, student, teacher, trained)[0].sum()))(C[0])
     assert bool(jnp.all(jnp.isfinite(gradient)))
     assert np.abs(gradient).max() > 0
