@@ -63,8 +63,8 @@ def find_transition_curve(
     moves t_x by 5 to 10 %. `window` = (from, to) in t. `bootstrap` draws (0: no interval, for a curve without noise),
     `seed` of their generator. `smoothing` (None: cross-validated). `loss_start`: L(0), `irreducible` included, when the
     curve begins later (default: its first value, which makes the depth a little too small). `min_aic_gap`: how much
-    better than exponential + constant and power + constant the model with both terms must be (None: not demanded, for
-    a theory curve).
+    better than exponential + constant and power + constant the model with both terms must be (None: neither fitted
+    nor demanded, for a theory curve; then t_eq is not known).
 
     **Interval**: 3 seeds or more: whole runs are redrawn, and widened by Student's factor. 2 seeds: blocks of half
     their difference, widened as for 2 degrees of freedom. One row: blocks of its residuals (or of `stderr`), which
@@ -85,8 +85,10 @@ def find_transition_curve(
             time_unit=time_unit, reason="no exponential phase: the loss is constant in the window",
             window=(float(curve.t[0]), float(curve.t[-1])), fall=start - float(curve.log_mean[-1]),
         )  # fmt: skip
-    fit, gap, fits = compare_models(curve.t, np.exp(curve.log_mean), stderr=curve.stderr)
-    if estimator == "spline":
+    fit, gap, fits = None, None, {}
+    if estimator == "fit" or min_aic_gap is not None:
+        fit, gap, fits = compare_models(curve.t, np.exp(curve.log_mean), stderr=curve.stderr)
+    if estimator == "spline" or fit is None:
         estimate: _Spline | _Fit = _Spline(curve, smoothing)
     else:
         estimate = _Fit(curve, fit)
@@ -99,12 +101,14 @@ def find_transition_curve(
     found = _with(found, aic_gap=gap, smoothing=estimate.smoothing)
     if not found.found:
         return found
-    if min_aic_gap is not None and gap < min_aic_gap:
+    if min_aic_gap is not None and gap is not None and gap < min_aic_gap:
         return _refuse(found, fits, min_aic_gap)
-    caveats = [] if estimator == "spline" or fit.converged else [f"the fit did not settle: {fit.message}"]
-    changes: dict[str, Any] = {"t_eq": fit.equal_terms() if fit.converged else None}
-    if estimator == "fit":
-        changes |= {"exponential_rate": fit.parameters["k"], "tail_exponent": fit.parameters["beta"]}
+    changes: dict[str, Any] = {"t_eq": fit.equal_terms() if fit is not None and fit.converged else None}
+    caveats = []
+    if isinstance(estimate, _Fit):
+        parameters = estimate.fit.parameters
+        changes |= {"exponential_rate": parameters["k"], "tail_exponent": parameters["beta"]}
+        caveats = [] if estimate.fit.converged else [f"the fit did not settle: {estimate.fit.message}"]
     if bootstrap:
         deviations, widened, how = _deviations(curve, estimate, bootstrap, np.random.default_rng(seed))
         _, many_p, many_q = estimate.derivatives(curve.log_mean + deviations, dense)
