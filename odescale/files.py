@@ -34,7 +34,8 @@ def read_npz(path: str | os.PathLike, format_: str) -> tuple[dict[str, np.ndarra
     if not target.is_file():
         raise CheckpointError("path", expected="a saved file", got=str(target), remedy="check the path")
     try:
-        with np.load(target, allow_pickle=False) as stored:
+        # Opened here and not by NumPy, which leaves the file open when it is no archive.
+        with target.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(str(arrays.pop("header")))
     except Exception as error:

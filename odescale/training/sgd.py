@@ -108,7 +108,7 @@ class SeedsInParallel:
             jnp.asarray(learning_rate, dtype),
             jnp.asarray(weight_decay, dtype),
         )
-        self._keys = [token_key(seed) for seed in seeds]
+        self._keys = [seed_key(seed) for seed in seeds]
         self._dtype = dtype
         self._threads = jax.default_backend() == "cpu"
         self._compiled = False
@@ -143,11 +143,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def token_key(seed: int) -> Array:
-    """Stream of training tokens of a seed, folded with the step number; Threefry whatever JAX's default generator."""
-    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 0)
+def seed_key(seed: int) -> Array:
+    """Stream of a seed: step n draws its tokens from `fold_in(seed_key, n)`. Threefry whatever JAX's default generator."""
+    return jax.random.key(seed, impl="threefry2x32")
 
 
 def loss_key(seed: int, step: int) -> Array:
-    """Stream of test fields of a seed at a step, independent of the training tokens."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), 1), step)
+    """Stream of test fields of a seed at a step, apart from all training tokens (steps stay below 2^31)."""
+    return jax.random.fold_in(jax.random.fold_in(seed_key(seed), 2**32 - 1), step)
