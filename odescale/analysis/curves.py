@@ -68,7 +68,9 @@ def find_transition_curve(
 
     **Interval**: 3 seeds or more: whole runs are redrawn, and widened by Student's factor. 2 seeds: blocks of half
     their difference, widened as for 2 degrees of freedom. One row: blocks of its residuals (or of `stderr`), which
-    know nothing of the scatter between seeds; the record says so.
+    know nothing of the scatter between seeds; the record says so. Measured on 31 points with noise of 4 % whose
+    neighbours are correlated by .7: 4 seeds cover 90 to 95 %, 2 seeds 97 % and more, one row only 50 to 70 % for an
+    exponential that hands over gently (95 % at the sharp drop of the quickstart's curve, spline).
 
     **Returns** `Transition`; `found` False with the reason when there is none. **Raises** `InputError` on NaN, losses
     not above `irreducible`, unsorted or repeated times, fewer than 8 points.
