@@ -1,0 +1,86 @@
+"""A bare problem for the structure-preserving solver, its loss, and its right-hand side written out once more."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from oracles import oracle_closure, oracle_functionals, oracle_loss
+
+from odescale.networks.architecture import Architecture, build_architecture
+from odescale.systems.spectrum import Spectrum
+
+
+def constant(t: jax.Array) -> float:
+    return 1.0
+
+
+class Problem(eqx.Module):
+    eigenvalues: jax.Array
+    weights: jax.Array
+    learning_rate: jax.Array
+    batch: jax.Array
+    noise: jax.Array
+    weight_decay: jax.Array
+    architecture: Architecture
+    schedule: Callable[[Any], Any] = eqx.field(static=True)
+    trained: tuple[bool, ...] = eqx.field(static=True)
+    writes_back: bool = eqx.field(static=True)
+
+    def closure(self, C: jax.Array, R: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        return oracle_closure(C, R, self.architecture)
+
+
+def make_problem(
+    spectrum: Spectrum,
+    *,
+    learning_rate: float = 0.5,
+    batch: float = 8.0,
+    noise: float = 0.0,
+    weight_decay: float = 0.0,
+    architecture: Architecture | None = None,
+    schedule: Callable[[Any], Any] = constant,
+) -> Problem:
+    architecture = architecture or build_architecture(2, 1)
+    arrays = (jnp.asarray(v) for v in (spectrum.eigenvalues, spectrum.weights, learning_rate, batch, noise, weight_decay))
+    return Problem(*arrays, architecture, schedule, architecture.trained, architecture.writes_back)
+
+
+def couplings(problem: Problem, q: jax.Array) -> tuple[jax.Array, jax.Array]:
+    w = problem.weights
+    return jnp.einsum("k,kij->ij", w * problem.eigenvalues, q), jnp.einsum("k,kij->ij", w, q)
+
+
+def losses(problem: Problem, ys: jax.Array) -> np.ndarray:
+    return np.asarray(jax.vmap(lambda q: oracle_loss(*couplings(problem, q), problem.architecture))(ys))
+
+
+def vector_field(t: jax.Array, q: jax.Array, problem: Problem) -> jax.Array:
+    G, H, V = problem.closure(*couplings(problem, q))
+    eta = problem.learning_rate * problem.schedule(t)
+    lam = problem.eigenvalues[:, None, None]
+    S = jnp.diag(jnp.asarray(problem.architecture.trained_mask))
+    M = -eta * (lam * G + H) - problem.weight_decay * S
+    return M @ q + q @ jnp.swapaxes(M, 1, 2) + problem.noise * eta**2 / problem.batch * lam * V
+
+
+def clock_formula(problem: Problem, ts: np.ndarray, ys: jax.Array) -> np.ndarray:
+    """1/2 sum w lam (b_t^T q(0) b_t) exp(-2 eta lam theta), theta = int |S a|^2 dt, along a solution from ys[0] at t = 0."""
+
+    def functionals(q):
+        C, R = couplings(problem, q)
+        student = oracle_functionals(C, R, problem.architecture.student)[0]
+        return student, student - oracle_functionals(C, R, problem.architecture.teacher)[0]
+
+    a, b = (np.asarray(v) for v in jax.vmap(functionals)(ys))
+    c = np.sum((a * problem.architecture.trained_mask) ** 2, axis=1)
+    # the trapezium in log t from the second point on: c is smooth there
+    theta = np.concatenate([[0.0, c[0] * ts[1]], np.diff(np.log(ts[1:])) * 0.5 * ((c * ts)[1:-1] + (c * ts)[2:])])
+    lam = np.asarray(problem.eigenvalues)
+    risk = np.asarray(problem.weights) * lam * np.einsum("ni,kij,nj->nk", b, np.asarray(ys[0]), b)
+    rate = 2 * float(problem.learning_rate) * lam
+    return 0.5 * np.sum(risk * np.exp(-rate * np.cumsum(theta)[:, None]), axis=1)
