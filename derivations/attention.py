@@ -514,7 +514,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
         ratio, average = finite.softmax_average(options.logit_scale)
         query, moments = finite.query_average(average, options.logit_scale)
         corrected = finite.write_functions(moments, options.logit_scale, options.noise)
-        steps += [ratio, query, finite.corrected_theory(moments, (*outputs, *corrected))]
+        steps += [ratio, query, finite.corrected_theory(moments, (*outputs, *corrected), options.logit_scale)]
         outputs += corrected
     if options.identity and options.logit_scale == 1:
         symbols = {"A": A, "B": B, "C": C, "q": q, "k": k}

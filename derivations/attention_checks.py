@@ -233,14 +233,14 @@ def query_average(pair: sympy.Expr, scale: sympy.Expr | int) -> CheckResult:
     return monte_carlo_check(gaussian, expression, value, what="query average of the covariance, z-score")
 
 
-def finite_context(outputs: Sequence[Output]) -> CheckResult:
-    """Drift of the corrected loss against jax.grad of it, two heads and two readouts."""
+def finite_context(outputs: Sequence[Output], scale: sympy.Expr | int) -> CheckResult:
+    """Drift of the corrected loss against jax.grad of it, two heads and two readouts, inside the domain 2 c^2 K Q < 1."""
     import jax
     import jax.numpy as jnp
 
     architecture = build_architecture(1, 2, outputs=2)
     trained = jnp.asarray(architecture.trained_mask)
-    C = jnp.asarray(random_covariance(architecture.size, 9, 0.3))
+    C = jnp.asarray(random_covariance(architecture.size, 9, 0.3 / float(scale)))
     scope = run(outputs)
     student, teacher = architecture.student, architecture.teacher
     slope = jax.jit(jax.grad(lambda C: scope["finite_context_loss"](C, 16.0, student, teacher)))(C)

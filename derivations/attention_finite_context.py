@@ -172,7 +172,7 @@ def query_polynomial(polynomial: sympy.Expr, covariance: sympy.Matrix) -> sympy.
     return Gaussian((s, t), sympy.ImmutableMatrix(covariance.applyfunc(sympy.simplify))).expect(polynomial)
 
 
-def corrected_theory(moments: QueryMoments, outputs: tuple[Output, ...]) -> Step:
+def corrected_theory(moments: QueryMoments, outputs: tuple[Output, ...], scale: sympy.Expr | int) -> Step:
     """Loss, drift and noise put together."""
     return Step(
         "finite",
@@ -203,7 +203,7 @@ def corrected_theory(moments: QueryMoments, outputs: tuple[Output, ...]) -> Step
             )
         ),
         ("gaussian", "finite context", "square loss"),
-        partial(checks.finite_context, outputs),
+        partial(checks.finite_context, outputs, scale),
     )
 
 
