@@ -59,7 +59,7 @@ def judge(
     if not np.all(np.isfinite(ratio[inside])):
         return Verdict("differs", ("the theory has no value at some of the run's times",))
     beyond = inside & (np.abs(ratio - 1) > tolerance)
-    significant = beyond & (np.abs(ratio - 1) - tolerance > 0) & (np.abs(z) > SIGNIFICANT)
+    significant = beyond & (np.abs(ratio - 1) - tolerance > SIGNIFICANT * stderr)
     span = f"run/theory from {ratio[inside].min():.3f} to {ratio[inside].max():.3f} over {int(inside.sum())} points"
     if significant.any():
         worst = int(np.argmax(np.where(significant, np.abs(np.log(ratio)), -1)))
