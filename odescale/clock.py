@@ -23,11 +23,20 @@ Schedule = Callable[[Any], Any]
 CLOCKS = ("t", "steps", "tau", "tokens")
 
 
+def _require(name: str, expected: str, value: Any, holds: Callable[[Any], Any]) -> None:
+    """Refuses a schedule's number outside its domain; values inside a JAX transformation pass."""
+    if isinstance(value, jax.core.Tracer):
+        return
+    number = np.asarray(value)
+    if not np.all(np.isfinite(number) & holds(number)):
+        raise InputError(name, expected=expected, got=number.tolist(), remedy="times are in units of t")
+
+
 class ConstantSchedule(eqx.Module):
     """s(t) = 1: the learning rate stays at its base value."""
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
-        return jnp.ones_like(jnp.asarray(t, dtype=float))
+        return jnp.ones_like(1.0 * jnp.asarray(t))  # the time's own precision, so that a float32 run stays one
 
     def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         """int_0^t s = t."""
@@ -42,6 +51,10 @@ class PowerSchedule(eqx.Module):
 
     power: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
     onset: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=1.0)  # type: ignore[assignment]
+
+    def __check_init__(self) -> None:
+        _require("power", "a number >= 0", self.power, lambda power: power >= 0)
+        _require("onset", "a positive time", self.onset, lambda onset: onset > 0)
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.asarray(t) / self.onset) ** (-self.power)
@@ -59,6 +72,10 @@ class CosineSchedule(eqx.Module):
 
     total: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
     final: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=0.1)  # type: ignore[assignment]
+
+    def __check_init__(self) -> None:
+        _require("total", "a positive time", self.total, lambda total: total > 0)
+        _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         phase = jnp.clip(jnp.asarray(t) / self.total, 0.0, 1.0)
@@ -82,6 +99,12 @@ class WarmupStableDecaySchedule(eqx.Module):
     decay_start: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
     decay_end: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
     final: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=0.0)  # type: ignore[assignment]
+
+    def __check_init__(self) -> None:
+        _require("warmup", "a time >= 0", self.warmup, lambda warmup: warmup >= 0)
+        _require("decay_start", "warmup or later", self.decay_start - self.warmup, lambda rest: rest >= 0)
+        _require("decay_end", "later than decay_start", self.decay_end - self.decay_start, lambda rest: rest > 0)
+        _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
     def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
         t = jnp.asarray(t)
@@ -147,13 +170,15 @@ class Clock(eqx.Module):
 
     def t_of_tau(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """The t at which the intrinsic time reaches tau; refuses a tau that the schedule never reaches."""
+        values = np.atleast_1d(np.asarray(tau, dtype=float))
+        if not np.all(values >= 0):
+            raise InputError("tau", expected="an intrinsic time >= 0", got=tau, remedy="it counts from t = 0")
         if isinstance(self.schedule, ConstantSchedule):
             return np.asarray(tau, dtype=float) / float(self.learning_rate)
-        values = np.atleast_1d(np.asarray(tau, dtype=float))
         return np.array([self._solve_tau(value) for value in values]).reshape(np.shape(tau))
 
     def _solve_tau(self, tau: float) -> float:
-        if tau <= 0:
+        if tau == 0:
             return 0.0
         upper = max(tau / float(self.learning_rate), 1e-12)
         for _ in range(200):
@@ -218,18 +243,27 @@ def parse_schedule(text: str) -> Schedule:
     kind, *numbers = text.split(":")
     if kind in _SCHEDULES:
         build, least, most = _SCHEDULES[kind]
-        try:
-            values = [float(number) for number in numbers]
-        except ValueError:
-            values = [np.nan]
-        if least <= len(values) <= most and all(np.isfinite(values)) and all(value >= 0 for value in values):
-            return build(*values)
+        values = _floats(numbers)
+        if values is not None and least <= len(values) <= most:
+            try:
+                return build(*values)
+            except InputError as error:
+                raise InputError(
+                    "schedule", expected=f"{error.argument}: {error.expected}", got=text, remedy=error.remedy
+                ) from None
     raise InputError(
         "schedule",
         expected="constant, power:g[:onset], cosine:total[:final] or wsd:warmup:start:end[:final]",
         got=text,
         remedy="times are in units of t",
     )
+
+
+def _floats(texts: list[str]) -> list[float] | None:
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        return None
 
 
 def schedule_text(schedule: Schedule) -> str | None:
