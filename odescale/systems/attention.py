@@ -94,13 +94,17 @@ class Attention(AbstractSystem):
 
     def to_state(self, overlaps: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
         """Plain overlaps q into the difference basis of the state."""
-        basis = self.architecture.difference_basis()
+        basis = self._basis(overlaps)
         return basis @ overlaps @ basis.T
 
     def to_overlaps(self, y: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
         """The state back into plain overlaps q."""
-        inverse = 2 * np.eye(self.architecture.size) - self.architecture.difference_basis()
+        inverse = 2 * np.eye(self.architecture.size, dtype=y.dtype) - self._basis(y)
         return inverse @ y @ inverse.T
+
+    def _basis(self, like: Array) -> np.ndarray:
+        # In the dtype of what it multiplies: a NumPy float64 matrix would lift a float32 run to float64.
+        return self.architecture.difference_basis().astype(like.dtype)
 
     def couple(self, overlaps: Float[Array, "modes P P"]) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
         """(C, R): field covariance and overlaps with metric I, in whichever basis the argument has."""
@@ -113,10 +117,11 @@ class Attention(AbstractSystem):
     ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
         """(G, H, V): drift coefficients along C and R and the gradient noise, zero on rows that do not move."""
         student, teacher = self.architecture.student, self.architecture.teacher
+        trained = self.trained.astype(C.dtype)
         if self.finite_context:
-            G, V = formulas.finite_context_closure(C, self.tokens, student, teacher, self.trained)
+            G, V = formulas.finite_context_closure(C, self.tokens, student, teacher, trained)
             return G, jnp.zeros_like(G), V
-        return formulas.closure(C, R, student, teacher, self.trained)
+        return formulas.closure(C, R, student, teacher, trained)
 
     def initial_state(self) -> Float[Array, "modes P P"]:
         return self.to_state(self.initial_overlaps)
@@ -126,7 +131,7 @@ class Attention(AbstractSystem):
         G, H, V = self.closure(*self.couple(q))
         eta = self.learning_rate * self.schedule(t)
         flow = formulas.overlap_flow(
-            q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, self.trained
+            q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, self.trained.astype(q.dtype)
         )
         return self.to_state(flow)
 
@@ -137,7 +142,7 @@ class Attention(AbstractSystem):
         if self.finite_context:
             return formulas.finite_context_loss(C, self.tokens, student, teacher)
         errors = formulas.functionals(C, R, student) - formulas.functionals(C, R, teacher)
-        inverse = 2 * np.eye(self.architecture.size) - self.architecture.difference_basis()
+        inverse = 2 * np.eye(self.architecture.size, dtype=errors.dtype) - self._basis(errors)
         small = errors @ inverse
         return 0.5 * jnp.einsum("ip,pq,iq->", small, self.couple(y)[0], small)
 
@@ -145,7 +150,7 @@ class Attention(AbstractSystem):
         """`overlaps` C (P, P), the learning speed `c = tr S a a^T S`, and the cosine of each student/teacher pair."""
         C, R = self.couple(self.to_overlaps(y))
         a = formulas.functionals(C, R, self.architecture.student)
-        named: dict[str, Array] = {"overlaps": C, "learning_speed": jnp.sum((a * self.trained) ** 2)}
+        named: dict[str, Array] = {"overlaps": C, "learning_speed": jnp.sum((a * self.trained.astype(a.dtype)) ** 2)}
         for student, teacher in self.architecture.pairs:
             product = C[student, student] * C[teacher, teacher]
             cosine = C[student, teacher] / jnp.sqrt(jnp.where(product > 0, product, 1.0))
