@@ -100,7 +100,10 @@ def integrate(
             factor = 10.0 if rung == "structured" else 100.0
             floor = 10 * float(jnp.finfo(dtype).eps)
             finer = tuple(jnp.maximum(x / factor, y) for x, y in zip(tolerances, (floor, 0.0), strict=True))
-            better = _solve(cast, state, jnp.asarray(times), *finer, rung, cap * 10, progress)
+            # Another cap is another compilation: raise it only where the finer solve might need more.
+            taken = None if traced else sum(int(values["stats"][name]) for name in ("accepted", "rejected"))
+            finer_cap = cap if taken is not None and 10 * taken <= cap else 10 * cap
+            better = _solve(cast, state, jnp.asarray(times), *finer, rung, finer_cap, progress)
             error = jnp.abs(values["loss"] - better["loss"]) / jnp.abs(better["loss"])
             values = better
         if traced:

@@ -65,7 +65,7 @@ def sweep(
             )
         for value in np.unique(column):
             known[name].check(value)
-    sample = build(**fixed, **{name: column[0] for name, column in arrays.items()})
+    sample = build(**{**fixed, **{name: column[0] for name, column in arrays.items()}})
     sample.check()
     cap = DEFAULT_MAX_STEPS[solver] if max_steps is None else max_steps
     times = output_times(t1, points)
