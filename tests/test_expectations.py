@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from oracles import oracle_loss, random_overlaps
+from oracles import oracle_closure, oracle_loss, random_overlaps
 
 from odescale.errors import InputError
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.gaussian_fields import overlap_root, sample_fields
+from odescale.expectations.sampled_closure import sampled_closure
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.networks.fields import apply_on_fields
 
@@ -127,3 +128,26 @@ def test_bad_arguments():
         finite_context_loss(architecture, C[:5, :5], None, 4, jax.random.key(0))
     with pytest.raises(InputError, match="control"):
         finite_context_loss(architecture, C, None, 4, jax.random.key(0), control="other")
+
+
+@pytest.mark.parametrize("value", ["identity", "rows"])
+def test_sampled_closure_extrapolates_to_the_infinite_one(value):
+    """T = 16 and 64 extrapolated as 1/T: drift, write-back drift and noise within 4.5 errors of the oracle's closure."""
+    architecture = build_architecture(2 if value == "identity" else 1, value=value)
+    # All rows correlated, so that every head reads, writes and matters; the teacher's rows are half as long.
+    length = np.where(np.arange(architecture.size) < architecture.size // 2, 1.0, 0.5)
+    C = (0.3 * np.eye(architecture.size) + 0.2) * np.outer(length, length)
+    R = 1.5 * C
+    short = sampled_closure(architecture, C, R, 16, jax.random.key(0), 6000, precision="float32")
+    long = sampled_closure(architecture, C, R, 64, jax.random.key(1), 3000, precision="float32")
+    G, H, V = (np.asarray(m) for m in oracle_closure(jnp.asarray(C), jnp.asarray(R), architecture))
+    for name, expected in (("GC", G @ C), ("H", H), ("V", V)):
+        limit = (4 * getattr(long, name) - getattr(short, name)) / 3
+        error = np.hypot(4 * getattr(long, f"{name}_stderr"), getattr(short, f"{name}_stderr")) / 3
+        second_order = np.abs(getattr(short, name) - getattr(long, name)) / 16
+        assert (np.abs(limit - expected) <= 4.5 * error + second_order + 1e-14).all(), name
+        if np.abs(expected).max() > 0:
+            assert np.abs(expected / np.where(error > 0, error, np.inf)).max() > 6, name
+    assert (short.GC[architecture.size // 2 :] == 0).all()
+    drift = short.GC + short.H @ C
+    np.testing.assert_allclose(short.flow(C, 0.5, 2), -0.5 * (drift + drift.T) + 0.125 * short.V, rtol=1e-12)
