@@ -8,7 +8,6 @@ that comes out.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 
 import sympy
@@ -17,21 +16,39 @@ from sympy.matrices.expressions import MatrixSymbol, Trace
 
 from derivations import attention_checks as checks
 from derivations import attention_finite_context as finite
+from derivations import attention_finite_context_code as finite_code
 from derivations import attention_quickstart as quickstart
+from derivations.attention_code import write_functions
+from derivations.attention_notation import (
+    ON_OUTPUTS,
+    OUTPUTS,
+    ROWS,
+    A,
+    Adjoints,
+    AttentionOptions,
+    B,
+    C,
+    E,
+    Layer,
+    LossMatrices,
+    R,
+    a,
+    b,
+    k,
+    o,
+    q,
+    v,
+)
 from derivations.attention_tape import operation_table, scalar_table
 from odescale.errors import InputError
 from odescale.networks.architecture import Architecture, build_architecture
 from odescale.symbolic.gaussian import Gaussian, covariance_symbols
 from odescale.symbolic.matrix import adjoint
-from odescale.symbolic.matrix_writer import MatrixWriter, Selector
-from odescale.symbolic.module_writer import function_source
 from odescale.symbolic.record import Assumption, Derivation, Equation, Output, Parameter, Step
 from odescale.symbolic.sgd import (
     FLAG,
     S_ROWS,
-    SIZE,
     OverlapFlow,
-    V,
     batch,
     decay,
     eta,
@@ -41,70 +58,6 @@ from odescale.symbolic.sgd import (
 )
 
 __all__ = ["AttentionOptions", "derive"]
-
-ROWS = SIZE
-OUTPUTS = sympy.Symbol("K", integer=True, positive=True)
-A, B, C, R = (MatrixSymbol(n, ROWS, ROWS) for n in ("A", "B", "C", "R"))
-q, k, v, o = (MatrixSymbol(n, ROWS, 1) for n in ("q", "k", "v", "o"))
-a, b = (MatrixSymbol(n, OUTPUTS, ROWS) for n in ("a", "b"))
-E, ON_OUTPUTS = (MatrixSymbol(n, OUTPUTS, ROWS) for n in ("E", "on_outputs"))
-HEAD = {x: Selector(f"head.{n}", f"unit[head.{n}]") for x, n in ((q, "query"), (k, "key"), (v, "value"), (o, "output"))}
-WRITER = MatrixWriter(
-    selectors=HEAD, symmetric=frozenset({C, R}), diagonals={S_ROWS: "trained"}, sizes={ROWS: 16, OUTPUTS: 2}
-)
-
-
-@dataclass(frozen=True)
-class AttentionOptions:
-    """What is assumed. The defaults give the generated module; every field changes the derivation when changed.
-
-    - `values`: `"any"` (heads with value = identity and heads with value/output rows), `"identity"` or `"rows"`.
-    - `noise`: keep the SGD noise, of order eta^2/B. `weight_decay`: keep `-(w/N) W` in the update.
-    - `schedule`: a learning rate eta(t) (True) or one constant eta (False); the ODE is the same function of eta.
-    - `logit_scale`: logits are this number times `(q.h)(k.h)/N`.
-    - `context`: `"infinite"`, or `"order 1/T"` to add the finite-context correction of one layer.
-    - `depth`, `heads`, `outputs`, `train_readouts`: the network that is written out in scalars (tape, tables);
-      the matrix form covers all of them.
-    """
-
-    values: str = "any"
-    noise: bool = True
-    weight_decay: bool = True
-    schedule: bool = True
-    logit_scale: sympy.Expr | int = 1
-    context: str = "order 1/T"
-    depth: int = 2
-    heads: int = 1
-    outputs: int = 1
-    train_readouts: bool = True
-
-    def __post_init__(self) -> None:
-        for name, allowed in (("values", ("any", "identity", "rows")), ("context", ("infinite", "order 1/T"))):
-            if getattr(self, name) not in allowed:
-                raise InputError(
-                    name, expected=f"one of {', '.join(allowed)}", got=getattr(self, name), remedy="pass a listed one"
-                )
-        if self.context == "order 1/T" and not self.identity:
-            raise InputError(
-                "context",
-                expected='"infinite" with value/output rows alone',
-                got=self.context,
-                remedy='pass context="infinite"; the order-1/T terms are derived for value = identity',
-            )
-        for name in ("depth", "heads", "outputs"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise InputError(name, expected="an integer >= 1", got=getattr(self, name), remedy="pass 1 or more")
-
-    @property
-    def identity(self) -> bool:
-        """Heads with value = identity are covered."""
-        return self.values in ("any", "identity")
-
-    @property
-    def write_back(self) -> bool:
-        """Heads with value and output rows are covered, so that the overlaps R enter."""
-        return self.values in ("any", "rows")
-
 
 # ---------------------------------------------------------------------------------------------------------------------
 # 1. The SGD update, and the overlaps it moves
@@ -169,15 +122,6 @@ def mean_gradient() -> Step:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Layer:
-    """What one head adds to the functionals A: `identity` and `rows`, with the scalar average they come from."""
-
-    average: sympy.Expr
-    identity: sympy.MatrixExpr
-    rows: sympy.MatrixExpr
-
-
 def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
     """E[v e^{c s k}] / E[e^{c s k}] by the exponential tilt, then lifted from one field to all of them."""
     fields = sympy.symbols("v k")
@@ -228,15 +172,6 @@ def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class LossMatrices:
-    """Loss and noise as matrix expressions of a (K x P, student), b (K x P, student minus teacher) and C."""
-
-    product: sympy.MatrixExpr
-    loss: sympy.MatrixExpr
-    noise: sympy.MatrixExpr
-
-
 def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
     """E of the square loss and of the products of its slopes, by Isserlis, lifted to matrices."""
     fields = sympy.symbols("i j")
@@ -263,17 +198,6 @@ def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
         partial(checks.population_loss, half * product, noise),
     )
     return step, LossMatrices(product, half * product, noise)
-
-
-@dataclass(frozen=True)
-class Adjoints:
-    """Cotangents of one head's update on (A, C, R), for both kinds of value, and those of the loss on (a, C)."""
-
-    identity: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]
-    rows: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]
-    loss_a: sympy.MatrixExpr
-    loss_c: sympy.MatrixExpr
-    readout: sympy.MatrixExpr
 
 
 def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrices) -> tuple[Step, Adjoints]:
@@ -349,155 +273,7 @@ def _written_out(options: AttentionOptions) -> Architecture:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# 4. Writing it out
-# ---------------------------------------------------------------------------------------------------------------------
-
-
-def _branches(options: AttentionOptions, identity: list[str], rows: list[str]) -> list[str]:
-    """Body of the loop over heads: what a head does by its kind; uniform heads were derived to add nothing."""
-    body = ["if head.query is None:", "    continue"]
-    if options.identity and options.write_back:
-        body += ["if head.output is None:", *(f"    {x}" for x in identity), "else:", *(f"    {x}" for x in rows)]
-    else:
-        body += identity if options.identity else rows
-    return [f"        {line}" for line in body]
-
-
-def write_functions(
-    options: AttentionOptions, layer: Layer, matrices: LossMatrices, adjoints: Adjoints, flow: OverlapFlow
-) -> tuple[Output, ...]:
-    """The generated functions of the infinite-context theory."""
-
-    def update(expression: sympy.MatrixExpr) -> list[str]:
-        return WRITER.lines([("update", expression)], accumulate=True)
-
-    layers = function_source(
-        "layers",
-        ("C: Array", "R: Array", "network"),
-        "[A_0, ..., A_L], each (P, P): the linear maps from the fields of a token to its fields after each layer.",
-        [
-            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
-            "A = unit",
-            "maps = [A]",
-            "for layer in network.layers:",
-            "    update = jnp.zeros_like(C)",
-            "    for head in layer:",
-            *_branches(options, update(layer.identity), update(layer.rows)),
-            "    A = A + update",
-            "    maps.append(A)",
-            "return maps",
-        ],
-        "list[Array]",
-    )
-    functionals = function_source(
-        "functionals",
-        ("C: Array", "R: Array", "network"),
-        "a (K, P): output i of the network at the query token is a_i . phi.",
-        ["return layers(C, R, network)[-1][jnp.asarray(network.readouts)]"],
-        "Array",
-    )
-    loss = function_source(
-        "population_loss",
-        ("C: Array", "R: Array", "student", "teacher"),
-        "L = 1/2 sum_i b_i^T C b_i, the excess loss at infinite context; C (P, P) field covariance, R (P, P) overlaps.",
-        [
-            "b = functionals(C, R, student) - functionals(C, R, teacher)",
-            f"return {_trace(matrices)}",
-        ],
-        "Array",
-    )
-    reverse = [
-        WRITER.lines(list(zip(("below", "dC", "dR"), kind, strict=True)), accumulate=True)
-        for kind in (adjoints.identity, adjoints.rows)
-    ]
-    noise = WRITER.lines([("V", matrices.noise)]) if options.noise else ["V = jnp.zeros_like(C)"]
-    pull_back = function_source(
-        "pull_back",
-        ("on_outputs: Array", "C: Array", "R: Array", "network"),
-        "(dC, dR): the cotangent (K, P) of the functionals a, pulled back to the overlaps, layer by layer.",
-        [
-            "unit = jnp.eye(C.shape[0], dtype=C.dtype)",
-            "maps = layers(C, R, network)",
-            "E = unit[jnp.asarray(network.readouts)]",
-            *WRITER.lines([("B", adjoints.readout)]),
-            "dC = jnp.zeros_like(C)",
-            "dR = jnp.zeros_like(C)",
-            "for A, layer in zip(reversed(maps[:-1]), reversed(network.layers), strict=True):",
-            "    below = B",
-            "    for head in layer:",
-            *_branches(options, reverse[0], reverse[1]),
-            "    B = below",
-            "return dC, dR",
-        ],
-        "tuple[Array, Array]",
-    )
-    closure = function_source(
-        "closure",
-        ("C: Array", "R: Array", "student", "teacher", "trained: Array"),
-        "(G, H, V), each (P, P): G = S (dL/dC + dL/dC^T), H = S (dL/dR + dL/dR^T), V = S E[g g^T] S at the query token.\n\n"
-        "`trained` (P,): 1 for rows that SGD moves, 0 for the others.",
-        [
-            "a = functionals(C, R, student)",
-            "b = a - functionals(C, R, teacher)",
-            *WRITER.lines([("on_outputs", adjoints.loss_a)]),
-            "dC, dR = pull_back(on_outputs, C, R, student)",
-            *WRITER.lines([("dC", adjoints.loss_c)], accumulate=True),
-            "G = trained[:, None] * (dC + dC.T)",
-            "H = trained[:, None] * (dR + dR.T)",
-            *noise,
-            "return G, H, V",
-        ],
-        "tuple[Array, Array, Array]",
-    )
-    names = {eta: "eta", batch: "batch", decay: "weight_decay", lam: "eigenvalue"}
-    writer = MatrixWriter(names=names, diagonals={S_ROWS: "trained"}, symmetric=frozenset({V}), sizes={ROWS: 16})
-    overlap = function_source(
-        "overlap_flow",
-        (
-            "q: Array",
-            "lam: Array",
-            "G: Array",
-            "H: Array",
-            "V: Array",
-            "eta: Array",
-            "batch: Array",
-            "weight_decay: Array",
-            "trained: Array",
-        ),
-        "dq/dt (modes, P, P) with q (modes, P, P), lam (modes,) eigenvalues, eta = eta(t); one unit of t is N "
-        "SGD steps.",
-        [
-            "def one_mode(q, eigenvalue):",
-            *(f"    {line}" for line in writer.lines([("flow", flow.matrix)])),
-            "    return flow",
-            "",
-            "return jax.vmap(one_mode)(q, lam)",
-        ],
-        "Array",
-    )
-    return tuple(
-        Output(name, source)
-        for name, source in (
-            ("layers", layers),
-            ("functionals", functionals),
-            ("population_loss", loss),
-            ("pull_back", pull_back),
-            ("closure", closure),
-            ("overlap_flow", overlap),
-        )
-    )
-
-
-def _trace(matrices: LossMatrices) -> str:
-    """`tr(X C b^T)` as an elementwise sum: no K x K product is formed."""
-    (code,) = WRITER.lines([("x", matrices.loss)])
-    coefficient = matrices.loss.as_coeff_mmul()[0]
-    assert code.startswith("x = ")
-    return f"{float(coefficient)} * jnp.sum(b @ C * b)"
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# 5. The record
+# 4. The record
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -513,7 +289,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
     if options.context == "order 1/T":
         ratio, average = finite.softmax_average(options.logit_scale)
         query, moments = finite.query_average(average, options.logit_scale)
-        corrected = finite.write_functions(moments, options.logit_scale, options.noise)
+        corrected = finite_code.write_functions(moments, options.logit_scale, options.noise)
         steps += [ratio, query, finite.corrected_theory(moments, (*outputs, *corrected), options.logit_scale)]
         outputs += corrected
     if options.identity and options.logit_scale == 1:

@@ -139,10 +139,7 @@ def reduce_and_solve(
     parts = (reduced_loss.subs(y1, 0), reduced_loss.subs(y0, beta))
     assert sympy.expand(parts[0] + parts[1] - reduced_loss) == 0
     curve = sum(
-        (
-            sympy.factor(sympy.simplify(part.subs(y, solution)))
-            for part, y, solution in zip(parts, (y0, y1), solutions, strict=True)
-        ),
+        (_decaying(part.subs(y, solution)) for part, y, solution in zip(parts, (y0, y1), solutions, strict=True)),
         S.Zero,
     )
     step = Step(
@@ -180,6 +177,15 @@ def _solve(slope: sympy.Expr, own: sympy.Symbol, other: sympy.Symbol) -> sympy.E
         if sympy.simplify(sympy.diff(solution, Time) - slope.subs(own, solution)) == 0:
             return solution
     raise InputError("ansatz", expected="an equation that dsolve can solve", got=str(slope), remedy="none")
+
+
+def _decaying(expression: sympy.Expr) -> sympy.Expr:
+    """The same function with e^(-2 beta S) in place of e^(2 beta S), which overflows at late times."""
+    decay = sympy.Dummy("decay", positive=True)
+    growth = sympy.exp(2 * beta * Time)
+    rewritten = sympy.factor(sympy.simplify(expression).subs(growth, 1 / decay))
+    assert not rewritten.has(sympy.exp), rewritten
+    return rewritten.subs(decay, 1 / growth)
 
 
 def write(reduction: Reduction) -> Output:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import sympy
 
@@ -156,6 +157,7 @@ def _split(values: list[sympy.Expr], size: int) -> list[list[sympy.Expr]]:
     return [values[i : i + size] for i in range(0, len(values), size)]
 
 
+@cache
 def operation_table(scale: sympy.Expr | int = 1, depths: tuple[int, ...] = (1, 2, 3, 4)) -> Table:
     """Dynamic order parameters and operations of dC/dt for one head, value = identity, one trained readout."""
     rows = []

@@ -4,7 +4,7 @@ Mean-field ODE of online SGD on a transformer with softmax attention, any depth 
 K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
 """
 
-# derivation: attention | api: 1 | sha256: de60d604e8f799fc8a266c80fdd5f96b99126a06d92fb03e96f30d1d5598a2f3
+# derivation: attention | api: 1 | sha256: fb3b10e04f0bb84506006fdc25ae2d58882903d98938a9bebeba5e33a0239c66
 # ruff: noqa: E501
 # fmt: off
 
@@ -46,7 +46,7 @@ def functionals(C: Array, R: Array, network) -> Array:
 def population_loss(C: Array, R: Array, student, teacher) -> Array:
     """L = 1/2 sum_i b_i^T C b_i, the excess loss at infinite context; C (P, P) field covariance, R (P, P) overlaps."""
     b = functionals(C, R, student) - functionals(C, R, teacher)
-    return 0.5 * jnp.sum(b @ C * b)
+    return 0.5 * jnp.sum((b @ C) * b)
 
 
 def pull_back(on_outputs: Array, C: Array, R: Array, network) -> tuple[Array, Array]:
@@ -329,17 +329,16 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
     G = G0 + trained[:, None] * (dC + dC.T)
     n, W_ss, W_st, W_tt = query_tilt(kappa, x, y, z)
     r_s, r_t = r[:, :, None], r[:, None, :]
-    M_s = r_s * (1 + W_ss * x + W_st * z) + r_t * (W_st * x + W_tt * z)
-    M_t = r_s * (W_ss * z + W_st * y) + r_t * (1 + W_st * z + W_tt * y)
-    M_ss = x + W_ss * x * x + 2 * W_st * x * z + W_tt * z * z
-    M_tt = y + W_ss * z * z + 2 * W_st * z * y + W_tt * y * y
-    M_st = z + W_ss * x * z + W_st * (x * y + z * z) + W_tt * z * y
     K = b @ C @ b.T
+    M_s = r_s + W_ss * r_s * x + W_st * r_s * z + W_st * r_t * x + W_tt * r_t * z
+    M_t = r_t + W_ss * r_s * z + W_st * r_s * y + W_st * r_t * z + W_tt * r_t * y
+    M_ss = x + W_ss * x ** 2 + W_tt * z ** 2 + 2 * W_st * x * z
+    M_tt = y + W_ss * z ** 2 + W_tt * y ** 2 + 2 * W_st * y * z
+    M_st = z + W_st * z ** 2 + W_ss * x * z + W_st * x * y + W_tt * y * z
+    M_ab = K[:, :, None, None] + W_ss * r_s[:, None] * r_s + W_st * r_s[:, None] * r_t + W_st * r_t[:, None] * r_s + W_tt * r_t[:, None] * r_t
     kw = jnp.swapaxes(vl, 1, 2)
     own = jnp.arange(len(sides))
     m = len(student.layers[0])
-    M_ab = (K[:, :, None, None] + W_ss * r_s[:, None] * r_s + W_tt * r_t[:, None] * r_t
-            + W_st * (r_s[:, None] * r_t + r_t[:, None] * r_s))
     A_s, A_t, B_s, B_t = M_s[:, None], M_t[:, None], M_s[None], M_t[None]
     kernel = n * moment_kernel(M_st, full_vw, vl[:, None], kw[None])
     residuals = jnp.einsum("ijgh,g,h->ij", kernel, sign, sign)
@@ -370,6 +369,6 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
 def quickstart_loss(S: Array, beta: Array, y0: Array, y1: Array) -> Array:
     """L(S) of the noise-free quickstart system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0."""
     u0 = 2 * S
-    u1 = beta - y0
-    loss = 0.5 * y1 ** 2 / (u0 * y1 + 1) ** 2 + 0.5 * beta ** 2 * u1 ** 2 / (u1 + y0 * jnp.exp(beta * u0)) ** 2
+    u1 = jnp.exp(-beta * u0)
+    loss = 0.5 * y1 ** 2 / (u0 * y1 + 1) ** 2 + 0.5 * beta ** 2 * (-beta + y0) ** 2 * jnp.exp(-4 * S * beta) / (-y0 - beta * u1 + u1 * y0) ** 2
     return loss

@@ -64,6 +64,19 @@ class MatrixWriter:
                 out.append(f"{name} {'+=' if accumulate else '='} {self._sum(parts, named)}")
         return out
 
+    def trace(self, expression: sympy.MatrixExpr) -> str:
+        """Code of `tr(expression)`, as sums over entries: `tr(X Y) = sum(X * Y^T)`, the product never formed."""
+        text = []
+        for part in self._chains(expression):
+            last, flipped = part.factors[-1]
+            turned = ((last, not flipped and last not in self.symmetric),)
+            left = self._chain(part.factors[:-1], {}) if len(part.factors) > 1 else ""
+            inner = (
+                f"({left}) * {self._chain(turned, {})}" if left else f"jnp.diagonal({self._chain(part.factors, {})})"
+            )
+            text.append(("" if part.coefficient == 1 else f"{to_jax(part.coefficient)} * ") + f"jnp.sum({inner})")
+        return " + ".join(text) or "0.0"
+
     def _chains(self, expression: sympy.MatrixExpr) -> tuple[Chain, ...]:
         return chains(expression, set(self.symmetric) | set(self.diagonals))
 
