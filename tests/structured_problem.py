@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,8 +12,14 @@ from odescale.networks.architecture import Architecture, build_architecture
 from odescale.systems.spectrum import Spectrum
 
 
-def constant(t: jax.Array) -> float:
-    return 1.0
+class Ramp(eqx.Module):
+    """1 until `start`, then a straight line that meets .1 after .9 `length`: two kinks; start = inf is constant."""
+
+    start: jax.Array
+    length: jax.Array
+
+    def __call__(self, t: jax.Array) -> jax.Array:
+        return jnp.clip(1.0 - (t - self.start) / self.length, 0.1, 1.0)
 
 
 class Problem(eqx.Module):
@@ -27,7 +30,7 @@ class Problem(eqx.Module):
     noise: jax.Array
     weight_decay: jax.Array
     architecture: Architecture
-    schedule: Callable[[Any], Any] = eqx.field(static=True)
+    schedule: Ramp
     trained: tuple[bool, ...] = eqx.field(static=True)
     writes_back: bool = eqx.field(static=True)
 
@@ -43,10 +46,11 @@ def make_problem(
     noise: float = 0.0,
     weight_decay: float = 0.0,
     architecture: Architecture | None = None,
-    schedule: Callable[[Any], Any] = constant,
+    ramp: tuple[float, float] = (1e9, 1.0),
 ) -> Problem:
     architecture = architecture or build_architecture(2, 1)
     arrays = (jnp.asarray(v) for v in (spectrum.eigenvalues, spectrum.weights, learning_rate, batch, noise, weight_decay))
+    schedule = Ramp(jnp.asarray(ramp[0]), jnp.asarray(ramp[1]))
     return Problem(*arrays, architecture, schedule, architecture.trained, architecture.writes_back)
 
 

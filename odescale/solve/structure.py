@@ -232,7 +232,9 @@ def solve_structured(
     dtype = jnp.result_type(y0, float)
     first = jnp.asarray(-1.0 if dt0 is None else dt0, dtype)
     numbers = (jnp.asarray(v, dtype) for v in (t0, rtol, atol))
-    return _solve(problem, trained, jnp.asarray(y0, dtype), times.astype(dtype), *numbers, first, jnp.asarray(max_steps))
+    return _solve(
+        problem, trained, jnp.asarray(y0, dtype), times.astype(dtype), *numbers, first, jnp.asarray(max_steps)
+    )
 
 
 @eqx.filter_jit
@@ -306,7 +308,9 @@ def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> Structur
             K = coefficients(u, here.t)
             return (K, propagator(lam, K, (1 - g) * h)), (u, x_end, K, n, rate, ok)
 
-        _, (us, ends, Ks, counts, rates, oks) = lax.scan(solve, (rest, still), (jnp.arange(2), jnp.stack([guess1, guess2])))
+        _, (us, ends, Ks, counts, rates, oks) = lax.scan(
+            solve, (rest, still), (jnp.arange(2), jnp.stack([guess1, guess2]))
+        )
         K1, K2 = (jax.tree.map(lambda v, i=i: v[i], Ks) for i in range(2))
         x_new = jax.tree.map(lambda v: v[1], ends)
         x_check = _embedded(x, lam, K0, K1, K2, h, noisy)
