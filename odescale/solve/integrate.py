@@ -29,13 +29,16 @@ FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 DEFAULT_RTOL = {"tsit5": 1e-8, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
 DEFAULT_MAX_STEPS = {"tsit5": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
 
+ROUNDING_FLOOR = 100
+"""In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
+
 traces: Counter[str] = Counter()
 """How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
 
 
 def output_times(t1: float, points: int = 200, t0: float = 0.0) -> Float[np.ndarray, " n"]:
     """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1]."""
-    if not (np.isfinite(t1) and t1 > t0):
+    if not (isinstance(t1, (int, float, np.number)) and np.isfinite(t1) and t1 > t0):
         raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
     if isinstance(points, bool) or int(points) != points or points < 2:
         raise InputError("points", expected="an integer >= 2", got=points, remedy="200 is a good value")
@@ -67,7 +70,7 @@ def integrate(
 
     **Arguments**
 
-    - `t1`: end time > t0; or `ts` (n,): increasing output times, the first being the start.
+    - `t1`: end time > t0; or `ts` (n,): increasing output times, at or after t0, which is put in front when missing.
     - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
     - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver).
     - `solver`: "auto" climbs the system's ladder until one finishes (recorded in `meta["ladder"]`); or "tsit5",
@@ -88,7 +91,8 @@ def integrate(
     ladder = system.solvers if solver == "auto" else (solver,)
     traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
     cast = _cast(system, dtype)
-    state = cast.initial_state() if start is None else jnp.asarray(start, dtype=dtype)
+    state = cast.initial_state() if start is None else _start(start, cast.initial_state())
+    traced = traced or is_traced(state)
     record: list[dict[str, Any]] = []
     for rung in ladder:
         tolerances = step_tolerances(rung, rtol, atol, dtype)
@@ -190,8 +194,10 @@ def solve_arrays(
     else:
         loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
     observables = jax.vmap(system.observables)(times, safe)
-    # From the first loss that rounding has driven to zero or below, nothing later can be trusted either.
-    positive = jnp.cumprod((loss > 0) | ~valid).astype(bool)
+    # From the first loss within the rounding of the overlaps, whose flow is summed in the plain basis, nothing later can
+    # be trusted either: its exponents are noise well before it turns negative.
+    floor = ROUNDING_FLOOR * jnp.finfo(loss.dtype).eps * loss[0]
+    positive = jnp.cumprod((loss > floor) | ~valid).astype(bool)
     code = jnp.where((code == Code.OK) & ~jnp.all(positive), int(Code.LOSS_NOT_POSITIVE), code)
     valid = valid & positive
 
@@ -278,13 +284,22 @@ def _times(t0: float, t1: float | None, ts: Any, points: int) -> np.ndarray:
     if ts is None:
         if t1 is None:
             raise InputError("t1", expected="an end time, or ts", got=None, remedy="pass t1=...")
-        return output_times(float(t1), points, float(t0))
+        return output_times(t1, points, float(t0))
     values = np.asarray(ts, dtype=float)
     if values.ndim != 1 or values.size < 2 or not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
         raise InputError("ts", expected="two or more finite increasing times", got=ts, remedy="sort them")
-    if values[0] < 0 or (t1 is not None and t1 != values[-1]):
-        raise InputError("ts", expected="times from 0 on that end at t1", got=ts, remedy="drop t1 or mend ts")
+    if values[0] < t0 or (t1 is not None and t1 != values[-1]):
+        raise InputError("ts", expected=f"times from t0 = {t0:g} on that end at t1", got=ts, remedy="mend ts, t0 or t1")
     return values if values[0] == t0 else np.concatenate([[float(t0)], values])
+
+
+def _start(start: Any, like: Array) -> Array:
+    state = start if is_traced(start) else np.asarray(start)
+    if state.shape != like.shape:
+        raise InputError("start", expected=f"shape {like.shape}", got=state.shape, remedy="e.g. trajectory.state[-1]")
+    if not is_traced(state) and not np.all(np.isfinite(state)):
+        raise InputError("start", expected="finite numbers", got="NaN or infinity", remedy="take a valid time")
+    return jnp.asarray(state, dtype=like.dtype)
 
 
 def step_tolerances(solver: str, rtol: Any, atol: Any, dtype: np.dtype) -> tuple[Float[Array, ""], Float[Array, ""]]:

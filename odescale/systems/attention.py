@@ -41,7 +41,7 @@ class Attention(AbstractSystem):
     - `tokens`: context length T; used by the dynamics only with `finite_context=True` (one layer, value = identity).
 
     **Failure regime.** `eta |S a|^2 >= 2 B` diverges and is refused; `eta lam_1/trace` and 1/d_eff measure the finite-size
-    error of the theory. Gradient noise below a loss of about 1e-14 of its start is rounding. Source: see `sources`.
+    error of the theory. A loss below 2e-14 of its start is rounding and masked. Source: see `sources`.
     """
 
     architecture: Architecture

@@ -159,6 +159,10 @@ def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Atten
 
 
 def _text_schedule(schedule: Schedule | str | None) -> dict[str, str]:
+    if not (schedule is None or isinstance(schedule, str) or callable(schedule)):
+        raise InputError(
+            "schedule", expected="a callable s(t) or its text", got=schedule, remedy="e.g. schedule='cosine:30:0.1'"
+        )
     return {"schedule": schedule} if isinstance(schedule, str) else {}
 
 

@@ -43,10 +43,12 @@ class Parameter(eqx.Module):
         if isinstance(value, (bool, str)) or value is None:
             raise self._error(value)
         array = np.asarray(value)
-        if array.ndim != 0 or not np.issubdtype(array.dtype, np.number):
+        if array.ndim != 0 or array.dtype.kind not in "iuf":
             raise self._error(value)
         number = float(array)
-        if np.isnan(number) or not self.accepts(number) or (self.kind is int and number != int(number)):
+        if np.isnan(number) or not self.accepts(number):
+            raise self._error(value)
+        if self.kind is int and not (np.isfinite(number) and number == int(number)):
             raise self._error(value)
         return int(number) if self.kind is int else value
 
