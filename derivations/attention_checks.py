@@ -9,7 +9,7 @@ import numpy as np
 import sympy
 from sympy.matrices.expressions import MatrixExpr, MatrixSymbol
 
-from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
+from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture, quickstart_architecture
 from odescale.symbolic.gaussian import Gaussian
 from odescale.symbolic.monte_carlo import monte_carlo_check
 from odescale.symbolic.record import CheckResult, Output
@@ -158,6 +158,7 @@ def layer_adjoint(updates: Sequence[MatrixExpr], adjoints: Sequence[Sequence[Mat
 
 def closure_against_tape(outputs: Sequence[Output], architecture: Architecture, scale: sympy.Expr | int) -> CheckResult:
     """The generated closure against the scalar tape evaluated with Python floats."""
+    import jax
     import jax.numpy as jnp
 
     from derivations.attention_tape import entry, scalar_closure
@@ -171,7 +172,7 @@ def closure_against_tape(outputs: Sequence[Output], architecture: Architecture, 
     flat = [e for matrix in (closure.G, closure.H, closure.V) for row in matrix for e in row]
     expected = np.array(closure.tape.evaluate(numbers, flat)).reshape(3, size, size)
     scope = run(outputs)
-    got = scope["closure"](
+    got = jax.jit(scope["closure"], static_argnums=(2, 3))(
         jnp.asarray(C),
         jnp.asarray(R),
         architecture.student,
@@ -292,8 +293,11 @@ def quickstart(outputs: Sequence[Output], curve: sympy.Expr) -> CheckResult:
 
 def compare_modules(on_disk: str, derived: str) -> str:
     """Empty when the two module texts give the same numbers, else one line that names the function."""
+    import jax
     import jax.numpy as jnp
 
+    if on_disk == derived:
+        return ""
     scopes = []
     for text in (on_disk, derived):
         scope: dict = {}
@@ -322,7 +326,8 @@ def compare_modules(on_disk: str, derived: str) -> str:
         for name, arguments in calls.items():
             if name not in scopes[0]:
                 return f"{name}: missing from the generated module"
-            results = [scope[name](*arguments) for scope in scopes]
+            networks = tuple(i for i, x in enumerate(arguments) if isinstance(x, FieldNetwork))
+            results = [jax.jit(scope[name], static_argnums=networks)(*arguments) for scope in scopes]
             parts = [r if isinstance(r, tuple) else (r,) for r in results]
             for x, y in zip(*parts, strict=True):
                 if not bool(jnp.all(jnp.abs(x - y) <= 1e-11 * (1 + jnp.max(jnp.abs(y))))):
