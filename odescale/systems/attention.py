@@ -196,17 +196,20 @@ class Attention(AbstractSystem):
 
     def _check_finite_context(self) -> None:
         C = np.asarray(self.couple(self.initial_overlaps)[0])
-        for network in (self.architecture.student, self.architecture.teacher):
-            for head in _heads(network):
-                if head.query is None or head.key is None:
-                    continue
-                size = 2 * C[head.key, head.key] * C[head.query, head.query]
-                if size >= 1:
+        both = (*_heads(self.architecture.student), *_heads(self.architecture.teacher))
+        heads = [(head.query, head.key) for head in both if head.query is not None]
+        for place, (q, k) in enumerate(heads):
+            for other_q, other_k in heads[place:]:
+                # One head: 2 C_kk C_qq < 1. Two heads share the context, and their product has a Gaussian tilt of its own.
+                kappa = C[k, other_k]
+                slack = 1 - kappa * C[q, other_q] - abs(kappa) * np.sqrt(C[q, q] * C[other_q, other_q])
+                if slack <= 0:
+                    names = " and ".join(dict.fromkeys((self.architecture.rows[q], self.architecture.rows[other_q])))
                     raise OutsideTheoryError(
-                        "tokens",
-                        expected="2 C_kk C_qq < 1 (the O(1/T) expansion's domain)",
-                        got=f"{size:.3g} for row {self.architecture.rows[head.query]}",
-                        remedy="use weaker rows, or the infinite context",
+                        "context",
+                        expected="2 C_kk C_qq < 1 for every pair of heads (the domain of the O(1/T) expansion)",
+                        got=f"{1 - slack:.3g} for {names}",
+                        remedy="use weaker rows, or context=infinite",
                     )
 
     def summary(self) -> dict[str, Any]:
