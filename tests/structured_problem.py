@@ -49,7 +49,9 @@ def make_problem(
     ramp: tuple[float, float] = (1e9, 1.0),
 ) -> Problem:
     architecture = architecture or build_architecture(2, 1)
-    arrays = (jnp.asarray(v) for v in (spectrum.eigenvalues, spectrum.weights, learning_rate, batch, noise, weight_decay))
+    arrays = (
+        jnp.asarray(v) for v in (spectrum.eigenvalues, spectrum.weights, learning_rate, batch, noise, weight_decay)
+    )
     schedule = Ramp(jnp.asarray(ramp[0]), jnp.asarray(ramp[1]))
     return Problem(*arrays, architecture, schedule, architecture.trained, architecture.writes_back)
 

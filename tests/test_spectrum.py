@@ -21,7 +21,9 @@ from odescale.systems.spectrum import (
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5, 2.5])
 def test_power_sums_equal_the_sum_term_by_term(exponent):
     edges = np.array([1, 2, 7, 40, 44, 500, 20_000])
-    direct = [np.sum(np.arange(a, b, dtype=np.longdouble) ** -exponent) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    direct = [
+        np.sum(np.arange(a, b, dtype=np.longdouble) ** -exponent) for a, b in zip(edges[:-1], edges[1:], strict=True)
+    ]
     np.testing.assert_allclose(power_sums(exponent, edges), np.asarray(direct, dtype=float), rtol=1e-14)
 
 
