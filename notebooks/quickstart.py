@@ -140,6 +140,7 @@ print(transition)
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
 plot_trajectory(theory, transition=transition, axes=axes[0])
 plot_exponent(theory, quantity="index", transition=transition, axes=axes[1])
+plt.close(figure)  # shown once, by the next line
 figure
 
 # %% [markdown]
@@ -155,13 +156,14 @@ print(f"dt_x/d learning_rate = {slope:.4f}, dlog t_x/dlog learning_rate = {slope
 
 # %% [markdown]
 # ## A sweep: many learning rates, one compilation
+#
+# Without noise every learning rate has the same S_x; the SGD noise moves it. The transition of each member is interpolated on
+# the sweep's output times, so there are more of them.
 
 # %%
 rates = np.geomspace(0.5 * learning_rate, 2 * learning_rate, sweep_members)
 before = traces["tsit5"]
-family = odescale.sweep(
-    "quickstart", 2 * t1, {"learning_rate": rates}, **{**parameters, "learning_rate": learning_rate}
-)
+family = odescale.sweep("quickstart", 2 * t1, {"learning_rate": rates}, points=1000, **parameters)
 print(f"{sweep_members} members, compiled {traces['tsit5'] - before} time(s), failed: {family.meta['failed']}")
 
 found = [transition_of_trajectory(family.member(i), min_depth=min_depth) for i in range(sweep_members)]
@@ -173,11 +175,12 @@ S_x = [
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 axes.plot(rates, S_x, "o-", label="ODE with SGD noise")
 axes.axhline(formula.t_x, color="black", linestyle="--", label="closed form, no noise")
-axes.set(xscale="log", xlabel="learning rate", ylabel="transition  S_x = learning_rate sqrt(readout_scale) t_x")
+axes.set(xscale="log", xlabel="learning rate", ylabel="transition in natural time  S_x")
 axes.set_xticks([learning_rate / 2, learning_rate, 2 * learning_rate], minor=False)
 axes.xaxis.set_major_formatter("{x:g}")
 axes.xaxis.set_minor_formatter("")
 axes.legend()
+plt.close(figure)  # shown once, by the next line
 figure
 
 # %% [markdown]

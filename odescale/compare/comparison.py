@@ -96,9 +96,7 @@ def compare(
         raise InputError("tolerance", expected="a number between 0 and 1", got=tolerance, remedy="0.1 is the default")
     _same_experiment(system, run)
     if theory is None:
-        dense = output_times(float(run.t[-1]), 300)
-        times = np.unique(np.concatenate([[0.0], dense, run.t]))
-        theory = integrate(system, ts=times, accuracy="check", on_failure="mask")
+        theory = integrate(system, ts=_theory_times(run.t), accuracy="check", on_failure="mask")
     at = np.searchsorted(theory.t, run.t)
     if at.max() >= theory.t.size or not np.allclose(theory.t[at], run.t, rtol=1e-12, atol=0):
         raise InputError("theory", expected="a trajectory at the run's record times", got="others", remedy="pass ts=")
@@ -153,6 +151,18 @@ def compare(
         verdict=verdict,
         tolerance=tolerance,
     )
+
+
+def _theory_times(recorded: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
+    """The run's times among log-spaced ones: 400 in all where that many suffice, as in `find_transition`.
+
+    One solve is compiled for both then.
+    """
+    total, points = max(400, 2 * recorded.size), 300
+    for _ in range(2):  # the second pass knows how many times coincide
+        times = np.unique(np.concatenate([recorded, output_times(float(recorded[-1]), points)]))
+        points += total - times.size
+    return times
 
 
 def _errors(run: TrainingRun, theory: Trajectory, at: np.ndarray) -> dict[str, Any]:
