@@ -100,6 +100,7 @@ def newton(
 
 
 def lagrange(times: Array, t: Array) -> Array:
+    """Weights at t of the quadratic through three times."""
     a, b, c = times[0], times[1], times[2]
     return jnp.stack(
         [
@@ -111,10 +112,12 @@ def lagrange(times: Array, t: Array) -> Array:
 
 
 def extrapolate(times: Array, history: Array, t: Array) -> Array:
+    """The quadratic through three past couplings, at t: where Newton starts."""
     return lagrange(times, t) @ history
 
 
 def interpolate(K0: Coefficients, K1: Coefficients, K2: Coefficients, s: Array) -> Coefficients:
+    """Coefficients at the fraction s of a step from those at its start, first stage and end."""
     w = lagrange(jnp.asarray([0.0, GAMMA, 1.0]), s)
     return jax.tree.map(lambda a, b, c: w[0] * a + w[1] * b + w[2] * c, K0, K1, K2)
 
@@ -134,6 +137,7 @@ def embedded(x: Overlaps, lam, K0: Coefficients, K1: Coefficients, K2: Coefficie
 
 
 def both(first: Coefficients, second: Coefficients) -> Coefficients:
+    """The two on a leading axis of segments, as `propagate` takes them."""
     return jax.tree.map(lambda a, b: jnp.stack([a, b]), first, second)
 
 
@@ -154,6 +158,7 @@ def step_error(before: Overlaps, after: Overlaps, check: Overlaps, rtol: Array, 
 
 
 def lowest_eigenvalue(q: Float[Array, "modes P P"]) -> Float[Array, ""]:
+    """Smallest eigenvalue of any mode over the largest entry of that mode's diagonal."""
     q = lax.stop_gradient(q)
     top = jnp.max(jnp.diagonal(q, axis1=1, axis2=2), axis=1)
     return jnp.min(jnp.linalg.eigvalsh(q)[:, 0] / jnp.maximum(top, jnp.finfo(q.dtype).tiny))

@@ -152,7 +152,8 @@ def solve_structured(
     """Integrates dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V from t0 to ts[-1] by implicit steps of exact flows.
 
     L-stable, second order (about first once most modes are slaved), positive semi-definite by construction. The number
-    of steps grows with the logarithm of time, not with `lam_max * t`. One compiled solve per shape: tolerances, times and parameters are traced.
+    of steps grows with the logarithm of time, not with `lam_max * t`. One compiled solve per shape: tolerances, times
+    and parameters are traced.
 
     **Arguments**
 
@@ -188,14 +189,13 @@ def solve_structured(
             raise InputError("ts", expected=f"finite increasing times from t0 = {t0}", got=grid, remedy="sort them")
     dtype = jnp.result_type(y0, float)
     first = jnp.asarray(-1.0 if dt0 is None else dt0, dtype)
-    numbers = (jnp.asarray(v, dtype) for v in (t0, rtol, atol))
-    return _solve(
-        problem, trained, jnp.asarray(y0, dtype), times.astype(dtype), *numbers, first, jnp.asarray(max_steps)
-    )
+    begin, rtol_, atol_ = (jnp.asarray(v, dtype) for v in (t0, rtol, atol))
+    y0, times, cap = jnp.asarray(y0, dtype), times.astype(dtype), jnp.asarray(max_steps)
+    return _solve(problem, trained, y0, times, t0=begin, rtol=rtol_, atol=atol_, dt0=first, max_steps=cap)
 
 
 @eqx.filter_jit
-def _solve(problem, trained, y0, ts, t0, rtol, atol, dt0, max_steps) -> StructuredSolution:
+def _solve(problem, trained, y0, ts, *, t0, rtol, atol, dt0, max_steps) -> StructuredSolution:
     dtype = y0.dtype
     lam = jnp.asarray(problem.eigenvalues, dtype)
     weights = jnp.asarray(problem.weights, dtype)
