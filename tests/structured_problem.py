@@ -6,6 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from oracles import oracle_closure, oracle_functionals, oracle_loss
 
 from odescale.networks.architecture import Architecture, build_architecture
@@ -90,3 +91,34 @@ def clock_formula(problem: Problem, ts: np.ndarray, ys: jax.Array) -> np.ndarray
     risk = np.asarray(problem.weights) * lam * np.einsum("ni,kij,nj->nk", b, np.asarray(ys[0]), b)
     rate = 2 * float(problem.learning_rate) * lam
     return 0.5 * np.sum(risk * np.exp(-rate * np.cumsum(theta)[:, None]), axis=1)
+
+
+def aligned_start(
+    depth: int = 2, *, attention: float = 0.5, correlation: float = 0.5, overlap: float = 0.5, size: float = 1.0
+) -> Float[np.ndarray, "P P"]:
+    """C0 for a student and a teacher of `depth` one-head layers and one readout each, all of unit role.
+
+    Teacher rows (q_l*, k_l*, r*): r* has variance 1; q_l*, k_l* have variance `attention` and correlate with r* by
+    `correlation` and not otherwise among themselves, so that every layer's attention changes the function. The student's row i is
+
+        size * (overlap * teacher row i + sqrt(1 - overlap^2) * independent row of the same variance).
+
+    **Arguments**
+
+    - `depth`: number of layers; rows come as q0, k0, q1, k1, ..., r, then the same of the teacher, P = 2 (2 depth + 1).
+    - `attention`: variance of the teacher's query and key fields, > 0.
+    - `correlation`: of q_l*, k_l* with r*, in (-1, 1).
+    - `overlap`: student-teacher correlation at the start, in [-1, 1].
+    - `size`: student's standard deviation over the teacher's, > 0.
+    """
+    p = 2 * depth + 1
+    loading = np.full(p, correlation)
+    loading[-1] = 1.0
+    shape = np.outer(loading, loading)
+    np.fill_diagonal(shape, 1.0)
+    scale = np.full(p, np.sqrt(attention))
+    scale[-1] = 1.0
+    teacher = scale[:, None] * shape * scale
+    cross = size * overlap * teacher
+    student = size**2 * (overlap**2 * teacher + (1 - overlap**2) * np.diag(np.diag(teacher)))
+    return np.block([[student, cross], [cross.T, teacher]])

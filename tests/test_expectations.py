@@ -4,12 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from monte_carlo_closure import sampled_closure
 from oracles import oracle_closure, oracle_loss, random_overlaps
 
 from odescale.errors import InputError
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.gaussian_fields import overlap_root, sample_fields
-from odescale.expectations.sampled_closure import sampled_closure
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.networks.fields import apply_on_fields
 
@@ -130,6 +130,7 @@ def test_bad_arguments():
         finite_context_loss(architecture, C, None, 4, jax.random.key(0), control="other")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["identity", "rows"])
 def test_sampled_closure_extrapolates_to_the_infinite_one(value):
     """T = 16 and 64 extrapolated as 1/T: drift, write-back drift and noise within 4.5 errors of the oracle's closure."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.special import zeta
+from structured_problem import aligned_start
 
 from odescale.errors import InputError
 from odescale.systems.spectrum import (
-    aligned_start,
     isotropic,
     listed,
     power_law,
@@ -93,7 +93,6 @@ def test_source_overlaps_start_with_the_covariance_asked_for():
         lambda: source_profile(power_law(1.5, 10), 0.0, 1.5),
         lambda: source_overlaps(power_law(1.5, 10), np.diag([1.0, -1.0]), source=0.5, capacity=1.5),
         lambda: source_overlaps(power_law(1.5, 10), np.full((2, 2), np.nan), source=0.5, capacity=1.5),
-        lambda: aligned_start(2, correlation=1.0),
     ],
 )
 def test_bad_input_is_one_line(call):

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from oracles import random_overlaps
 from scipy.linalg import expm
-from structured_problem import clock_formula, losses, make_problem, vector_field
+from structured_problem import aligned_start, clock_formula, losses, make_problem, vector_field
 
 from odescale.errors import InputError
 from odescale.networks.architecture import build_architecture
 from odescale.solve.flow import Coefficients, join, propagate, split
 from odescale.solve.structure import solve_structured
-from odescale.systems.spectrum import aligned_start, isotropic, power_law, source_overlaps
+from odescale.systems.spectrum import isotropic, power_law, source_overlaps
 
 TIMES = jnp.asarray([0.0, 0.5, 3.0, 10.0, 50.0, 200.0])
 

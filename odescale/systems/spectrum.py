@@ -179,7 +179,7 @@ def source_overlaps(
 
     **Arguments**
 
-    - `covariance`: C0, positive semi-definite (P, P). `aligned_start` makes one.
+    - `covariance`: C0, positive semi-definite (P, P).
     - `source`, `capacity`: s and a, see `source_profile`.
     """
     C0 = np.asarray(covariance, dtype=float)
@@ -191,44 +191,6 @@ def source_overlaps(
             "covariance", expected="symmetric positive semi-definite", got=C0, remedy="build it as rows @ rows.T"
         )
     return source_profile(spectrum, source, capacity)[:, None, None] * C0
-
-
-def aligned_start(
-    depth: int = 2, *, attention: float = 0.5, correlation: float = 0.5, overlap: float = 0.5, size: float = 1.0
-) -> Float[np.ndarray, "P P"]:
-    """C0 for a student and a teacher of `depth` one-head layers and one readout each, all of unit role.
-
-    Teacher rows (q_l*, k_l*, r*): r* has variance 1; q_l*, k_l* have variance `attention` and correlate with r* by
-    `correlation` and not otherwise among themselves, so that every layer's attention changes the function. The student's row i is
-
-        size * (overlap * teacher row i + sqrt(1 - overlap^2) * independent row of the same variance).
-
-    **Arguments**
-
-    - `depth`: number of layers; rows come as q0, k0, q1, k1, ..., r, then the same of the teacher, P = 2 (2 depth + 1).
-    - `attention`: variance of the teacher's query and key fields, > 0.
-    - `correlation`: of q_l*, k_l* with r*, in (-1, 1).
-    - `overlap`: student-teacher correlation at the start, in [-1, 1].
-    - `size`: student's standard deviation over the teacher's, > 0.
-    """
-    if depth < 1 or not attention > 0 or not -1 < correlation < 1 or not -1 <= overlap <= 1 or not size > 0:
-        raise InputError(
-            "aligned_start",
-            expected="depth >= 1, attention > 0, |correlation| < 1, |overlap| <= 1, size > 0",
-            got=(depth, attention, correlation, overlap, size),
-            remedy="the defaults are good values",
-        )
-    p = 2 * depth + 1
-    loading = np.full(p, correlation)
-    loading[-1] = 1.0
-    shape = np.outer(loading, loading)
-    np.fill_diagonal(shape, 1.0)
-    scale = np.full(p, np.sqrt(attention))
-    scale[-1] = 1.0
-    teacher = scale[:, None] * shape * scale
-    cross = size * overlap * teacher
-    student = size**2 * (overlap**2 * teacher + (1 - overlap**2) * np.diag(np.diag(teacher)))
-    return np.block([[student, cross], [cross.T, teacher]])
 
 
 def _log_edges(modes: float, per_decade: int) -> Float[np.ndarray, " edges"]:
