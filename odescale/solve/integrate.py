@@ -23,11 +23,16 @@ from odescale.systems.attention import Attention
 from odescale.systems.base import AbstractSystem, local_exponents
 from odescale.systems.parameters import is_traced
 
-SOLVERS = {"tsit5": diffrax.Tsit5, "dopri8": diffrax.Dopri8, "kvaerno5": diffrax.Kvaerno5}
+SOLVERS = {
+    "tsit5": diffrax.Tsit5,
+    "bosh3": diffrax.Bosh3,
+    "dopri8": diffrax.Dopri8,
+    "kvaerno5": diffrax.Kvaerno5,
+}
 FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 """Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
-DEFAULT_RTOL = {"tsit5": 1e-8, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
-DEFAULT_MAX_STEPS = {"tsit5": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
+DEFAULT_RTOL = {"tsit5": 1e-8, "bosh3": 1e-3, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
+DEFAULT_MAX_STEPS = {"tsit5": 100_000, "bosh3": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
 
 ROUNDING_FLOOR = 100
 """In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
@@ -72,22 +77,25 @@ def integrate(
 
     - `t1`: end time > t0; or `ts` (n,): increasing output times, at or after t0, which is put in front when missing.
     - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
-    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver).
+    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver and bosh3).
     - `solver`: "auto" climbs the system's ladder until one finishes (recorded in `meta["ladder"]`); or "tsit5",
-      "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
+      "bosh3", "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
     - `accuracy`: "check" solves once more at rtol/100 (rtol/10 for "structured"), returns that and, in `error`, the
-      relative change of the loss.
+      relative change of the loss. A sampled closure is solved once more on an independent node set instead: `error` is
+      then the relative difference of the two losses, sqrt(2) standard errors in the mean square.
     - `precision`: "float64" or, on purpose, "float32" (rtol >= 1.2e-6; p and q are then unreliable late in a run).
     - `on_failure`: "raise" `SolveError`, or "mask" what lies beyond the time reached and set `code`.
 
     **Returns** a `Trajectory`. **Raises** `InputError` before compilation, `SolveError` when every solver failed.
     """
     dtype = resolve_dtype(precision, "integrate")
-    _choice("solver", solver, ("auto", *DEFAULT_RTOL))
-    _choice("accuracy", accuracy, ("fast", "check"))
-    _choice("on_failure", on_failure, ("raise", "mask"))
+    require_choice("solver", solver, ("auto", *DEFAULT_RTOL))
+    require_choice("accuracy", accuracy, ("fast", "check"))
+    require_choice("on_failure", on_failure, ("raise", "mask"))
     system.check()
     times = _times(t0, t1, ts, points).astype(dtype)
+    if solver == "structured" and _is_sampled(system):
+        raise InputError("solver", expected="an explicit solver with context=sampled", got=solver, remedy="use bosh3")
     ladder = system.solvers if solver == "auto" else (solver,)
     traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
     cast = _cast(system, dtype)
@@ -96,11 +104,15 @@ def integrate(
     record: list[dict[str, Any]] = []
     for rung in ladder:
         tolerances = step_tolerances(rung, rtol, atol, dtype)
-        cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else _positive_integer("max_steps", max_steps)
+        cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else positive_integer("max_steps", max_steps)
         began = time.perf_counter()
         values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
         error = None
-        if accuracy == "check":
+        if accuracy == "check" and _is_sampled(cast):
+            assert isinstance(cast, Attention)
+            other = _solve(cast.resampled(), state, jnp.asarray(times), *tolerances, rung, cap, progress)
+            error = jnp.abs(values["loss"] - other["loss"]) / jnp.abs(other["loss"])
+        elif accuracy == "check":
             factor = 10.0 if rung == "structured" else 100.0
             floor = 10 * float(jnp.finfo(dtype).eps)
             finer = tuple(jnp.maximum(x / factor, y) for x, y in zip(tolerances, (floor, 0.0), strict=True))
@@ -121,6 +133,10 @@ def integrate(
     if int(trajectory.code) not in FINISHED and on_failure == "raise":
         raise SolveError(failure_text(trajectory))
     return trajectory
+
+
+def _is_sampled(system: AbstractSystem) -> bool:
+    return isinstance(system, Attention) and system.sampled is not None
 
 
 def failure_text(trajectory: Trajectory) -> str:
@@ -186,7 +202,11 @@ def solve_arrays(
     # The exponents differentiate through the masked entries too: give those a harmless state, then mask the values.
     shape = (-1,) + (1,) * (states.ndim - 1)
     safe = jnp.where(valid.reshape(shape), states, state)
-    if solver == "structured":
+    if _is_sampled(system):
+        # Second derivatives through random nodes would be noise; and a batch over times as well would leave the cache.
+        loss = jax.lax.map(lambda ty: system.excess_loss(*ty), (times, safe))
+        exponent, index = sampled_exponents(times, loss)
+    elif solver == "structured":
         # Implicit steps leave fast modes a tolerance away from where the slow ones hold them. The loss does not feel it,
         # but its derivative along the flow multiplies it by the fast rates: take the slope of the curve instead.
         loss = jax.vmap(system.excess_loss)(times, safe)
@@ -255,7 +275,9 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
         "atol": _number(tolerances[1]),
         "parameters": {} if traced else system.summary(),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
-        "exponents": "differences on the output times" if rung == "structured" else "exact along the flow",
+        "exponents": "differences on the output times"
+        if rung == "structured" or _is_sampled(system)
+        else "exact along the flow",
         "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
         "device": jax.default_backend(),
     }
@@ -320,12 +342,14 @@ def _cast(system: AbstractSystem, dtype: np.dtype) -> AbstractSystem:
     return jax.tree_util.tree_map(convert, system)
 
 
-def _choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+def require_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuses a word that is not among the allowed ones."""
     if value not in allowed:
         raise InputError(argument, expected=f"one of {', '.join(allowed)}", got=value, remedy=f"use {allowed[0]}")
 
 
-def _positive_integer(argument: str, value: int) -> int:
-    if isinstance(value, bool) or int(value) != value or value < 1:
+def positive_integer(argument: str, value: int) -> int:
+    """The value as an integer >= 1, or an `InputError`."""
+    if isinstance(value, (bool, str)) or int(value) != value or value < 1:
         raise InputError(argument, expected="a positive integer", got=value, remedy="leave it out for the default")
     return int(value)

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 
 from odescale.clock import Clock, ConstantSchedule, Schedule
 from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import Architecture, FieldNetwork
 from odescale.systems.base import AbstractSystem
@@ -38,7 +39,9 @@ class Attention(AbstractSystem):
     - `learning_rate` > 0, `batch` >= 1 sequences, `weight_decay` >= 0 (`W <- W - (w/N) W` per step).
     - `noise`: 1.0 keeps the SGD noise V, 0.0 is the gradient flow of the population loss.
     - `eigenvalues`, `weights` (modes,): lam_k and multiplicity/trace, with `sum w_k lam_k = 1`.
-    - `tokens`: context length T; used by the dynamics only with `finite_context=True` (one layer, value = identity).
+    - `tokens`: context length T; used by the dynamics only with `finite_context=True` (one layer, value = identity) and
+      with `sampled` (isotropic tokens, value = identity, any depth): drift, noise and loss at T context tokens to all
+      orders in 1/T, `dC/dt = -eta (D + D^T) + (eta^2/B) V`, by fixed Gaussian nodes.
 
     **Failure regime.** `eta |S a|^2 >= 2 B` diverges and is refused; `eta lam_1/trace` and 1/d_eff measure the finite-size
     error of the theory. A loss below 2e-14 of its start is rounding and masked. Source: see `sources`.
@@ -56,6 +59,7 @@ class Attention(AbstractSystem):
     schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
     tokens: Any = jnp.inf
     finite_context: bool = eqx.field(static=True, default=False)
+    sampled: SampledContext | None = None
     label: str = eqx.field(static=True, default="attention")
 
     name: ClassVar[str] = "attention"
@@ -74,7 +78,9 @@ class Attention(AbstractSystem):
 
     @property
     def solvers(self) -> tuple[str, ...]:
-        """Explicit first for one mode; the structure-preserving implicit solver for a spectrum."""
+        """Explicit first for one mode; the structure-preserving implicit solver for a spectrum; low order when sampled."""
+        if self.sampled is not None:
+            return ("bosh3",)
         return ("tsit5", "kvaerno5") if self.eigenvalues.shape[0] == 1 else ("structured",)
 
     @property
@@ -123,21 +129,33 @@ class Attention(AbstractSystem):
             return G, jnp.zeros_like(G), V
         return formulas.closure(C, R, student, teacher, trained)
 
+    def resampled(self, seed: int | None = None) -> Attention:
+        """The same system with an independent node set in its sampled closure; itself where nothing is sampled."""
+        if self.sampled is None:
+            return self
+        return eqx.tree_at(lambda system: system.sampled, self, self.sampled.another(seed))
+
     def initial_state(self) -> Float[Array, "modes P P"]:
         return self.to_state(self.initial_overlaps)
 
     def vector_field(self, t: Float[Array, ""], y: Float[Array, "modes P P"], args: Any = None):
         q = self.to_overlaps(y)
-        G, H, V = self.closure(*self.couple(q))
         eta = self.learning_rate * self.schedule(t)
+        if self.sampled is not None:
+            D, V, _ = self.sampled.moments(self.couple(q)[0], self.architecture)
+            half = -eta * D - self.weight_decay * self.trained.astype(q.dtype)[:, None] * q[0]
+            return self.to_state((half + half.T + eta**2 / self.batch * self.noise * V)[None])
+        G, H, V = self.closure(*self.couple(q))
         flow = formulas.overlap_flow(
             q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, self.trained.astype(q.dtype)
         )
         return self.to_state(flow)
 
     def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
-        """L = 1/2 sum_i b_i^T C b_i in the difference basis (finite context: the O(1/T) loss)."""
+        """L = 1/2 sum_i b_i^T C b_i in the difference basis (finite context: the O(1/T) loss; sampled: E l at T)."""
         C, R = self.couple(self.to_overlaps(y))
+        if self.sampled is not None:
+            return self.sampled.loss(C, self.architecture)
         student, teacher = self.architecture.student, self.architecture.teacher
         if self.finite_context:
             return formulas.finite_context_loss(C, self.tokens, student, teacher)
@@ -180,6 +198,8 @@ class Attention(AbstractSystem):
         check_overlaps(self.initial_overlaps, self.architecture.size, modes=self.eigenvalues.shape[0])
         if self.finite_context:
             self._check_finite_context()
+        if self.sampled is not None:
+            self._check_sampled(self.sampled)
         bound = float(self.stability_bound())
         if float(self.noise) > 0 and float(self.learning_rate) >= bound:
             raise InputError(
@@ -212,6 +232,19 @@ class Attention(AbstractSystem):
                         remedy="use weaker rows, or context=infinite",
                     )
 
+    def _check_sampled(self, sampled: SampledContext) -> None:
+        if self.eigenvalues.shape[0] > 1 or self.writes_back:
+            raise OutsideTheoryError(
+                "context", expected="isotropic tokens and value = identity for the sampled closure",
+                got=f"{self.eigenvalues.shape[0]} modes" + (", value/output rows" if self.writes_back else ""),
+                remedy="set context=infinite",
+            )  # fmt: skip
+        if sampled.tokens != float(self.tokens):
+            raise InputError(
+                "tokens", expected=f"the {sampled.tokens} of the sampled closure", got=float(self.tokens),
+                remedy="build both with the same tokens",
+            )  # fmt: skip
+
     def summary(self) -> dict[str, Any]:
         values = {
             name: float(getattr(self, name)) for name in ("learning_rate", "batch", "weight_decay", "noise", "tokens")
@@ -224,8 +257,8 @@ class Attention(AbstractSystem):
             "depth": self.architecture.student.depth,
             "modes": int(self.eigenvalues.shape[0]),
             "steps_per_unit": self.trace,
-            "context": "finite" if self.finite_context else "infinite",
-        }
+            "context": "finite" if self.finite_context else "infinite" if self.sampled is None else "sampled",
+        } | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
 
 
 def _heads(network: FieldNetwork) -> list:

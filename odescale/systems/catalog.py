@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from odescale.clock import Schedule, parse_schedule
 from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.sampled import SampledContext, sample_context
 from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
 from odescale.precision import require_x64
 from odescale.systems.attention import Attention
@@ -22,6 +23,9 @@ from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_ove
 
 _SHARED = (
     *Attention.parameters,
+    Parameter(
+        "sequences", 1024, "an integer from 64 to 1e6", lambda x: 64 <= x <= 1e6, "1", "nodes of context=sampled", int
+    ),
     Parameter("dimension", 200, "an integer >= 4", lambda x: x >= 4, "1", "d, SGD steps in one unit of t", int),
     Parameter(
         "schedule", "constant", "a schedule such as cosine:30:0.1", lambda x: True, "times in t", "eta(t)/eta", str
@@ -48,10 +52,10 @@ ATTENTION_PARAMETERS = (
     Parameter(
         "context",
         "infinite",
-        "infinite or finite",
-        lambda x: x in ("infinite", "finite"),
+        "infinite, finite or sampled",
+        lambda x: x in ("infinite", "finite", "sampled"),
         "word",
-        "finite: add the O(1/tokens) correction (one layer, value = identity)",
+        "finite: add the O(1/tokens) correction (one layer); sampled: all orders (isotropic, value = identity)",
         str,
     ),  # fmt: skip
     Parameter(
@@ -74,6 +78,15 @@ QUICKSTART_PARAMETERS = (
     Parameter("aligned", 0.05, "a positive finite number", positive, "1", "y0(0), the layer that must learn beta"),
     Parameter("surplus", 0.3, "a positive finite number", positive, "1", "y1(0), the layer that must vanish"),
     Parameter("readout_scale", 4.0, "a positive finite number", positive, "1", "R = |r|^2/d of the frozen readouts"),
+    Parameter(
+        "context",
+        "infinite",
+        "infinite or sampled",
+        lambda x: x in ("infinite", "sampled"),
+        "word",
+        "sampled: dynamics and loss at `tokens` context tokens, by fixed random nodes",
+        str,
+    ),  # fmt: skip
     *_SHARED,
 )
 
@@ -134,7 +147,7 @@ def attention(
         )  # fmt: skip
     if finite and not (is_traced(values["tokens"]) or jnp.isfinite(values["tokens"])):
         raise InputError("tokens", expected="a finite number with context=finite", got="inf", remedy="set tokens=64")
-    return _system(rows, initial_overlaps, spectrum, values, schedule, finite, "attention")
+    return _system(rows, initial_overlaps, spectrum, values, schedule, "attention")
 
 
 def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
@@ -155,7 +168,7 @@ def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Atten
         )
     overlaps = quickstart_overlaps(**{k: values[k] for k in ("strength", "aligned", "surplus", "readout_scale")})
     spectrum = isotropic(values["dimension"])
-    return _system(quickstart_architecture(), overlaps, spectrum, values, schedule, False, "quickstart")
+    return _system(quickstart_architecture(), overlaps, spectrum, values, schedule, "quickstart")
 
 
 def _text_schedule(schedule: Schedule | str | None) -> dict[str, str]:
@@ -172,7 +185,6 @@ def _system(
     spectrum: Spectrum,
     values: dict[str, Any],
     schedule: Any,
-    finite: bool,
     label: str,
 ) -> Attention:
     numbers = {
@@ -186,10 +198,23 @@ def _system(
         trace=float(spectrum.trace),
         schedule=schedule if callable(schedule) else parse_schedule(values["schedule"]),
         tokens=jnp.asarray(values["tokens"], dtype=float),
-        finite_context=finite,
+        finite_context=values["context"] == "finite",
+        sampled=_sampled(architecture, spectrum, values) if values["context"] == "sampled" else None,
         label=label,
         **numbers,
     )
+
+
+def _sampled(architecture: Architecture, spectrum: Spectrum, values: dict[str, Any]) -> SampledContext:
+    if spectrum.modes > 1 or architecture.writes_back:
+        raise OutsideTheoryError(
+            "context", expected="infinite, or isotropic tokens and value = identity for sampled", got="sampled",
+            remedy="set context=infinite",
+        )  # fmt: skip
+    tokens = values["tokens"]
+    if is_traced(tokens) or not np.isfinite(tokens) or tokens != int(tokens):
+        raise InputError("tokens", expected="a whole number with context=sampled", got=tokens, remedy="set tokens=64")
+    return sample_context(architecture.size, int(tokens), values["sequences"])
 
 
 class Entry(eqx.Module):
