@@ -2,7 +2,7 @@
 #
 #   make quickstart     create .venv, install, run the whole line once; writes results/quickstart/
 #   make test           create .venv, install with the tools, run the fast tests
-#   make validate       the slow tests: theory against simulation at full size
+#   make validate       the validity table (docs/validity.md, row by row) and the slow tests: theory against simulation
 #   make lint           ruff check, ruff format --check, pyright
 #   make derivations    derive again and rewrite odescale/generated and docs/derivations
 #   make notebooks      execute the notebooks into results/notebooks
@@ -42,6 +42,7 @@ test: $(VENV)/.installed-dev
 	$(PYTEST) -n $(WORKERS) --dist loadfile $(TEST)
 
 validate: $(VENV)/.installed-dev
+	$(PY) -m benchmarks.validity
 	$(PYTEST) -m slow $(TEST)
 
 lint: $(VENV)/.installed-dev

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from odescale.systems.catalog import attention as attention
     from odescale.systems.catalog import quickstart as quickstart
     from odescale.systems.catalog import systems as available_systems  # noqa: F401
+    from odescale.training.of_system import train_system as train_system
     from odescale.training.run import TrainingRun as TrainingRun
     from odescale.training.train import train as train
 
@@ -77,6 +78,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
     "sweep": ("odescale.solve.sweep", "sweep"),
     "train": ("odescale.training.train", "train"),
+    "train_system": ("odescale.training.of_system", "train_system"),
     "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
 }
 
