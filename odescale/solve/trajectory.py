@@ -121,11 +121,16 @@ class Trajectory(eqx.Module):
         if np.ndim(self.loss) == 1:
             raise InputError("number", expected="a batched trajectory", got="a single one", remedy="use it as it is")
         arrays = {name: None if getattr(self, name) is None else getattr(self, name)[number] for name in _ARRAYS[1:]}
-        clock = Clock(
-            self.clock.steps_per_unit,
-            *(np.asarray(leaf)[number] if np.ndim(leaf) else leaf for leaf in (self.clock.learning_rate,)),
-            self.clock.schedule,
-            *(np.asarray(leaf)[number] if np.ndim(leaf) else leaf for leaf in (self.clock.batch, self.clock.tokens)),
+        eta, batch, tokens = (
+            np.asarray(leaf)[number] if np.ndim(leaf) else leaf
+            for leaf in (self.clock.learning_rate, self.clock.batch, self.clock.tokens)
         )
+        clock = Clock(self.clock.steps_per_unit, eta, self.clock.schedule, batch, tokens)
         observables = {name: value[number] for name, value in self.observables.items()}
-        return Trajectory(t=self.t, observables=observables, clock=clock, meta=self.meta, **arrays)  # type: ignore[arg-type]
+        meta = dict(self.meta)
+        own = {name: column[number] for name, column in meta.pop("members", {}).items()}
+        meta["parameters"] = meta.get("parameters", {}) | own
+        if "stats" in meta:
+            entry = {name: column[number] for name, column in meta.pop("stats").items()}
+            meta["ladder"] = [entry | {"solver": meta["solver"], "code": int(self.code[number])}]
+        return Trajectory(t=self.t, observables=observables, clock=clock, meta=meta, **arrays)  # type: ignore[arg-type]
