@@ -197,11 +197,19 @@ def _same_experiment(system: Attention, run: TrainingRun) -> None:
         "batch": float(system.batch),
         "weight_decay": float(system.weight_decay),
     }
+    if np.isfinite(float(system.tokens)):
+        pairs["tokens"] = float(system.tokens)
     if float(system.noise) not in (0.0, 1.0):
         raise InputError("noise", expected="0 or 1 in a comparison", got=float(system.noise), remedy="set noise=1")
     for name, value in pairs.items():
         if not np.isclose(value, float(run.config[name]), rtol=1e-6):
             raise InputError(name, expected=f"the run's {run.config[name]}", got=value, remedy="compare like with like")
+    elapsed = [float(clock.tau(run.t[-1])) for clock in (system.clock, run.clock)]
+    if not np.isclose(*elapsed, rtol=1e-3):
+        raise InputError(
+            "schedule", expected=f"the run's, which ends at intrinsic time {elapsed[1]:.6g}", got=f"{elapsed[0]:.6g}",
+            remedy="compare like with like",
+        )  # fmt: skip
     if not np.isclose(system.trace, run.clock.steps_per_unit, rtol=1e-9):
         raise InputError(
             "dimension", expected=f"{run.clock.steps_per_unit:g} steps per unit of t", got=system.trace,

@@ -54,9 +54,15 @@ def read_log(path: str | os.PathLike) -> Log:
         try:
             rows.append((float(row[places["step"]]), float(row[places["loss"]])))
         except (ValueError, IndexError):
+            rows.append((np.nan, np.nan))
+        if not np.all(np.isfinite(rows[-1])):
             raise InputError(
-                "LOG", expected="numbers", got=f"{target} row {number}: {','.join(row)}", remedy="mend it"
-            ) from None
+                "LOG", expected="finite numbers", got=f"{target} row {number}: {','.join(row)}", remedy="mend it"
+            )
+    if len(rows) < 2:
+        raise InputError(
+            "LOG", expected="at least two rows with a loss", got=f"{target} with {len(rows)}", remedy="log more often"
+        )
     steps, losses = np.asarray(rows, dtype=float).reshape(-1, 2).T
     if not np.all(np.diff(steps) > 0):
         place = int(np.argmax(np.diff(steps) <= 0)) + 3

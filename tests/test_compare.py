@@ -1,0 +1,316 @@
+"""Comparison: ratios, errors, verdicts and the report, on runs made from the theory so that the answer is known."""
+
+from __future__ import annotations
+
+import json
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odescale.compare.comparison import compare
+from odescale.compare.logs import read_log
+from odescale.compare.report import plain, to_json, to_markdown, write_report
+from odescale.compare.verdict import judge
+from odescale.errors import InputError
+from odescale.solve.integrate import integrate
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.catalog import attention, quickstart
+from odescale.training.of_system import train_system
+from odescale.training.run import TrainingRun, clock_of
+
+POINTS = 200
+T1 = 30.0
+
+
+def times() -> np.ndarray:
+    """t = 0 and 199 times at whole steps, of which every sixth is a record time of the run."""
+    return np.concatenate([[0.0], np.rint(200 * np.geomspace(0.5, T1, POINTS - 1)) / 200])
+
+
+@pytest.fixture(scope="module")
+def theory() -> Trajectory:
+    return integrate(quickstart(), ts=times(), accuracy="check")
+
+
+def run_of(
+    system, truth: Trajectory, *, seeds: int = 4, scatter: float = 0.01, random: int = 0, **config
+) -> TrainingRun:
+    """A run whose seeds scatter by `scatter` around a trajectory, with the fields of a real one."""
+    at = np.arange(1, POINTS, 6)
+    step = np.rint(truth.t[at] * 200).astype(int)
+    noise = 1 + scatter * np.random.default_rng(random).normal(size=(seeds, at.size))
+    loss = truth.loss[at] * noise
+    overlaps = np.broadcast_to(truth.overlaps[at], (seeds, at.size, 8, 8)).copy()
+    settings = {
+        "learning_rate": float(system.learning_rate), "batch": float(system.batch), "tokens": 64, "dimension": 200,
+        "weight_decay": 0.0, "scale": 200.0, "schedule": None,
+    } | config  # fmt: skip
+    return TrainingRun(
+        step=step, t=truth.t[at], seeds=np.arange(seeds), overlaps=overlaps, row_overlaps=overlaps, loss=loss,
+        loss_stderr=1e-3 * loss, loss_infinite=loss, rows=np.zeros((seeds, 8, 200)), clock=clock_of(settings),
+        config=settings, meta={},
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def agreeing(theory):
+    return compare(quickstart(), run_of(quickstart(), theory), theory=theory, min_depth=2.0, exact=False)
+
+
+def test_a_run_of_the_theory_agrees(agreeing, theory):
+    assert agreeing.verdict.status == "agrees"
+    np.testing.assert_allclose(agreeing.ratio, agreeing.run.mean_loss() / theory.loss[1::6], rtol=1e-14)
+    # four seeds of 1 %: half a per cent of standard error, pooled over five neighbours
+    assert 0.003 < np.median(agreeing.points_error()) < 0.007
+    np.testing.assert_allclose(agreeing.z, (agreeing.ratio - 1) / agreeing.points_error(), rtol=1e-12)
+    assert np.abs(agreeing.z).max() < 5 and 0.5 < np.std(agreeing.z) < 2
+    # the allowance (1/T + 1/d)(1 + |p|) counts as one more error
+    p = theory.exponent[1::6]
+    np.testing.assert_allclose(agreeing.allowance, (1 / 64 + 1 / 200) * (1 + np.abs(p)), rtol=1e-12)
+    total = np.sqrt(agreeing.points_error() ** 2 + agreeing.allowance**2)
+    np.testing.assert_allclose(agreeing.z_total, (agreeing.ratio - 1) / total, rtol=1e-12)
+    np.testing.assert_allclose(agreeing.overlap_deviation, 0.0, atol=1e-14)
+
+
+def test_sources_of_error_are_kept_apart(agreeing, theory):
+    sources = agreeing.sources
+    np.testing.assert_allclose(sources["monte_carlo"], 1e-3 / 2, rtol=0.05)
+    np.testing.assert_allclose(sources["numerical"], theory.error[1::6])
+    np.testing.assert_allclose(sources["statistical"], np.maximum(sources["seeds"], sources["monte_carlo"]))
+
+
+def test_both_transitions_come_from_one_estimator_on_the_same_points(agreeing):
+    theory, run = agreeing.theory_transition, agreeing.run_transition
+    assert theory.found and run.found and agreeing.transition_agrees
+    assert (
+        theory.t_x * 0.4 == pytest.approx(2.15, abs=0.15)
+        and theory.estimator.split(",")[0] == run.estimator.split(",")[0]
+    )
+    assert run.interval is not None and run.interval[0] < run.t_x < run.interval[1]
+
+
+def test_frozen_theory_overlaps_differ(theory):
+    system = quickstart()
+    still = eqx.tree_at(
+        lambda tr: (tr.loss, tr.exponent, tr.observables["overlaps"]), theory,
+        (np.full(POINTS, theory.loss[0]), np.zeros(POINTS), np.broadcast_to(theory.overlaps[0], theory.overlaps.shape)),
+    )  # fmt: skip
+    result = compare(system, run_of(system, theory), theory=still, min_depth=2.0, exact=False)
+    assert result.verdict.status == "differs"
+    assert "outside 1 +- 0.1 by more than 3 standard errors" in str(result.verdict)
+    assert result.overlap_deviation.max() > 0.5 and result.transition_agrees is None
+
+
+def test_theory_without_its_noise_differs_where_the_noise_matters():
+    # at learning_rate 0.6 the noise eta^2/B raises the loss by far more than 10 %
+    system = quickstart(learning_rate=0.6)
+    truth = integrate(system, ts=times())
+    silent = integrate(quickstart(learning_rate=0.6, noise=0.0), ts=times())
+    run = run_of(system, truth)
+    assert compare(system, run, theory=truth, min_depth=2.0, exact=False).verdict.status == "agrees"
+    result = compare(quickstart(learning_rate=0.6, noise=0.0), run, theory=silent, min_depth=2.0, exact=False)
+    assert result.verdict.status == "differs" and result.ratio.max() > 1.3
+
+
+def test_wide_error_bars_leave_it_undecided(theory):
+    wide = compare(quickstart(), run_of(quickstart(), theory, scatter=0.4), theory=theory, min_depth=2.0, exact=False)
+    assert wide.verdict.status == "undecided" and "train more seeds" in str(wide.verdict)
+
+
+def test_one_seed_leaves_it_undecided(theory):
+    one = compare(quickstart(), run_of(quickstart(), theory, seeds=1), theory=theory, min_depth=2.0, exact=False)
+    assert one.verdict.status == "undecided" and "one seed" in one.verdict.reasons[0]
+    assert one.sources["seeds"] is None and plain(to_json(one))["verdict"]["status"] == "undecided"
+
+
+def test_logits_too_large_for_an_infinite_context_are_outside_the_theory(theory):
+    # readout_scale 1 puts |q|^2/N = |k|^2/N = strength on the teacher: 2 C_kk C_qq = 2 strength^2
+    system = quickstart(strength=1.0, readout_scale=1.0, learning_rate=0.4)
+    truth = integrate(system, ts=times())
+    result = compare(system, run_of(system, truth), theory=truth, min_depth=2.0, exact=False)
+    assert result.verdict.status == "outside the theory"
+    assert "2 C_kk C_qq = " in result.verdict.reasons[0] and "teacher" in result.verdict.reasons[0]
+
+
+def test_too_small_a_run_is_outside_the_theory(theory):
+    small = run_of(quickstart(), theory, tokens=4)
+    result = compare(quickstart(tokens=4.0), small, theory=theory, min_depth=2.0, exact=False)
+    assert result.verdict.status == "outside the theory" and "too small" in result.verdict.reasons[0]
+
+
+def test_a_window_leaves_points_out(theory):
+    run = run_of(quickstart(), theory)
+    spoilt = eqx.tree_at(lambda r: r.loss, run, np.where(run.t > 15.0, 2.0, 1.0) * run.loss)
+    assert compare(quickstart(), spoilt, theory=theory, min_depth=2.0, exact=False).verdict.status == "differs"
+    kept = compare(quickstart(), spoilt, theory=theory, window=(0.5, 15.0), min_depth=2.0, exact=False)
+    assert kept.verdict.status == "agrees" and not kept.kept[run.t > 15.0].any()
+    with pytest.raises(InputError, match="at least 8 record times"):
+        compare(quickstart(), run, theory=theory, window=(29.0, 30.0), exact=False)
+
+
+@pytest.mark.parametrize(
+    ("system", "config", "argument"),
+    [
+        (lambda: quickstart(learning_rate=0.21), {}, "learning_rate"),
+        (lambda: quickstart(batch=5.0), {}, "batch"),
+        (lambda: quickstart(weight_decay=0.1), {}, "weight_decay"),
+        (lambda: quickstart(dimension=100), {}, "dimension"),
+        (lambda: quickstart(tokens=32.0), {}, "tokens"),
+        (lambda: quickstart(noise=0.5), {}, "noise"),
+        (lambda: quickstart(schedule="power:0.5"), {}, "schedule"),
+        (lambda: attention(), {}, "run"),
+    ],
+)
+def test_another_experiment_is_refused(theory, system, config, argument):
+    with pytest.raises(InputError) as error:
+        compare(system(), run_of(quickstart(), theory, **config), exact=False)
+    assert error.value.argument == argument and "\n" not in str(error.value)
+
+
+def test_another_start_and_other_times_are_refused(theory):
+    run = run_of(quickstart(), theory)
+    first = eqx.tree_at(lambda r: (r.t, r.step), run, (run.t - run.t[0], run.step - run.step[0]))
+    with pytest.raises(InputError, match="starts at the theory's initial overlaps"):
+        compare(quickstart(surplus=0.4), first, exact=False)
+    late = eqx.tree_at(lambda r: r.t, run, run.t * 1.001)
+    with pytest.raises(InputError, match="at the run's record times"):
+        compare(quickstart(), late, theory=theory, exact=False)
+    with pytest.raises(InputError, match="tolerance"):
+        compare(quickstart(), run, theory=theory, tolerance=2.0)
+
+
+def test_judge_needs_deviation_and_significance():
+    t, ones = np.linspace(1, 2, 10), np.ones(10)
+    far = np.where(np.arange(10) == 4, 1.25, 1.0)
+
+    def status(ratio, stderr, **more):
+        return judge(t, ratio, stderr, (ratio - 1) / stderr, tolerance=0.1, **more).status
+
+    assert status(ones, 0.01 * ones) == "agrees"
+    assert status(far, 0.01 * ones) == "differs"
+    assert status(far, 0.09 * ones) == "agrees"  # 25 % off, but 2.8 standard errors
+    assert status(ones, 0.2 * ones) == "undecided"
+    assert status(far, 0.01 * ones, outside=("too large",)) == "outside the theory"
+    assert status(far, 0.01 * ones, kept=np.arange(10) != 4) == "agrees"
+    assert status(np.where(np.arange(10) == 4, np.nan, 1.0), 0.01 * ones) == "differs"
+    # a deviation of less than the tolerance is none, however small the error bars
+    assert status(1.08 * ones, 1e-4 * ones) == "agrees"
+
+
+def test_report_is_a_page_a_picture_and_numbers(agreeing, tmp_path):
+    page = write_report(agreeing, tmp_path / "report", title="Quickstart", notes=("a note",), extra={"own": {"x": 1.5}})
+    names = {path.name for path in page.parent.iterdir()}
+    assert names == {"report.md", "comparison.json", "comparison.png", "theory.npz", "run.npz"}
+    text = page.read_text(encoding="utf-8")
+    assert text.startswith("# Quickstart\n\n**Verdict: agrees.**") and "- a note" in text
+    assert (
+        "e-folds" in text
+        and "one unit of t = 200 SGD steps" in text
+        and "nan" not in text.lower().replace("finance", "")
+    )
+    table = [line for line in text.splitlines() if line.startswith("| ") and line[2].isdigit()]
+    assert len(table) == agreeing.kept.sum()
+
+    def refuse(token):
+        raise AssertionError(f"{token} is no JSON")
+
+    record = json.loads((page.parent / "comparison.json").read_text(encoding="utf-8"), parse_constant=refuse)
+    assert record["verdict"]["status"] == "agrees" and record["own"] == {"x": 1.5}
+    np.testing.assert_allclose(record["points"]["ratio"], agreeing.ratio)
+    assert record["points"]["steps"] == agreeing.run.step.tolist()
+    np.testing.assert_allclose(record["points"]["tau"], 0.2 * agreeing.run.t)
+    np.testing.assert_allclose(record["points"]["tokens"], agreeing.run.step * 4 * 65)
+    assert (page.parent / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+    again = TrainingRun.load(page.parent / "run.npz")
+    np.testing.assert_array_equal(again.loss, agreeing.run.loss)
+    assert Trajectory.load(page.parent / "theory.npz").meta["solver"] == "tsit5"
+    # the same record, so that a report can be written twice and compared
+    assert to_markdown(agreeing, title="Quickstart", notes=("a note",)) == text
+
+
+def test_plain_has_no_nan_in_it():
+    assert plain({"a": np.array([1.0, np.nan, np.inf]), "b": jnp.asarray(2.0), 3: (None, True, "x", np.float64(0.5))}) == {
+        "a": [1.0, None, None], "b": 2.0, "3": [None, True, "x", 0.5],
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """The acceptance run of the quickstart: d = 200, T = 64, four seeds, S up to 12. About a minute."""
+    return train_system(quickstart(), T1, seeds=4, record_times=np.geomspace(0.5, T1, 31), progress=False)
+
+
+@pytest.mark.slow
+def test_real_training_agrees_with_the_theory(trained):
+    result = compare(quickstart(), trained, min_depth=2.0)
+    assert result.verdict.status == "agrees", result.verdict
+    assert result.ratio.min() > 0.9 and result.ratio.max() < 1.1
+    assert np.abs(result.ratio[trained.t * 0.4 > 6] - 1).max() < 0.03
+    assert result.exact.t_x * 0.4 == pytest.approx(2.153729, abs=5e-7)
+    assert result.transition_agrees
+    assert result.theory.loss[0] / result.theory_loss[-1] > 100
+
+
+@pytest.mark.slow
+def test_real_training_differs_from_frozen_overlaps(trained):
+    system = quickstart()
+    frozen = quickstart(learning_rate=1e-12)
+    ts = np.concatenate([[0.0], trained.t])
+    still = integrate(frozen, ts=ts)
+    result = compare(system, trained, theory=still, min_depth=2.0, exact=False)
+    assert result.verdict.status == "differs", result.verdict
+
+
+@pytest.mark.slow
+def test_real_training_differs_from_a_theory_without_noise_at_a_higher_learning_rate():
+    given = {"learning_rate": 0.6, "batch": 4.0}
+    system = quickstart(**given)
+    run = train_system(system, 12.0, seeds=4, record_times=np.geomspace(0.2, 12.0, 31), progress=False)
+    with_noise = compare(system, run, min_depth=2.0, exact=False, tolerance=0.15)
+    without = compare(quickstart(**given, noise=0.0), run, min_depth=2.0, exact=False, tolerance=0.15)
+    assert without.verdict.status == "differs", without.verdict
+    assert with_noise.verdict.status == "agrees", with_noise.verdict
+
+
+# loss curves of a user's own
+
+
+def log(tmp_path, text: str):
+    path = tmp_path / "log.csv"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_log_is_read_with_its_columns_and_gaps(tmp_path):
+    read = read_log(log(tmp_path, "Step, lr ,Train_Loss\n0,0.1,2.0\n10,0.1,\n\n20,0.1,1.5\n"))
+    assert read.step.tolist() == [0, 20] and read.loss.tolist() == [2.0, 1.5] and read.loss_column == "train_loss"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "a step column"),
+        ("epoch,loss\n1,2\n", "a step column"),
+        ("step,accuracy\n1,2\n", "a loss column"),
+        ("step,loss\n1,2\nx,3\n", "row 3"),
+        ("step,loss\n1,2\n2\n3,1\n", "row 3"),
+        ("step,loss\n1,2\n2,nan\n3,1\n", "row 3"),
+        ("step,loss\n1,2\n5,1\n2,3\n", "row 4"),
+        ("step,loss\n", "at least"),
+        ("step,loss\n1,2\n", "at least"),
+    ],
+)
+def test_broken_logs_are_refused_with_their_row(tmp_path, text, words):
+    with pytest.raises(InputError) as error:
+        read_log(log(tmp_path, text))
+    assert error.value.argument == "LOG" and words in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_missing_or_binary_log_is_refused(tmp_path):
+    with pytest.raises(InputError, match="a CSV file"):
+        read_log(tmp_path / "none.csv")
+    (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00\x01")
+    with pytest.raises(InputError, match="CSV"):
+        read_log(tmp_path / "log.csv")
