@@ -13,6 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
@@ -25,7 +27,7 @@ CLOCKS = ("t", "steps", "tau", "tokens")
 
 def _require(name: str, expected: str, value: Any, holds: Callable[[Any], Any]) -> None:
     """Refuses a schedule's number outside its domain; values inside a JAX transformation pass."""
-    if isinstance(value, jax.core.Tracer):
+    if isinstance(value, Tracer):
         return
     number = np.asarray(value)
     if not np.all(np.isfinite(number) & holds(number)):
@@ -35,10 +37,10 @@ def _require(name: str, expected: str, value: Any, holds: Callable[[Any], Any]) 
 class ConstantSchedule(eqx.Module):
     """s(t) = 1: the learning rate stays at its base value."""
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.ones_like(1.0 * jnp.asarray(t))  # the time's own precision, so that a float32 run stays one
 
-    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s = t."""
         return jnp.asarray(t, dtype=float)
 
@@ -56,10 +58,10 @@ class PowerSchedule(eqx.Module):
         _require("power", "a number >= 0", self.power, lambda power: power >= 0)
         _require("onset", "a positive time", self.onset, lambda onset: onset > 0)
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.asarray(t) / self.onset) ** (-self.power)
 
-    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s, with the logarithm at power = 1."""
         log_ratio = jnp.log1p(jnp.asarray(t) / self.onset)
         exponent = 1 - self.power
@@ -77,11 +79,11 @@ class CosineSchedule(eqx.Module):
         _require("total", "a positive time", self.total, lambda total: total > 0)
         _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         phase = jnp.clip(jnp.asarray(t) / self.total, 0.0, 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * phase))
 
-    def integral(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s in closed form."""
         t = jnp.asarray(t)
         inside = jnp.minimum(t, self.total)
@@ -106,14 +108,14 @@ class WarmupStableDecaySchedule(eqx.Module):
         _require("decay_end", "later than decay_start", self.decay_end - self.decay_start, lambda rest: rest > 0)
         _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
-    def __call__(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         t = jnp.asarray(t)
         rise = jnp.where(self.warmup > 0, jnp.clip(t / jnp.where(self.warmup > 0, self.warmup, 1.0), 0.0, 1.0), 1.0)
         fall = jnp.clip((t - self.decay_start) / (self.decay_end - self.decay_start), 0.0, 1.0)
         return rise * (1 - (1 - self.final) * fall)
 
 
-def schedule_integral(schedule: Schedule, t: Float[Array, "..."]) -> Float[Array, "..."]:
+def schedule_integral(schedule: Schedule, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """int_0^t s(t') dt': the schedule's own `integral` where it has one, else composite Gauss-Legendre (64 x 8 nodes).
 
     Kinks inside a panel cost about (t/64)^2 of absolute accuracy.
@@ -156,15 +158,15 @@ class Clock(eqx.Module):
                 remedy="pass tr Sigma",
             )
 
-    def steps(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def steps(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """SGD steps at time t."""
         return jnp.asarray(t) * self.steps_per_unit
 
-    def t_of_steps(self, step: Float[Array, "..."]) -> Float[Array, "..."]:
+    def t_of_steps(self, step: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Time t after `step` SGD steps."""
         return jnp.asarray(step) / self.steps_per_unit
 
-    def tau(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def tau(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Intrinsic time int_0^t eta dt'."""
         return self.learning_rate * schedule_integral(self.schedule, jnp.asarray(t, dtype=float))
 
@@ -189,7 +191,7 @@ class Clock(eqx.Module):
             "tau", expected="an intrinsic time that the schedule reaches", got=tau, remedy="ask for less, or change it"
         )
 
-    def tokens_seen(self, t: Float[Array, "..."]) -> Float[Array, "..."]:
+    def tokens_seen(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Tokens consumed up to t: steps * batch * (context tokens + 1 query); infinite in the infinite-context theory."""
         return self.steps(t) * self.batch * (self.tokens + 1)
 

@@ -157,12 +157,13 @@ def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
     chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
     solver = trajectory.meta["solver"]
-    if not chosen.found or solver == "structured":
+    if not chosen.found or chosen.t_x is None or solver == "structured":
         # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
         return chosen
     place = int(np.searchsorted(trajectory.t, chosen.t_x))
     before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
-    located = _event(system, *(jnp.asarray(x) for x in (before, state, after, trajectory.meta["rtol"])), solver)
+    rtol = jnp.asarray(trajectory.meta["rtol"])
+    located = _event(system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), rtol, solver)
     t_x, loss, slope = (float(x) for x in located)
     first = np.flatnonzero(np.asarray(trajectory.valid))[0]
     return _replace(chosen, t_x, float(np.log(trajectory.loss[first] / loss)), slope)
@@ -229,7 +230,7 @@ def _of_formula(loss, t1, window, min_depth, points, time_unit) -> Transition:
         estimator="automatic differentiation of the formula, bracketed root of q = 1/2",
         grid=f"{t.size} times from {t[0]:.4g} to {t[-1]:.4g}", time_unit=time_unit or "t of the formula",
     )  # fmt: skip
-    if not chosen.found:
+    if not chosen.found or chosen.t_x is None:
         return chosen
     place = int(np.searchsorted(t, chosen.t_x))
 

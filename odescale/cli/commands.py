@@ -25,6 +25,8 @@ from odescale.systems.attention import Attention
 from odescale.systems.catalog import SYSTEMS, find_system
 from odescale.training.of_system import train_system
 
+PICTURES = (".png", ".pdf", ".svg")
+
 
 def systems_command(options: argparse.Namespace) -> int:
     """Lists systems, parameters, defaults, domains, units."""
@@ -58,6 +60,13 @@ def derive_command(options: argparse.Namespace) -> int:
 def solve_command(options: argparse.Namespace) -> int:
     """Integrates and prints a trajectory."""
     system, t1 = _system(options)
+    if options.plot and Path(options.plot).suffix.lower() not in PICTURES:
+        raise InputError(
+            "--plot",
+            expected=f"a file ending in {', '.join(PICTURES)}",
+            got=options.plot,
+            remedy="e.g. --plot loss.png",
+        )
     trajectory = integrate(
         system, t1, points=options.points, rtol=options.rtol, solver=options.solver, accuracy=options.accuracy,
         precision=options.precision, progress=False,

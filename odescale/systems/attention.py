@@ -105,12 +105,12 @@ class Attention(AbstractSystem):
 
     def to_overlaps(self, y: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
         """The state back into plain overlaps q."""
-        inverse = 2 * np.eye(self.architecture.size, dtype=y.dtype) - self._basis(y)
+        inverse = 2 * jnp.eye(self.architecture.size, dtype=y.dtype) - self._basis(y)
         return inverse @ y @ inverse.T
 
-    def _basis(self, like: Array) -> np.ndarray:
+    def _basis(self, like: Array) -> Float[Array, "P P"]:
         # In the dtype of what it multiplies: a NumPy float64 matrix would lift a float32 run to float64.
-        return self.architecture.difference_basis().astype(like.dtype)
+        return jnp.asarray(self.architecture.difference_basis(), dtype=like.dtype)
 
     def couple(self, overlaps: Float[Array, "modes P P"]) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
         """(C, R): field covariance and overlaps with metric I, in whichever basis the argument has."""
@@ -123,7 +123,7 @@ class Attention(AbstractSystem):
     ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
         """(G, H, V): drift coefficients along C and R and the gradient noise, zero on rows that do not move."""
         student, teacher = self.architecture.student, self.architecture.teacher
-        trained = self.trained.astype(C.dtype)
+        trained = jnp.asarray(self.trained, dtype=C.dtype)
         if self.finite_context:
             G, V = formulas.finite_context_closure(C, self.tokens, student, teacher, trained)
             return G, jnp.zeros_like(G), V
@@ -146,8 +146,9 @@ class Attention(AbstractSystem):
             half = -eta * D - self.weight_decay * self.trained.astype(q.dtype)[:, None] * q[0]
             return self.to_state((half + half.T + eta**2 / self.batch * self.noise * V)[None])
         G, H, V = self.closure(*self.couple(q))
+        trained = jnp.asarray(self.trained, dtype=q.dtype)
         flow = formulas.overlap_flow(
-            q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, self.trained.astype(q.dtype)
+            q, self.eigenvalues, G, H, self.noise * V, eta, self.batch, self.weight_decay, trained
         )
         return self.to_state(flow)
 
@@ -160,7 +161,7 @@ class Attention(AbstractSystem):
         if self.finite_context:
             return formulas.finite_context_loss(C, self.tokens, student, teacher)
         errors = formulas.functionals(C, R, student) - formulas.functionals(C, R, teacher)
-        inverse = 2 * np.eye(self.architecture.size, dtype=errors.dtype) - self._basis(errors)
+        inverse = 2 * jnp.eye(self.architecture.size, dtype=errors.dtype) - self._basis(errors)
         small = errors @ inverse
         return 0.5 * jnp.einsum("ip,pq,iq->", small, self.couple(y)[0], small)
 
@@ -249,16 +250,20 @@ class Attention(AbstractSystem):
         values = {
             name: float(getattr(self, name)) for name in ("learning_rate", "batch", "weight_decay", "noise", "tokens")
         }
-        return values | {
-            "rows": list(self.architecture.rows),
-            "trained": [
-                row for row, moves in zip(self.architecture.rows, self.architecture.trained, strict=True) if moves
-            ],
-            "depth": self.architecture.student.depth,
-            "modes": int(self.eigenvalues.shape[0]),
-            "steps_per_unit": self.trace,
-            "context": "finite" if self.finite_context else "infinite" if self.sampled is None else "sampled",
-        } | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
+        return (
+            values
+            | {
+                "rows": list(self.architecture.rows),
+                "trained": [
+                    row for row, moves in zip(self.architecture.rows, self.architecture.trained, strict=True) if moves
+                ],
+                "depth": self.architecture.student.depth,
+                "modes": int(self.eigenvalues.shape[0]),
+                "steps_per_unit": self.trace,
+                "context": "finite" if self.finite_context else "infinite" if self.sampled is None else "sampled",
+            }
+            | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
+        )
 
 
 def _heads(network: FieldNetwork) -> list:

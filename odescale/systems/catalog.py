@@ -129,7 +129,7 @@ def attention(
         if spectrum.modes == 1:
             initial_overlaps = teacher_student_overlaps(rows, **start)
         elif values["capacity"] > 0:
-            covariance = np.asarray(teacher_student_overlaps(rows, **start)[0])
+            covariance = teacher_student_overlaps(rows, **start)[0]
             exponents = {name: values[name] for name in ("source", "capacity")}
             initial_overlaps = jnp.asarray(source_overlaps(spectrum, covariance, **exponents))
         else:

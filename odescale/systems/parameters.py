@@ -7,8 +7,8 @@ from difflib import get_close_matches
 from typing import Any
 
 import equinox as eqx
-import jax
 import numpy as np
+from jax.core import Tracer
 
 from odescale.errors import InputError
 
@@ -74,7 +74,7 @@ class Parameter(eqx.Module):
 
 def is_traced(value: Any) -> bool:
     """True for a value that is only known inside a JAX transformation (so it cannot be checked)."""
-    return isinstance(value, jax.core.Tracer)
+    return isinstance(value, Tracer)
 
 
 def complete(parameters: tuple[Parameter, ...], given: Mapping[str, Any], system: str) -> dict[str, Any]:
