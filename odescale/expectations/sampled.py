@@ -71,14 +71,15 @@ class SampledContext(eqx.Module):
         """
         _check_architecture(architecture)
         root = factor(C, architecture)
-        loss, D, V = _weighted(self, architecture, root, noise=True)
-        moves = jnp.asarray(architecture.trained_mask, C.dtype)
-        return moves[:, None] * D, moves[:, None] * V * moves, loss
+        loss, D, V = _weighted(self, architecture, root, gradients=True)
+        moved = np.flatnonzero(architecture.trained_mask)
+        zeros = jnp.zeros_like(C)
+        return zeros.at[moved].set(D), zeros.at[np.ix_(moved, moved)].set(V), loss
 
     def loss(self, C: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
         """L alone, by the forward pass."""
         _check_architecture(architecture)
-        return _weighted(self, architecture, factor(C, architecture), noise=None)[0]
+        return _weighted(self, architecture, factor(C, architecture), gradients=False)[0]
 
 
 def sample_context(
@@ -89,7 +90,9 @@ def sample_context(
     **Arguments**: `tokens` >= 1, `sequences` >= 2 (fewer than 10 per control variate, P (P + 1) of them, use half of the
     control variates, then none); `seed` names the node set; `precision` "float32" or "float64".
 
-    **Good values**: quickstart, T = 64: 1024 sequences give D to 0.5 % and L to 0.8 % during the drop of the loss.
+    **Good values**: quickstart, T = 64: 1024 sequences give D to 0.4 to 0.7 % and L to 0.7 to 1.2 % up to the drop of the
+    loss (there D of the nearly learned layer to 1.4 %), and the loss of a whole trajectory to 0.4 to 2 %; the errors go
+    down as 1/sqrt(sequences), the time of one evaluation is 0.06 s on one core.
     """
     for name, value, least in (("tokens", tokens, 1), ("sequences", sequences, 2), ("size", size, 1)):
         if isinstance(value, bool) or not np.isfinite(value) or int(value) != value or value < least:
@@ -101,7 +104,8 @@ def sample_context(
     nodes = rng.standard_normal(shape, dtype=np.float32).astype(float)
     signs = rng.integers(0, 2, (shape[0], int(tokens))) * 2.0 - 1.0
     budget = CHUNK_BYTES["cpu" if jax.default_backend() == "cpu" else "other"]
-    chunk = int(np.clip(budget // (2 * dtype.itemsize * 2 * tokens**2), 1, min(sequences, 4096)))
+    # The backward passes hold several arrays of weights at once: a smaller share of the cache than a forward pass.
+    chunk = int(np.clip(budget // (8 * dtype.itemsize * 2 * tokens**2), 1, min(sequences, 4096)))
     return SampledContext(
         jnp.asarray(nodes),
         jnp.asarray(signs),
@@ -121,29 +125,33 @@ def factor(C: Float[Array, "P P"], architecture: Architecture) -> Float[Array, "
     below, smallest = jnp.arange(C.shape[0]), max(PIVOT, 100 * float(jnp.finfo(C.dtype).eps))
     columns = []
     for j in range(C.shape[0]):  # Cholesky, one column at a time
-        column = jnp.where(below >= j, rest[:, j], 0.0) / jnp.sqrt(jnp.maximum(rest[j, j], smallest))
+        column = jnp.where(below >= j, rest[:, j], 0.0) / jnp.sqrt(jnp.maximum(jnp.abs(rest[j, j]), smallest))
         rest = rest - column[:, None] * column
         columns.append(column)
     return (scale[order][:, None] * jnp.stack(columns, axis=1))[np.argsort(order)]
 
 
 def _weighted(
-    context: SampledContext, architecture: Architecture, root: Float[Array, "P P"], noise: bool | None
+    context: SampledContext, architecture: Architecture, root: Float[Array, "P P"], gradients: bool
 ) -> tuple[Array, ...]:
+    """Weighted means of l and, with `gradients`, of sum_t g_t phi_t^T and sum_t g_t g_t^T, rows that move alone."""
     T, dtype = context.tokens, resolve_dtype(context.precision, "SampledContext")
-    root_ = root.astype(dtype)
-
-    def errors(phi: Array) -> Array:
-        student, teacher = (apply_on_queries(n, phi, phi, T) for n in (architecture.student, architecture.teacher))
-        return student - teacher
+    moved = np.flatnonzero(architecture.trained_mask)
+    root = root.astype(dtype)
 
     def one(inputs: tuple[Array, Array]) -> tuple[Array, ...]:
         z, signs = inputs[0].astype(dtype), inputs[1].astype(dtype)
-        phi = z @ root_.T
-        if noise is None:
-            e = errors(phi)
-            return (0.5 * jnp.sum(e**2) / T,)
-        e, pull = jax.vjp(errors, phi)
+        phi = z @ root.T
+        teacher = apply_on_queries(architecture.teacher, phi, phi, T)
+
+        def student(columns: Array) -> Array:
+            return apply_on_queries(architecture.student, phi.at[:, moved].set(columns), phi, T)
+
+        if not gradients:
+            return (0.5 * jnp.sum((student(phi[:, moved]) - teacher) ** 2) / T,)
+        # Only the student depends on rows that move, and only their columns of g are wanted: a third of the time.
+        outputs, pull = jax.vjp(student, phi[:, moved])
+        e = outputs - teacher
         (g,) = pull(e)
         # Context tokens feel all T queries at once; random signs remove, in the mean, the products of two queries.
         (mixed,) = pull(signs[:, None] * e)
@@ -152,7 +160,7 @@ def _weighted(
 
     with jax.default_matmul_precision("highest"):
         values = jax.lax.map(one, (context.nodes, context.signs), batch_size=context.chunk)
-    return tuple(jnp.tensordot(context.weights, x.astype(root.dtype), axes=1) for x in values)
+    return tuple(jnp.tensordot(context.weights, x.astype(context.weights.dtype), axes=1) for x in values)
 
 
 def _control_weights(nodes: np.ndarray, tokens: int) -> Float[np.ndarray, " sequences"]:

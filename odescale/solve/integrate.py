@@ -31,7 +31,7 @@ SOLVERS = {
 }
 FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 """Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
-DEFAULT_RTOL = {"tsit5": 1e-8, "bosh3": 1e-3, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
+DEFAULT_RTOL = {"tsit5": 1e-8, "bosh3": 3e-4, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
 DEFAULT_MAX_STEPS = {"tsit5": 100_000, "bosh3": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
 
 ROUNDING_FLOOR = 100
@@ -77,7 +77,7 @@ def integrate(
 
     - `t1`: end time > t0; or `ts` (n,): increasing output times, at or after t0, which is put in front when missing.
     - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
-    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver and bosh3).
+    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver, 3e-4 for bosh3).
     - `solver`: "auto" climbs the system's ladder until one finishes (recorded in `meta["ladder"]`); or "tsit5",
       "bosh3", "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
     - `accuracy`: "check" solves once more at rtol/100 (rtol/10 for "structured"), returns that and, in `error`, the
@@ -115,7 +115,7 @@ def integrate(
         elif accuracy == "check":
             factor = 10.0 if rung == "structured" else 100.0
             floor = 10 * float(jnp.finfo(dtype).eps)
-            finer = tuple(jnp.maximum(x / factor, y) for x, y in zip(tolerances, (floor, 0.0), strict=True))
+            finer = (jnp.maximum(tolerances[0] / factor, floor), tolerances[1] / factor)
             # Another cap is another compilation: raise it only where the finer solve might need more.
             taken = None if traced else sum(int(values["stats"][name]) for name in ("accepted", "rejected"))
             finer_cap = cap if taken is not None and 10 * taken <= cap else 10 * cap
@@ -146,7 +146,7 @@ def failure_text(trajectory: Trajectory) -> str:
     return (
         f"{' then '.join(entry['solver'] for entry in trajectory.meta['ladder'])} stopped after t = "
         f"{(reached[-1] if reached.size else trajectory.t[0]):.6g} of {trajectory.t[-1]:.6g} with {last.get('accepted', 0)} "
-        f"accepted and {last.get('rejected', 0)} rejected steps: {explain(trajectory.code)}"
+        f"accepted and {last.get('rejected', 0)} rejected steps: {explain(int(trajectory.code))}"
     )
 
 
@@ -169,7 +169,8 @@ def solve_arrays(
         # Its flows act on plain overlaps, mode by mode; the state of the system is their difference basis.
         assert isinstance(system, Attention)
         plain = system.to_overlaps(state)
-        solution = solve_structured(system, plain, times, t0=times[0], rtol=rtol, atol=atol, max_steps=max_steps)
+        numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        solution = solve_structured(system, plain, times, **numbers)
         states, reached = system.to_state(solution.ys), solution.t_reached
         stats = {"accepted": solution.accepted, "rejected": solution.rejected, "newton": solution.newton_iterations}
         stats["min_eigenvalue"] = solution.min_eigenvalue
