@@ -43,7 +43,7 @@ def test_moments_agree_with_plain_monte_carlo(architecture):
     plain = sampled_closure(architecture, C, None, tokens, jax.random.key(7), 40_000, precision="float32")
     loss, loss_error = finite_context_loss(architecture, C, None, tokens, jax.random.key(8), 20_000, control="none")
     moved = np.flatnonzero(architecture.trained_mask)
-    rows, block = np.ix_(moved, range(size)), np.ix_(moved, moved)
+    rows, block = np.ix_(moved, np.arange(size)), np.ix_(moved, moved)
     z_D = (D - plain.GC)[rows] / np.hypot(D_error, plain.GC_stderr)[rows]
     z_V = (V - plain.V)[block] / np.hypot(V_error, plain.V_stderr)[block]
     # Eight node sets: Student's t with 7 degrees of freedom where their error dominates, hence 5 and not 4.
@@ -81,14 +81,16 @@ def test_one_layer_agrees_with_the_expansion_in_the_inverse_context():
     C = overlaps_of(architecture, strength=0.1)
     student, teacher = architecture.student, architecture.teacher
     trained = jnp.asarray(architecture.trained_mask)
-    G, V_expanded = jax.jit(lambda C: formulas.finite_context_closure(C, tokens, student, teacher, trained))(C)
+    G, V_expanded = jax.jit(
+        lambda C: formulas.finite_context_closure(C, jnp.asarray(tokens), student, teacher, trained)
+    )(C)
     G0, _, V0 = jax.jit(lambda C: formulas.closure(C, C, student, teacher, trained))(C)
     (D, D_error), (V, V_error), (L, L_error) = over_node_sets(sample_context(6, tokens, 1024), C, architecture, 6)
     for mean, error, limit, expanded in ((D, D_error, G0 @ C, G @ C), (V, V_error, V0, V_expanded)):
         correction = np.abs(np.asarray(expanded - limit)).max()
         assert np.abs(mean - limit).max() > 0.7 * correction  # what is tested is not lost in the noise
         assert np.all(np.abs(mean - expanded) < 5 * error + 0.1 * correction)
-    expanded = float(formulas.finite_context_loss(jnp.asarray(C), tokens, student, teacher))
+    expanded = float(formulas.finite_context_loss(jnp.asarray(C), jnp.asarray(tokens), student, teacher))
     assert abs(L - expanded) < 5 * L_error + 0.1 * abs(expanded - float(oracle_loss(jnp.asarray(C), C, architecture)))
 
 
