@@ -62,7 +62,8 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
         record_times=np.geomspace(WINDOW[0], WINDOW[1], 31) / speed,
         checkpoint=folder / "checkpoint.npz",
     )
-    comparison = compare(system, run, min_depth=MIN_DEPTH)
+    own = integrate(quickstart(**PARAMETERS, context="sampled"), ts=np.concatenate([[0.0], run.t]))
+    comparison = compare(system, run, min_depth=MIN_DEPTH, context=own)
     figures = _figures(comparison, system, speed)
     dense = np.geomspace(WINDOW[0], WINDOW[1], 200) / speed
     notes = (
@@ -108,10 +109,12 @@ def _figures(comparison: Comparison, system: Attention, speed: float) -> dict[st
     tail = S > TAIL[0]
     ratio = comparison.ratio[kept]
     fitted: TailExponent = tail_exponent(S, run.loss, shift=1 / (2 * PARAMETERS["surplus"]), window=TAIL)
+    own = comparison.context_ratio
     theory, measured = comparison.theory_transition, comparison.run_transition
     return {
         "ratio": [float(ratio.min()), float(ratio.max())],
         "ratio_in_tail": [float(comparison.ratio[tail].min()), float(comparison.ratio[tail].max())],
+        "ratio_at_own_context": None if own is None else [float(own[kept].min()), float(own[kept].max())],
         "tail": {"exponent": fitted.exponent, "stderr": fitted.stderr},
         "t_x_theory_same_points_S": None if theory.t_x is None else theory.t_x * speed,
         "t_x_run_S": None if measured.t_x is None else measured.t_x * speed,
@@ -138,6 +141,7 @@ def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
     low, high = figures["ratio"]
     tail_low, tail_high = figures["ratio_in_tail"]
     interval = figures["t_x_run_interval_S"]
+    own_low, own_high = figures["ratio_at_own_context"]
     between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
     run_t = "none" if figures["t_x_run_S"] is None else f"{figures['t_x_run_S']:.3f}"
     theory_t = "none" if figures["t_x_theory_same_points_S"] is None else f"{figures['t_x_theory_same_points_S']:.3f}"
@@ -146,6 +150,7 @@ def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
             f"{comparison.verdict}",
             f"run/theory {low:.3f} to {high:.3f} while the loss falls {figures['fall']:.0f} times; tail {tail_low:.3f} to "
             f"{tail_high:.3f}, exponent {figures['tail']['exponent']:.3f} +- {figures['tail']['stderr']:.3f}",
+            f"against the ODE at the run's own context of {PARAMETERS['tokens']} tokens: {own_low:.3f} to {own_high:.3f}",
             f"t_x in S, one spline on the run's points: run {run_t}{between}, theory {theory_t}; exact, by the event: "
             f"{figures['t_x_ode_S']:.6f} at a depth of {comparison.exact.depth:.3f} e-folds"
             if comparison.exact is not None and comparison.exact.depth is not None

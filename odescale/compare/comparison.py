@@ -27,6 +27,7 @@ class Comparison(eqx.Module):
     - `allowance`: size, not sign, of the theory's first neglected terms, `(1/T + 1/d)(1 + |p|)`: a relative error of a
       rate moves the loss |p| times as much. `z_total` counts it as an error too.
     - `exact`: the theory's transition (event); `theory_transition`, `run_transition`: the same spline on the same points.
+    - `context`: a second theory at the run's own context length, or None; `context_ratio` = mean run / it.
     - `overlap_deviation`: largest |C_run - C_theory| over the scale sqrt(C_ii C_jj), (n,).
     """
 
@@ -46,6 +47,19 @@ class Comparison(eqx.Module):
     run_transition: Transition
     verdict: Verdict
     tolerance: float
+    context: Trajectory | None = None
+
+    @property
+    def context_loss(self) -> Float[np.ndarray, " n"] | None:
+        """The loss of the theory at the run's own context, at the run's times."""
+        if self.context is None:
+            return None
+        return self.context.loss[np.searchsorted(self.context.t, self.run.t)]
+
+    @property
+    def context_ratio(self) -> Float[np.ndarray, " n"] | None:
+        """Mean run over the theory at the run's own context."""
+        return None if self.context_loss is None else self.run.mean_loss() / self.context_loss
 
     @property
     def theory_loss(self) -> Float[np.ndarray, " n"]:
@@ -71,6 +85,7 @@ def compare(
     run: TrainingRun,
     *,
     theory: Trajectory | None = None,
+    context: Trajectory | None = None,
     window: tuple[float, float] | None = None,
     tolerance: float = 0.1,
     min_depth: float = MIN_DEPTH,
@@ -86,6 +101,8 @@ def compare(
     - `system`: the theory; its learning rate, batch, context, dimension and start must be the run's, else `InputError`.
     - `run`: what `train` returned. Two or more seeds, or the scatter between runs is unknown and the verdict undecided.
     - `theory`: a trajectory to compare with instead of the system's own (it must contain the run's times).
+    - `context`: a trajectory at the run's own context length and times (`context="sampled"` or `"finite"`), to see how
+      much of the deviation a finite context explains. It does not enter the verdict.
     - `window`: times (first, last) that count; default: all record times > 0.
     - `tolerance`: relative deviation that counts as agreement (finite-size corrections; 0.1 at d = 200).
     - `min_depth`: e-folds of the exponential phase. `exact`: also locate the theory's transition by its event.
@@ -100,6 +117,8 @@ def compare(
     at = np.searchsorted(theory.t, run.t)
     if at.max() >= theory.t.size or not np.allclose(theory.t[at], run.t, rtol=1e-12, atol=0):
         raise InputError("theory", expected="a trajectory at the run's record times", got="others", remedy="pass ts=")
+    if context is not None and not np.all(np.isin(run.t, context.t)):
+        raise InputError("context", expected="a trajectory at the run's record times", got="others", remedy="pass ts=")
     kept = (run.t > 0) if window is None else (run.t >= window[0]) & (run.t <= window[1])
     kept &= np.asarray(theory.valid)[at]
     if kept.sum() < 8:
@@ -150,6 +169,7 @@ def compare(
         run_transition=measured,
         verdict=verdict,
         tolerance=tolerance,
+        context=context,
     )
 
 

@@ -55,6 +55,8 @@ def draw(comparison: Comparison, *, title: str, formula: tuple[Any, Any] | None 
         seed_losses=run.loss[:, kept] if len(run.seeds) > 1 else None,
         theory_error=None if theory.error is None else (theory.error * theory.loss)[1:],
         theory_at_run=comparison.theory_loss[kept],
+        context_at_run=None if comparison.context_loss is None else comparison.context_loss[kept],
+        context_label=f"ODE at the run's own context, T = {float(run.config['tokens']):g}",
         formula=formula,
         theory_exponent=theory,
         run_exponent=local_exponent(run.t[kept], run.loss[:, kept], smoothing=comparison.run_transition.smoothing),
@@ -84,6 +86,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "z_total": comparison.z_total,
         "allowance": comparison.allowance,
         "overlap_deviation": comparison.overlap_deviation,
+        "context_loss": comparison.context_loss,
+        "context_ratio": comparison.context_ratio,
         "theory_error": None if theory.error is None else theory.error[comparison.at],
     }
     return {
@@ -111,6 +115,10 @@ def to_markdown(comparison: Comparison, *, title: str, notes: tuple[str, ...] = 
     """The report as a page: verdict, transition, clocks, error sources, table."""
     run, theory = comparison.run, comparison.theory
     relation = {None: "cannot be compared", True: "agree", False: "differ"}[comparison.transition_agrees]
+    own = comparison.context_ratio
+    extra_head, extra_rule = (
+        ("", "") if own is None else (f" run/theory at T = {float(run.config['tokens']):g} |", "---|")
+    )
     depth_line = [f"- Theory, {comparison.exact}"] if comparison.exact is not None else []
     lines = [
         f"# {title}",
@@ -146,13 +154,14 @@ def to_markdown(comparison: Comparison, *, title: str, notes: tuple[str, ...] = 
         "z counts the scatter of the seeds and the numerical error of the theory; z with finite size counts the size of",
         "the theory's first neglected terms, (1/T + 1/d)(1 + |p|), as an error too.",
         "",
-        "| step | t | theory | run | run/theory | +- | z | z with finite size |",
-        "|---|---|---|---|---|---|---|---|",
+        "| step | t | theory | run | run/theory | +- | z | z with finite size |" + extra_head,
+        "|---|---|---|---|---|---|---|---|" + extra_rule,
     ]
     for i in np.flatnonzero(comparison.kept):
         lines.append(
             f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean_loss()[i]:.5g} | "
             f"{comparison.ratio[i]:.4f} | {comparison.stderr[i]:.4f} | {comparison.z[i]:+.1f} | {comparison.z_total[i]:+.1f} |"
+            + ("" if own is None else f" {own[i]:.4f} |")
         )
     versions = ", ".join(f"{name} {number}" for name, number in theory.meta["versions"].items())
     solvers = ", ".join(f"{entry['solver']} ({entry['accepted']} steps)" for entry in theory.meta["ladder"])

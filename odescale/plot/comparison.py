@@ -35,6 +35,7 @@ def plot_comparison(
     seed_losses: Float[ArrayLike, "s n"] | None = None,
     theory_error: Float[ArrayLike, " m"] | None = None,
     theory_at_run: Float[ArrayLike, " n"] | None = None,
+    context_at_run: Float[ArrayLike, " n"] | None = None,
     formula: tuple[ArrayLike, ArrayLike] | None = None,
     theory_exponent: Any = None,
     run_exponent: Any = None,
@@ -46,6 +47,7 @@ def plot_comparison(
     theory_label: str = "theory (ODE)",
     run_label: str = "run, mean over seeds",
     formula_label: str = "closed form, no SGD noise",
+    context_label: str = "ODE at the run's own context length",
     title: str = "",
     figure: Figure | None = None,
 ) -> dict[str, Axes]:
@@ -53,11 +55,12 @@ def plot_comparison(
 
     **Arguments**: `theory_t`, `theory_loss` (m,) a dense line, `theory_error` (m,) its absolute error, drawn as a band;
     `run_t`, `run_loss` (n,) the mean of the runs, `run_stderr` (n,) its standard error (bars), `seed_losses` (s, n) the
-    single runs (faint); `theory_at_run` (n,) the theory at the run's times: with it the ratio is drawn. `formula` =
-    (t, loss) of a closed form. `theory_exponent`, `run_exponent`: objects with `t`, `exponent`, `index` and, where
-    known, `exponent_stderr`, `index_stderr` (a `LocalExponent`, a `Trajectory`). `theory_transition`, `run_transition`:
-    `Transition` records; line at t_x, shaded 95 % interval. `ratio_band`: what counts as agreement, shaded.
-    `steps_per_unit`: SGD steps in one unit of the x-axis, for the upper axis; `time_label` must name that unit.
+    single runs (faint); `theory_at_run` (n,) the theory at the run's times: with it the ratio is drawn, and
+    `context_at_run` (n,), a second theory at those times, over the first. `formula` = (t, loss) of a closed form.
+    `theory_exponent`, `run_exponent`: objects with `t`, `exponent`, `index` and, where known, `exponent_stderr`,
+    `index_stderr` (a `LocalExponent`, a `Trajectory`). `theory_transition`, `run_transition`: `Transition` records;
+    line at t_x, shaded 95 % interval. `ratio_band`: what counts as agreement, shaded. `steps_per_unit`: SGD steps in
+    one unit of the x-axis, for the upper axis; `time_label` must name that unit.
 
     Points without a finite positive loss are left out. **Raises** `InputError` when lengths do not match.
     """
@@ -75,6 +78,10 @@ def plot_comparison(
         _name_transition(loss, theory_transition, run_transition)
         if theory_at_run is not None:
             _draw_ratio(axes["ratio"], run_t, run_loss, run_stderr, seed_losses, theory_at_run, ratio_band)
+            if context_at_run is not None:
+                share = np.asarray(context_at_run, float) / np.asarray(theory_at_run, float)
+                axes["ratio"].plot(run_t, share, "--", color=COLOURS["theory"], linewidth=1.6, label=context_label)
+                axes["ratio"].legend(loc="lower left", fontsize=8.5)
         if "exponent" in axes:
             _draw_exponents(axes, theory_exponent, run_exponent, run_t)
         for axis in axes.values():
