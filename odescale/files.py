@@ -20,7 +20,8 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: di
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".npz")
     try:
         with os.fdopen(handle, "wb") as stream:
-            np.savez_compressed(stream, header=np.array(json.dumps(header, default=_plain)), **arrays)
+            contents = {"header": np.array(json.dumps(header, default=_plain)), **arrays}
+            np.savez_compressed(stream, **contents)  # pyright: ignore[reportArgumentType]
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
