@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 
 from odescale.analysis.regimes import MIN_DEPTH, Transition, select_transition
 from odescale.errors import InputError, PrecisionError
-from odescale.precision import REMEDY, require_x64
+from odescale.precision import require_x64
 from odescale.solve.integrate import SOLVERS, integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractSystem, local_exponents
@@ -57,7 +57,10 @@ def find_transition(
     """
     if precision != "float64":
         raise PrecisionError(
-            "precision", expected="float64 for a transition (it needs second derivatives)", got=precision, remedy=REMEDY
+            "precision",
+            expected="float64 for a transition (it needs second derivatives)",
+            got=precision,
+            remedy="leave precision at float64",
         )
     require_x64("find_transition")
     if isinstance(subject, AbstractSystem):
