@@ -22,6 +22,10 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: di
         with os.fdopen(handle, "wb") as stream:
             contents = {"header": np.array(json.dumps(header, default=_plain)), **arrays}
             np.savez_compressed(stream, **contents)  # pyright: ignore[reportArgumentType]
+        # mkstemp makes files that only their owner may read; a result deserves the permissions of any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, target)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
