@@ -25,7 +25,7 @@ REMEDIES = {
     Code.MAX_STEPS: "step cap reached, probably stiff there: raise max_steps, loosen rtol, or use an implicit solver",
     Code.NOT_FINITE: "the overlaps became infinite or NaN, probably unstable: lower learning_rate or raise batch",
     Code.IMPLICIT_FAILED: "the implicit equations did not converge: loosen rtol or try another solver",
-    Code.STEP_TOO_SMALL: "the step size fell to rounding: loosen rtol, or check the start for a singularity",
+    Code.STEP_TOO_SMALL: "the step size fell to rounding (divergence, or rtol too small): lower learning_rate or loosen rtol",
     Code.LOSS_NOT_POSITIVE: "the loss fell to its rounding error; the outputs beyond are masked: stop earlier",
 }
 

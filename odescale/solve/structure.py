@@ -29,6 +29,7 @@ from jax import lax
 from jaxtyping import Array, Float, Int
 
 from odescale.errors import InputError
+from odescale.solve.codes import Code
 from odescale.solve.flow import Coefficients, Overlaps, congruence, join, noise_integral, propagate, propagator, split
 from odescale.solve.stages import (
     GAMMA,
@@ -43,12 +44,6 @@ from odescale.solve.stages import (
 )
 
 STEP_FAILURES = 40
-CODES = {
-    0: "finished",
-    1: "step cap reached: raise max_steps, or rtol",
-    2: "the step shrank to nothing: the loss diverges (lower the learning rate), or rtol asks for more than rounding allows",
-    3: "not finite at the start: check the initial overlaps and parameters",
-}
 
 
 class StructuredProblem(Protocol):
@@ -89,7 +84,7 @@ class StructuredSolution(eqx.Module):
     - `ys`: (n, modes, P, P); NaN after `t_reached`, never a value beyond the last accepted step.
     - `accepted`, `rejected`: steps; rejected counts those that missed the tolerance and those whose Newton iteration failed.
     - `newton_iterations`, `jacobians`: solves with, and evaluations of, the Jacobian of the couplings.
-    - `code`: 0 finished, else see `CODES`.
+    - `code`: 0 finished, else see `odescale.solve.codes`.
     - `t_reached`: end of the last accepted step.
     - `min_eigenvalue`: smallest eigenvalue met in any mode after any accepted step, over the largest entry on that mode's
       diagonal; -1e-15 is rounding.
@@ -300,7 +295,11 @@ def _solve(problem, trained, y0, ts, *, t0, rtol, atol, dt0, max_steps) -> Struc
         accepted = state.accepted + accept
         rejected = state.rejected + ~accept
         done = accept & last
-        code = jnp.where(stuck & ~accept, 2, jnp.where(~done & (accepted + rejected >= max_steps), 1, 0))
+        code = jnp.where(
+            stuck & ~accept,
+            int(Code.STEP_TOO_SMALL),
+            jnp.where(~done & (accepted + rejected >= max_steps), int(Code.MAX_STEPS), int(Code.OK)),
+        )
         return _State(
             t=jnp.where(accept, t_new, t),
             h=h_next,
@@ -360,9 +359,9 @@ def _solve(problem, trained, y0, ts, *, t0, rtol, atol, dt0, max_steps) -> Struc
         iterations=zero,
         jacobians=zero,
         smallest=lowest_eigenvalue(y0),
-        code=jnp.where(finite, 0, 3),
+        code=jnp.where(finite, int(Code.OK), int(Code.NOT_FINITE)),
     )
-    end = lax.while_loop(lambda s: (s.t < ts[-1]) & (s.code == 0), attempt, start)
+    end = lax.while_loop(lambda s: (s.t < ts[-1]) & (s.code == int(Code.OK)), attempt, start)
     return StructuredSolution(
         end.ys, end.accepted, end.rejected, end.iterations, end.jacobians, end.code, end.t, end.smallest
     )
