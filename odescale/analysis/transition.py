@@ -16,12 +16,16 @@ import optimistix
 from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
+from odescale.analysis.curves import find_transition_curve
 from odescale.analysis.regimes import MIN_DEPTH, Transition, select_transition
 from odescale.errors import InputError, PrecisionError
 from odescale.precision import require_x64
 from odescale.solve.integrate import SOLVERS, integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractSystem, local_exponents
+
+EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5")
+"""Solvers whose states are accurate enough for derivatives along the flow."""
 
 LossFormula = Callable[[Float[Array, ""]], Float[Array, ""]]
 
@@ -155,12 +159,24 @@ def _event(system, before, state, after, rtol, solver):
 def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     if t1 is None:
         raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
-    tolerance = rtol if rtol is not None else (None if "structured" in system.solvers else 1e-10)
-    trajectory = integrate(system, t1, points=points, rtol=tolerance)
+    exact = system.solvers[0] in EXACT_SOLVERS
+    trajectory = integrate(system, t1, points=points, rtol=1e-10 if rtol is None and exact else rtol)
     unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    if system.solvers[0] == "bosh3":
+        # A sampled closure is followed to a few digits: second differences of that need smoothing.
+        keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+        return find_transition_curve(
+            trajectory.t[keep],
+            trajectory.loss[keep],
+            loss_start=float(trajectory.loss[0]),
+            min_depth=min_depth,
+            bootstrap=0,
+            min_aic_gap=None,
+            time_unit=unit,
+        )
     chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
     solver = trajectory.meta["solver"]
-    if not chosen.found or chosen.t_x is None or solver == "structured":
+    if not chosen.found or chosen.t_x is None or not exact:
         # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
         return chosen
     place = int(np.searchsorted(trajectory.t, chosen.t_x))
@@ -185,7 +201,9 @@ def transition_of_trajectory(
         np.log(trajectory.loss[keep]),
         log_loss_start=float(np.log(trajectory.loss[first])),
         min_depth=min_depth,
-        estimator="exact derivatives along the flow, event at q = 1/2",
+        estimator="exact derivatives along the flow, event at q = 1/2"
+        if trajectory.meta["solver"] in EXACT_SOLVERS
+        else "differences of log L on the output times",
         grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
         time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",
     )
