@@ -49,7 +49,8 @@ def read_log(path: str | os.PathLike) -> Log:
     places = {kind: header.index(name) for kind, name in columns.items()}
     rows: list[tuple[float, float]] = []
     for number, row in enumerate(table[1:], start=2):
-        if not row or not row[places["loss"]].strip() if len(row) > max(places.values()) else not row:
+        # Loggers leave the cell empty at steps where they did not evaluate; a short row is broken instead.
+        if not row or (len(row) > max(places.values()) and not row[places["loss"]].strip()):
             continue
         try:
             rows.append((float(row[places["step"]]), float(row[places["loss"]])))

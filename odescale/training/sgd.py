@@ -109,7 +109,6 @@ class SeedsInParallel:
             jnp.asarray(weight_decay, dtype),
         )
         self._keys = [seed_key(seed) for seed in seeds]
-        self._dtype = dtype
         self._threads = jax.default_backend() == "cpu"
         self._compiled = False
 
