@@ -132,6 +132,18 @@ def schedule_integral(schedule: Schedule, t: Float[ArrayLike, "..."]) -> Float[A
     return t * jnp.tensordot(jnp.asarray(scale), values, axes=1)
 
 
+def schedule_kinks(schedule: Schedule) -> tuple[Any, ...]:
+    """Times (units of t) where s(t) has a kink: an integrator should step there exactly.
+
+    Known for the schedules of this module; a callable of the user's own may carry them as an attribute `kinks`.
+    """
+    if isinstance(schedule, WarmupStableDecaySchedule):
+        return (schedule.warmup, schedule.decay_start, schedule.decay_end)
+    if isinstance(schedule, CosineSchedule):
+        return (schedule.total,)
+    return tuple(getattr(schedule, "kinks", ()))
+
+
 class Clock(eqx.Module):
     """t = step / steps_per_unit, tau = int_0^t eta dt', tokens seen = step * batch * (context tokens + 1).
 

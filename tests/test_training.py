@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 from oracles import oracle_closure, oracle_loss
 
+import odescale.training.loop as loop_module
 import odescale.training.sgd as sgd_module
-import odescale.training.train as train_module
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.training.initial import rows_from_overlaps
 from odescale.training.run import TrainingRun
-from odescale.training.sgd import sample_loss
+from odescale.training.sgd import TransformerObjective
 from odescale.training.task import TeacherTask
 from odescale.training.train import train
 
@@ -91,7 +91,7 @@ def test_mean_gradient_is_the_drift_of_the_theory(value):
 
         def one(i):
             key = jax.random.fold_in(jax.random.key(seed), i)
-            return jax.grad(sample_loss)(rows[moved], rows, architecture, task, key) @ rows.T
+            return jax.grad(TransformerObjective(architecture, task).sample_loss)(rows[moved], rows, key) @ rows.T
 
         out = np.asarray(jax.jit(lambda: jax.lax.map(one, jnp.arange(samples), batch_size=50))())
         return out.mean(axis=0), out.std(axis=0) / np.sqrt(samples)
@@ -114,7 +114,7 @@ def test_gradient_noise_is_the_noise_of_the_theory():
 
     def one(i):
         key = jax.random.fold_in(jax.random.key(5), i)
-        gradient = jax.grad(sample_loss)(rows[moved], rows, ONE_LAYER, task, key)
+        gradient = jax.grad(TransformerObjective(ONE_LAYER, task).sample_loss)(rows[moved], rows, key)
         return gradient @ gradient.T
 
     out = np.asarray(jax.jit(lambda: jax.lax.map(one, jnp.arange(samples), batch_size=20))())
@@ -174,7 +174,7 @@ def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(monkeypatch):
 
 def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch):
     whole = small_run()
-    monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 1e-9)
+    monkeypatch.setattr(loop_module, "SECONDS_PER_CALL", 1e-9)
     same(small_run(), whole)
 
 
@@ -241,9 +241,9 @@ def test_checkpoint_between_records(tmp_path, monkeypatch):
     """With checkpoint_seconds = 0 every call writes; a run that stops between records resumes from there."""
     whole = small_run()
     path = tmp_path / "run.npz"
-    monkeypatch.setattr(train_module, "SECONDS_PER_CALL", 1e-9)
+    monkeypatch.setattr(loop_module, "SECONDS_PER_CALL", 1e-9)
     calls = []
-    real = train_module._save
+    real = loop_module._save
 
     def stop(*arguments):
         real(*arguments)
@@ -251,10 +251,10 @@ def test_checkpoint_between_records(tmp_path, monkeypatch):
         if len(calls) == 15:
             raise Stop
 
-    monkeypatch.setattr(train_module, "_save", stop)
+    monkeypatch.setattr(loop_module, "_save", stop)
     with pytest.raises(Stop):
         small_run(checkpoint=path, checkpoint_seconds=0.0)
-    monkeypatch.setattr(train_module, "_save", real)
+    monkeypatch.setattr(loop_module, "_save", real)
     resumed = small_run(checkpoint=path)
     assert 0 < resumed.meta["steps_this_session"] < 40
     same(resumed, whole)

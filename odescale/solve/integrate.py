@@ -15,12 +15,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, SolveError
+from odescale.expectations.nodes import Nodes
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention
-from odescale.systems.base import AbstractSystem, local_exponents
+from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
 from odescale.systems.parameters import is_traced
 
 SOLVERS = {
@@ -82,7 +83,8 @@ def integrate(
       "bosh3", "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
     - `accuracy`: "check" solves once more at rtol/100 (rtol/10 for "structured"), returns that and, in `error`, the
       relative change of the loss. A sampled closure is solved once more on an independent node set instead: `error` is
-      then the relative difference of the two losses, sqrt(2) standard errors in the mean square.
+      then the relative difference of the two losses, sqrt(2) standard errors in the mean square. An ensemble of node
+      sets (`MeanField`) has its relative 95 % half width in `error` always; "check" adds the change in squares.
     - `precision`: "float64" or, on purpose, "float32" (rtol >= 1.2e-6; p and q are then unreliable late in a run).
     - `on_failure`: "raise" `SolveError`, or "mask" what lies beyond the time reached and set `code`.
 
@@ -107,7 +109,8 @@ def integrate(
         cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else positive_integer("max_steps", max_steps)
         began = time.perf_counter()
         values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
-        error = None
+        # An ensemble of node sets carries its error bar along.
+        error = values["half_width"] / jnp.abs(values["loss"]) if "half_width" in values else None
         if accuracy == "check" and _is_sampled(cast):
             assert isinstance(cast, Attention)
             other = _solve(cast.resampled(), state, jnp.asarray(times), *tolerances, rung, cap, progress)
@@ -120,7 +123,8 @@ def integrate(
             taken = None if traced else sum(int(values["stats"][name]) for name in ("accepted", "rejected"))
             finer_cap = cap if taken is not None and 10 * taken <= cap else 10 * cap
             better = _solve(cast, state, jnp.asarray(times), *finer, rung, finer_cap, progress)
-            error = jnp.abs(values["loss"] - better["loss"]) / jnp.abs(better["loss"])
+            change = jnp.abs(values["loss"] - better["loss"]) / jnp.abs(better["loss"])
+            error = change if error is None else jnp.sqrt(change**2 + error**2)
             values = better
         if traced:
             return _trajectory(system, times, values, error, record, rung, tolerances)
@@ -166,15 +170,25 @@ def solve_arrays(
     """
     traces[solver] += 1
     if solver == "structured":
-        # Its flows act on plain overlaps, mode by mode; the state of the system is their difference basis.
-        assert isinstance(system, Attention)
-        plain = system.to_overlaps(state)
         numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
-        solution = solve_structured(system, plain, times, **numbers)
-        states, reached = system.to_state(solution.ys), solution.t_reached
-        stats = {"accepted": solution.accepted, "rejected": solution.rejected, "newton": solution.newton_iterations}
-        stats["min_eigenvalue"] = solution.min_eigenvalue
-        code = solution.code
+        if isinstance(system, AbstractEnsemble):
+            # Every replicate takes its own steps; what the slowest did is recorded.
+            solution = jax.lax.map(
+                lambda pair: solve_structured(system.member(pair[0]), pair[1], times, **numbers),
+                (jnp.arange(state.shape[0]), state),
+            )
+            states, reached = jnp.swapaxes(solution.ys, 0, 1), jnp.min(solution.t_reached)
+            stats = {"accepted": jnp.max(solution.accepted), "rejected": jnp.max(solution.rejected)}
+            stats |= {"newton": jnp.max(solution.newton_iterations), "min_eigenvalue": jnp.min(solution.min_eigenvalue)}
+            code = jnp.max(solution.code)
+        else:
+            # Its flows act on plain overlaps, mode by mode; the state of the system is their difference basis.
+            assert isinstance(system, Attention)
+            solution = solve_structured(system, system.to_overlaps(state), times, **numbers)
+            states, reached = system.to_state(solution.ys), solution.t_reached
+            stats = {"accepted": solution.accepted, "rejected": solution.rejected, "newton": solution.newton_iterations}
+            stats["min_eigenvalue"] = solution.min_eigenvalue
+            code = solution.code
     else:
         meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
         solution = diffrax.diffeqsolve(
@@ -203,7 +217,13 @@ def solve_arrays(
     # The exponents differentiate through the masked entries too: give those a harmless state, then mask the values.
     shape = (-1,) + (1,) * (states.ndim - 1)
     safe = jnp.where(valid.reshape(shape), states, state)
-    if _is_sampled(system):
+    half_width = None
+    if isinstance(system, AbstractEnsemble):
+        # One pass over the nodes per time, never a batch of times: memory stays that of one evaluation.
+        replicates = jax.lax.map(lambda ty: system.replicate_losses(*ty), (times, safe))
+        loss, half_width = system.estimate(jnp.swapaxes(replicates, 0, 1))
+        exponent, index = sampled_exponents(times, loss)
+    elif _is_sampled(system):
         # Second derivatives through random nodes would be noise; and a batch over times as well would leave the cache.
         loss = jax.lax.map(lambda ty: system.excess_loss(*ty), (times, safe))
         exponent, index = sampled_exponents(times, loss)
@@ -215,6 +235,8 @@ def solve_arrays(
     else:
         loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
     observables = jax.vmap(system.observables)(times, safe)
+    if half_width is not None:
+        observables["replicate_loss"] = replicates
     # From the first loss within the rounding of the overlaps, whose flow is summed in the plain basis, nothing later can
     # be trusted either: its exponents are noise well before it turns negative.
     floor = ROUNDING_FLOOR * jnp.finfo(loss.dtype).eps * loss[0]
@@ -234,7 +256,7 @@ def solve_arrays(
         "valid": valid,
         "code": code,
         "stats": stats,
-    }
+    } | ({} if half_width is None else {"half_width": mask(half_width)})
 
 
 _solve = eqx.filter_jit(solve_arrays)
@@ -277,7 +299,7 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
         "parameters": {} if traced else system.summary(),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
         "exponents": "differences on the output times"
-        if rung == "structured" or _is_sampled(system)
+        if rung == "structured" or _is_sampled(system) or isinstance(system, AbstractEnsemble)
         else "exact along the flow",
         "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
         "device": jax.default_backend(),
@@ -340,7 +362,8 @@ def _cast(system: AbstractSystem, dtype: np.dtype) -> AbstractSystem:
     def convert(leaf):
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
 
-    return jax.tree_util.tree_map(convert, system)
+    # Nodes keep their own format: a copy in the state's would double the memory of a large quadrature.
+    return jax.tree_util.tree_map(convert, system, is_leaf=lambda node: isinstance(node, Nodes))
 
 
 def require_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:

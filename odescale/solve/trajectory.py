@@ -28,7 +28,8 @@ class Trajectory(eqx.Module):
     - `exponent` p = -dlog L/dlog t and `index` q = dlog p/dlog t (..., n): exact along the flow.
     - `observables`: name -> (..., n, ...), among them `overlaps` (..., n, P, P).
     - `valid` (..., n): False (and NaN elsewhere) beyond the time reached. `code` (...): see `odescale.solve.codes`.
-    - `error` (..., n) or None: estimated relative error of the loss (`accuracy="check"`).
+    - `error` (..., n) or None: estimated relative error of the loss (`accuracy="check"`; always for `MeanField`, where it
+      is the 95 % half width over independent node sets, whose losses are the observable `replicate_loss` (..., n, R)).
     - `clock`: conversions. `meta`: solver, ladder, steps, tolerances, parameters, versions.
     """
 
@@ -70,7 +71,7 @@ class Trajectory(eqx.Module):
             data["error"] = (batch + ("t",), np.asarray(self.error))
         for name, values in self.observables.items():
             values = np.asarray(values)
-            extra = ("row", "column")[: values.ndim - np.ndim(self.loss)]
+            extra = ("replicate",) if name == "replicate_loss" else ("row", "column")[: values.ndim - np.ndim(self.loss)]
             data[name] = (batch + ("t",) + extra, values)
         coords: dict[str, Any] = {"t": np.asarray(self.t), "steps": ("t", self.steps())}
         if not batch:

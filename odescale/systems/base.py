@@ -56,6 +56,25 @@ class AbstractSystem(eqx.Module):
         """Parameters as plain numbers and words, for reports and saved files."""
 
 
+class AbstractEnsemble(AbstractSystem):
+    """A system whose state has a leading axis of replicates: one ODE closed by independent node sets.
+
+    The prediction is their `estimate`; their scatter is its error bar, carried through the whole trajectory.
+    """
+
+    @abc.abstractmethod
+    def replicate_losses(self, t: Float[Array, ""], y: PyTree[Array]) -> Float[Array, " R"]:
+        """The excess loss of every replicate."""
+
+    @abc.abstractmethod
+    def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
+        """(value, half width of its 95 % interval) from one value per replicate."""
+
+    @abc.abstractmethod
+    def member(self, replicate: Any) -> Any:
+        """One replicate as a problem of the structure-preserving solver."""
+
+
 def loss_derivatives(
     system: AbstractSystem, t: Float[Array, ""], y: PyTree[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:

@@ -34,7 +34,8 @@ class TrainingRun(eqx.Module):
     - `step`, `t` `(n,)`: SGD steps and t = step / N (`clock` converts further). `seeds` `(s,)`.
     - `overlaps` `(s, n, P, P)`: C = A Sigma A^T / N, `row_overlaps`: R = A A^T / N, measured exactly in float64.
     - `loss` `(s, n)`: test loss of the finite-context network at those overlaps, `loss_stderr` its Monte Carlo standard
-      error; `loss_infinite` `(s, n)`: L(C) of the infinite-context theory at the same overlaps.
+      error; `loss_infinite` `(s, n)`: L(C) of the infinite-context theory at the same overlaps; None for a mean-field run,
+      whose `loss` is the population loss at these overlaps itself and `loss_stderr` the error of its quadrature.
     - `rows` `(s, P, d)`: the final weights.
     - `config`: what was trained (JSON-able); `meta`: machine, versions, seconds (never part of the identity of a run).
     """
@@ -46,7 +47,7 @@ class TrainingRun(eqx.Module):
     row_overlaps: Float[np.ndarray, "s n P P"]
     loss: Float[np.ndarray, "s n"]
     loss_stderr: Float[np.ndarray, "s n"]
-    loss_infinite: Float[np.ndarray, "s n"]
+    loss_infinite: Float[np.ndarray, "s n"] | None
     rows: Float[np.ndarray, "s P d"]
     clock: Clock
     config: dict[str, Any] = eqx.field(static=True)
@@ -55,7 +56,7 @@ class TrainingRun(eqx.Module):
     def __check_init__(self) -> None:
         shape = (len(self.seeds), len(self.step))
         for name in ("loss", "loss_stderr", "loss_infinite", "overlaps", "row_overlaps"):
-            if getattr(self, name).shape[:2] != shape:
+            if getattr(self, name) is not None and getattr(self, name).shape[:2] != shape:
                 raise InputError(
                     name, expected=f"leading shape {shape}", got=getattr(self, name).shape, remedy="(seeds, times, ...)"
                 )
@@ -74,7 +75,7 @@ class TrainingRun(eqx.Module):
 
     def save(self, path: str | os.PathLike) -> Path:
         """One npz with all arrays and a JSON header, written atomically."""
-        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS}
+        arrays = {name: np.asarray(getattr(self, name)) for name in ARRAYS if getattr(self, name) is not None}
         return write_arrays(path, "training run", arrays, {"config": self.config, "meta": self.meta})
 
     @classmethod
@@ -85,7 +86,7 @@ class TrainingRun(eqx.Module):
         """
         arrays, header = read_arrays(path, "training run", "path", "train again, or check the path")
         return cls(
-            **{name: arrays[name] for name in ARRAYS},
+            **{name: arrays.get(name) for name in ARRAYS},  # type: ignore[arg-type]
             clock=clock_of(header["config"]),
             config=header["config"],
             meta=header["meta"],

@@ -3,32 +3,27 @@
 from __future__ import annotations
 
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
-from tqdm import tqdm
 
-from odescale.errors import CheckpointError, InputError, SolveError
+from odescale.errors import InputError
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.networks.architecture import Architecture
 from odescale.networks.infinite import infinite_loss
 from odescale.precision import resolve_dtype
-from odescale.training.checkpoint import fingerprint, read_arrays, write_arrays
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
+from odescale.training.loop import check_seeds, choose_record_steps, require_positive, run_loop
 from odescale.training.run import TrainingRun, clock_of
-from odescale.training.sgd import SeedsInParallel, cores, loss_key
+from odescale.training.sgd import SeedsInParallel, TransformerObjective, cores, loss_key
 from odescale.training.task import TeacherTask
 
 MEASURED = ("overlaps", "row_overlaps", "loss", "loss_stderr", "loss_infinite")
-SECONDS_PER_CALL = 1.0  # of one compiled loop: how often the bar moves and a divergence is seen
 
 
 def train(
@@ -87,15 +82,15 @@ def train(
     """
     task = TeacherTask(architecture.teacher, tokens=tokens, batch=batch, dimension=dimension, eigenvalues=eigenvalues)
     dtype = resolve_dtype(precision, "train")
-    _positive("learning_rate", learning_rate)
+    require_positive("learning_rate", learning_rate)
     if not (np.isfinite(weight_decay) and weight_decay >= 0):
         raise InputError("weight_decay", expected="a number >= 0", got=weight_decay, remedy="0 switches it off")
     if isinstance(test_sequences, bool) or int(test_sequences) != test_sequences or test_sequences < 2:
         raise InputError(
             "test_sequences", expected="an integer >= 2", got=test_sequences, remedy="4096 is a good value"
         )
-    seed_list = _seeds(seeds)
-    record_steps = _record_steps(steps, t1, record_times, task.scale)
+    seed_list = check_seeds(seeds)
+    record_steps = choose_record_steps(steps, t1, record_times, task.scale)
     config = _configuration(
         architecture, initial_overlaps, task, bins, schedule, record_steps,
         learning_rate=float(learning_rate), weight_decay=float(weight_decay), seeds=seed_list, precision=precision,
@@ -111,55 +106,41 @@ def train(
         raise InputError(
             "initial_overlaps", expected=f"P = {architecture.size} rows", got=start[0].shape[0], remedy="match the rows"
         )
-    rows, step, records = np.stack(start).astype(dtype), 0, {name: [] for name in MEASURED}
-    if checkpoint is not None and resume and Path(checkpoint).exists():
-        rows, step, records = _resume(checkpoint, config)
     advance = SeedsInParallel(
-        architecture, task, seeds=seed_list, learning_rate=learning_rate, weight_decay=weight_decay, schedule=schedule,
+        TransformerObjective(architecture, task),
+        seeds=seed_list,
+        learning_rate=learning_rate,
+        weight_decay=weight_decay,
+        schedule=schedule,
         dtype=dtype,
-    )  # fmt: skip
-    began, first_step, saved = time.monotonic(), step, time.monotonic()
-    bar = tqdm(
-        total=int(record_steps[-1]), initial=step, unit="step", desc=f"train {len(seed_list)} seeds", file=sys.stderr,
-        disable=not (progress and sys.stderr.isatty()),
-    )  # fmt: skip
-    per_second = 8.0
-    with bar:
-        while len(records["loss"]) < len(record_steps):
-            target = int(record_steps[len(records["loss"])])
-            while step < target:
-                count = min(target - step, max(1, int(per_second * SECONDS_PER_CALL)))
-                call = time.monotonic()
-                rows, sample_loss, diverged_at = advance(rows, step, count)
-                _stop_if_diverged(seed_list, diverged_at, sample_loss, rows, step + count, task.scale)
-                # The first call compiles: let the length of a call grow at most fourfold, never trust one timing.
-                per_second = min(count / max(time.monotonic() - call, 1e-6), 4 * max(per_second, count))
-                step += count
-                bar.update(count)
-                bar.set_postfix(loss=f"{sample_loss.mean():.3g}", refresh=False)
-                if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                    _save(checkpoint, config, rows, step, records)
-                    saved = time.monotonic()
-            measured = _measure(architecture, rows, spectrum, task.tokens, seed_list, step, test_sequences)
-            for name, values in measured.items():
-                records[name].append(values)
-            if checkpoint is not None:
-                _save(checkpoint, config, rows, step, records)
-                saved = time.monotonic()
-            if callback is not None:
-                callback(step, rows.copy())
-    seconds = time.monotonic() - began
+    )
+    done = run_loop(
+        advance,
+        lambda rows, step: _measure(architecture, rows, spectrum, task.tokens, seed_list, step, test_sequences),
+        np.stack(start).astype(dtype),
+        moved=len(np.flatnonzero(architecture.trained_mask)),
+        names=MEASURED,
+        seeds=seed_list,
+        record_steps=record_steps,
+        scale=task.scale,
+        config=config,
+        checkpoint=checkpoint,
+        checkpoint_seconds=checkpoint_seconds,
+        resume=resume,
+        progress=progress,
+        callback=callback,
+    )
     return TrainingRun(
         step=record_steps,
         t=record_steps / task.scale,
         seeds=np.asarray(seed_list),
-        **{name: np.stack(records[name], axis=1) for name in MEASURED},
-        rows=rows,
+        **done.records,
+        rows=done.rows,
         clock=clock_of(config, schedule),
         config=config,
         meta={
-            "seconds": seconds,
-            "steps_this_session": step - first_step,
+            "seconds": done.seconds,
+            "steps_this_session": done.steps,
             "device": str(jax.devices()[0]),
             "jax": jax.__version__,
             "numpy": np.__version__,
@@ -194,45 +175,6 @@ def _measure(
         "loss_stderr": np.array([error for _, error in losses]),
         "loss_infinite": np.array(infinite),
     }
-
-
-def _stop_if_diverged(
-    seeds: list[int],
-    diverged_at: Int[np.ndarray, " s"],
-    loss: Float[np.ndarray, " s"],
-    rows: Float[np.ndarray, "s P d"],
-    step: int,
-    scale: float,
-) -> None:
-    for i, seed in enumerate(seeds):
-        if diverged_at[i] >= 0 or not np.isfinite(rows[i]).all():
-            at = int(diverged_at[i]) if diverged_at[i] >= 0 else step
-            raise SolveError(
-                f"training diverged: seed {seed} at step {at} (t = {at / scale:.4g}), mean sample loss {loss[i]:.3g}; "
-                "likely cause: learning_rate above the stability limit at this batch; halve it or raise batch"
-            )
-
-
-def _save(path: str | os.PathLike, config: dict, rows: np.ndarray, step: int, records: dict[str, list]) -> None:
-    arrays = {name: np.stack(values, axis=1) for name, values in records.items() if values}
-    header = {"config_hash": fingerprint(config), "config": config, "step": step}
-    write_arrays(path, "training checkpoint", {"rows": rows, **arrays}, header)
-
-
-def _resume(path: str | os.PathLike, config: dict) -> tuple[np.ndarray, int, dict[str, list]]:
-    remedy = "give another path, or resume=False to overwrite it"
-    arrays, header = read_arrays(path, "training checkpoint", "checkpoint", remedy)
-    if header["config_hash"] != fingerprint(config):
-        other = header["config"]
-        changed = sorted(name for name in config if config[name] != other.get(name)) or ["fields of another version"]
-        raise CheckpointError(
-            "checkpoint",
-            expected=f"a checkpoint of this configuration at {path}",
-            got=f"another {', '.join(changed)}",
-            remedy=remedy,
-        )
-    records = {name: list(np.moveaxis(arrays[name], 1, 0)) if name in arrays else [] for name in MEASURED}
-    return arrays["rows"], int(header["step"]), records
 
 
 def _configuration(
@@ -274,49 +216,3 @@ def _configuration(
         "record_steps": record_steps.tolist(),
         **settings,
     }
-
-
-def _record_steps(steps: int | None, t1: float | None, record_times: Any, scale: float) -> Int[np.ndarray, " n"]:
-    if steps is not None and t1 is not None:
-        raise InputError("t1", expected="either steps or t1", got=f"steps={steps}, t1={t1}", remedy="leave one out")
-    if steps is None and t1 is None and record_times is None:
-        raise InputError("t1", expected="the length of the run", got=None, remedy="pass t1, steps or record_times")
-    if steps is not None:
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise InputError("steps", expected="an integer >= 1", got=steps, remedy="pass 1 or more")
-        last = int(steps)
-    elif t1 is not None:
-        _positive("t1", t1)
-        last = max(1, round(t1 * scale))
-    else:
-        last = None
-    if record_times is None:
-        assert last is not None
-        times = np.geomspace(last / 120, last, 31) / scale
-    else:
-        times = np.asarray(record_times, dtype=float)
-        if times.ndim != 1 or times.size == 0 or not (np.isfinite(times).all() and (times >= 0).all()):
-            raise InputError("record_times", expected="a list of times >= 0", got=record_times, remedy="in units of t")
-    recorded = np.rint(times * scale).astype(np.int64)
-    if last is not None:
-        if recorded.max() > last:
-            raise InputError(
-                "record_times",
-                expected=f"times up to {last / scale:g}",
-                got=times.max(),
-                remedy="run longer, or drop it",
-            )
-        recorded = np.append(recorded, last)
-    return np.unique(recorded)
-
-
-def _positive(name: str, value: float) -> None:
-    if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
-        raise InputError(name, expected="a positive finite number", got=value, remedy=f"pass {name} > 0")
-
-
-def _seeds(seeds: Sequence[int]) -> list[int]:
-    values = [int(seed) for seed in seeds]
-    if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
-        raise InputError("seeds", expected="distinct integers >= 0", got=seeds, remedy="e.g. (0, 1)")
-    return values

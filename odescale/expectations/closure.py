@@ -1,0 +1,184 @@
+r"""The closure of a mean-field theory: population loss, drift and noise as functions of the overlaps, by quadrature.
+
+    L = E l,   Z = E[sum_t g_t z_t^T],   V = sum_ts rho_ts E[g_t g_s^T],   H = E[dl/dR + (dl/dR)^T],   g_t = dl/dphi_t
+    phi_t = F z_t,   F F^T = C,   E[z_t z_s^T] = rho_ts I,   E[sum_t g_t phi_t^T] = Z F^T = G C,   G = Z F^+
+
+Everything is in difference rows, `T C T^T` with T taking student - teacher of paired rows: where student and teacher meet,
+C is singular in the plain rows and sums cancel; in difference rows small things stay small.
+"""
+
+from __future__ import annotations
+
+import abc
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.expectations.nodes import Nodes
+from odescale.networks.teacher_student import TeacherStudent
+
+PIVOT = 1e-8
+"""Pivots of the factor below this share of a field's variance are taken as dependent directions: F F^T = C to PIVOT/4."""
+BYTES_PER_NUMBER = 8
+
+
+class Moments(eqx.Module):
+    """L, D = E[sum_t g_t phi_t^T], G, H on the columns of the difference rows, V: rows of G, D, H, V are the p trained rows.
+
+    With a leading axis of replicates where they come from several node sets.
+    """
+
+    loss: Float[Array, "*R"]
+    D: Float[Array, "*R p P"]
+    G: Float[Array, "*R p P"]
+    H: Float[Array, "*R p P"]
+    V: Float[Array, "*R p p"]
+
+
+class AbstractClosure(eqx.Module):
+    """From overlaps in difference rows to `Moments`."""
+
+    @property
+    @abc.abstractmethod
+    def replicates(self) -> int:
+        """Number of independent node sets."""
+
+    @abc.abstractmethod
+    def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
+        """L, D, G, H, V at C = T A Sigma A^T T^T/N and R = T A A^T T^T/N, by the nodes of one replicate."""
+
+    @abc.abstractmethod
+    def loss(
+        self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate
+    ) -> Float[Array, ""]:
+        """L alone, by forward passes."""
+
+    @abc.abstractmethod
+    def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
+        """(value, half width of its 95 % interval) from one value per replicate."""
+
+
+class Quadrature(AbstractClosure):
+    """Expectations over fixed nodes; `chunk` nodes are evaluated at once, which bounds the memory and not the numbers.
+
+    Nodes have T P + m dimensions: the fields of T tokens and the m normal numbers behind random labels.
+    """
+
+    nodes: Nodes
+    chunk: int = eqx.field(static=True)
+
+    @property
+    def replicates(self) -> int:
+        return self.nodes.replicates
+
+    def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
+        root = factor(C, problem.trained)
+        loss, Z, V, H = self._average(problem, root, R, replicate, gradients=True)
+        # Z F^+ by back substitution would amplify the sampling noise of a direction that C does not have.
+        return Moments(loss, Z @ root.T, solve_right(Z, root, problem.trained), H, V)
+
+    def loss(
+        self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate
+    ) -> Float[Array, ""]:
+        return self._average(problem, factor(C, problem.trained), R, replicate, gradients=False)[0]
+
+    def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
+        return self.nodes.mean(values), self.nodes.half_width(values)
+
+    def _average(self, problem: TeacherStudent, root, R, replicate, *, gradients: bool):
+        points, weights = self.nodes.points[replicate], self.nodes.weights[replicate]
+        dtype = root.dtype
+        T, P = problem.tokens, problem.size
+        back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)  # difference rows -> plain rows
+        plain_root, plain_R = back @ root, back @ R @ back.T
+        token_root = jnp.asarray(problem.token_root, dtype)
+        moved, both = problem.moved, problem.student.writes_back
+
+        def one(node: Float[Array, " D"]) -> tuple[Array, ...]:
+            z = token_root @ node[: T * P].reshape(T, P)
+            phi = z @ plain_root.T
+            f_teacher = problem.teacher.on_fields(*_of_teacher(problem, phi, plain_R))
+
+            def student(columns, overlaps):
+                fields = phi.at[:, moved].set(columns)
+                s = problem.student_columns
+                rho = jnp.asarray(problem.correlation, dtype)
+                return problem.student.on_fields(fields[:, s], overlaps[np.ix_(s, s)], rho)
+
+            if not gradients:
+                return (problem.loss.excess(student(phi[:, moved], plain_R), f_teacher),)
+            if both:
+                f, pull = jax.vjp(student, phi[:, moved], plain_R)
+            else:
+                f, pull = jax.vjp(lambda columns: student(columns, plain_R), phi[:, moved])
+            slopes = pull(jax.grad(problem.loss.mean)(f, f_teacher))
+            g = slopes[0]
+            # Labels are averaged in the drift and drawn in the noise.
+            noisy = g
+            if problem.label_normals:
+                (noisy, *_) = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
+            spread = token_root.T @ noisy
+            parts = (problem.loss.excess(f, f_teacher), g, z, spread)
+            return (*parts, slopes[1]) if both else parts
+
+        def add(total, block):
+            nodes, w = block
+            values = jax.vmap(one)(nodes.astype(dtype))
+            new = [total[0] + w @ values[0]]
+            if gradients:
+                _, g, z, spread, *slope = values
+                new.append(total[1] + jnp.einsum("n,nti,ntj->ij", w, g, z))
+                new.append(total[2] + jnp.einsum("n,nti,ntj->ij", w, spread, spread))
+                new.append(total[3] + (jnp.tensordot(w, slope[0], axes=1) if both else 0.0))
+            return tuple(new), None
+
+        p = moved.size
+        zeros = (jnp.zeros((), dtype),)
+        if gradients:
+            zeros += (jnp.zeros((p, P), dtype), jnp.zeros((p, p), dtype), jnp.zeros((P, P), dtype))
+        blocks = points.shape[0] // self.chunk
+        split = (points.reshape(blocks, self.chunk, -1), weights.astype(dtype).reshape(blocks, self.chunk))
+        with jax.default_matmul_precision("highest"):  # else an accelerator rounds products of tokens
+            total, _ = jax.lax.scan(add, zeros, split)
+        if not gradients:
+            return total
+        loss, Z, V, slope = total
+        # dl/dA_i = sum_j (dl/dR + dl/dR^T)_ij A_j/N, with the plain rows A_j in terms of the difference rows.
+        return loss, Z, V, (slope + slope.T)[moved] @ back
+
+
+def _of_teacher(problem: TeacherStudent, phi: Array, R: Array) -> tuple[Array, Array, Array]:
+    t = problem.teacher_columns
+    return phi[:, t], R[np.ix_(t, t)], jnp.asarray(problem.correlation, phi.dtype)
+
+
+def factor(C: Float[Array, "P P"], trained: tuple[bool, ...]) -> Float[Array, "P P"]:
+    """F with F F^T = C up to `PIVOT`/4, smooth in C: Cholesky of the unit-diagonal matrix, rows that do not move first.
+
+    Pivots below `PIVOT` go to zero linearly instead of as a square root: overlaps of rank below P, or positive only to
+    rounding, have no Cholesky factor.
+    """
+    order = np.argsort(np.asarray(trained), kind="stable")
+    scale = jnp.sqrt(jnp.maximum(jnp.diag(C), jnp.finfo(C.dtype).tiny))
+    rest = (C / (scale[:, None] * scale))[order][:, order]
+    below, smallest = jnp.arange(C.shape[0]), max(PIVOT, 100 * float(jnp.finfo(C.dtype).eps))
+    columns = []
+    for j in range(C.shape[0]):  # Cholesky, one column at a time
+        column = jnp.where(below >= j, rest[:, j], 0.0) / jnp.sqrt(jnp.maximum(jnp.abs(rest[j, j]), smallest))
+        rest = rest - column[:, None] * column
+        columns.append(column)
+    return (scale[order][:, None] * jnp.stack(columns, axis=1))[np.argsort(order)]
+
+
+def solve_right(Z: Float[Array, "p P"], root: Float[Array, "P P"], trained: tuple[bool, ...]) -> Float[Array, "p P"]:
+    """G with G F = Z, zero along directions that F lacks: pivots below sqrt(PIVOT) of their row count as none."""
+    order = np.argsort(np.asarray(trained), kind="stable")
+    L = root[order]  # lower triangular
+    scale = jnp.sqrt(jnp.maximum(jnp.sum(L**2, axis=1), jnp.finfo(L.dtype).tiny))
+    alive = jnp.abs(jnp.diag(L)) > PIVOT**0.5 * scale
+    safe = jnp.where(alive[None, :], L, 0.0) + jnp.diag(jnp.where(alive, 0.0, 1.0))
+    X = jax.scipy.linalg.solve_triangular(safe.T, jnp.where(alive[None, :], Z, 0.0).T, lower=False).T
+    return jnp.where(alive[None, :], X, 0.0)[:, np.argsort(order)]
