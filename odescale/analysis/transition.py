@@ -6,6 +6,7 @@ A sampled curve goes to `odescale.analysis.curves` instead. The definition is in
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import diffrax
 import equinox as eqx
@@ -22,7 +23,7 @@ from odescale.errors import InputError, PrecisionError
 from odescale.precision import require_x64
 from odescale.solve.integrate import SOLVERS, integrate
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.base import AbstractSystem, local_exponents
+from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
 
 EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5")
 """Solvers whose states are accurate enough for derivatives along the flow."""
@@ -55,6 +56,9 @@ def find_transition(
     - `min_depth`: e-folds log L(0)/L(t_x) that the exponential must cover; 2.5 by default, 2 for the quickstart system.
     - `rtol`: tolerance of the integration (1e-10). `precision`: float64; anything else is refused, since the
       transition needs second derivatives.
+
+    For a `MeanField` system p and q are those of a spline through its losses, and `interval` is the 95 % interval over its
+    independent node sets.
 
     **Returns** a `Transition`; "no exponential phase" is an answer (`found=False`, with its reason and depth).
     **Failure regime.** Two crossings closer than a grid cell are missed: raise `points`.
@@ -159,6 +163,8 @@ def _event(system, before, state, after, rtol, solver):
 def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     if t1 is None:
         raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
+    if isinstance(system, AbstractEnsemble):
+        return _of_ensemble(system, t1, min_depth, points, rtol, time_unit)
     exact = system.solvers[0] in EXACT_SOLVERS
     trajectory = integrate(system, t1, points=points, rtol=1e-10 if rtol is None and exact else rtol)
     unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
@@ -188,6 +194,42 @@ def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     return _replace(chosen, t_x, float(np.log(trajectory.loss[first] / loss)), slope)
 
 
+def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_unit) -> Transition:
+    """The transition of the estimate, and its 95 % interval from the transitions of the independent node sets.
+
+    Every curve goes through one spline with the same smoothing, so that the scatter is that of the closure alone.
+    """
+    explicit = "structured" not in system.solvers
+    trajectory = integrate(system, t1, points=points, rtol=1e-5 if rtol is None and explicit else rtol)
+    keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+    t, curves = trajectory.t[keep], np.asarray(trajectory.observables["replicate_loss"])
+    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    common: dict[str, Any] = {"min_depth": min_depth, "bootstrap": 0, "min_aic_gap": None, "time_unit": unit}
+    found = find_transition_curve(t, trajectory.loss[keep], loss_start=float(trajectory.loss[0]), **common)
+    sets = curves.shape[1]
+    estimator = f"spline through the losses, interval from {sets} independent node sets"
+    if sets < 2:
+        return _changed(found, estimator="spline through the losses of one node set (no interval)")
+    common["smoothing"] = found.smoothing
+    each = [
+        find_transition_curve(t, curve, loss_start=float(start), **common)
+        for curve, start in zip(curves[keep].T, curves[0], strict=True)
+    ]
+    times = np.array([one.t_x for one in each if one.t_x is not None])
+    agree = f"{times.size} of {sets} node sets have a transition"
+    if not found.found or found.t_x is None:
+        return _changed(found, estimator=estimator, caveat=f"{agree} by themselves" if times.size else found.caveat)
+    if times.size < sets:
+        return _changed(found, estimator=estimator, caveat=f"{agree}: no interval; raise nodes")
+    half = float(system.estimate(times)[1])  # type: ignore[arg-type]
+    return _changed(found, estimator=estimator, interval=(found.t_x - half, found.t_x + half), stderr=half / 1.96)
+
+
+def _changed(transition: Transition, **changes: Any) -> Transition:
+    fields = {name: getattr(transition, name) for name in transition.__dataclass_fields__}
+    return Transition(**(fields | changes))
+
+
 def transition_of_trajectory(
     trajectory: Trajectory, *, min_depth: float = MIN_DEPTH, time_unit: str | None = None
 ) -> Transition:
@@ -210,12 +252,10 @@ def transition_of_trajectory(
 
 
 def _replace(chosen: Transition, t_x: float, depth: float, slope: float) -> Transition:
-    fields = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
-    fields |= {"t_x": t_x, "depth": depth, "conditioning": slope}
-    fields["reason"] = (
+    reason = (
         f"q falls through 1/2 at t = {t_x:.7g}, {depth:.3f} e-folds down, p rises to {chosen.max_exponent:.3f} later"
     )
-    return Transition(**fields)
+    return _changed(chosen, t_x=t_x, depth=depth, conditioning=slope, reason=reason)
 
 
 def formula_exponents(loss: LossFormula, t: Float[Array, " n"]) -> tuple[Array, Array, Array]:

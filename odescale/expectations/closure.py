@@ -77,8 +77,9 @@ class Quadrature(AbstractClosure):
     def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
         root = factor(C, problem.trained)
         loss, Z, V, H = self._average(problem, root, R, replicate, gradients=True)
-        # Z F^+ by back substitution would amplify the sampling noise of a direction that C does not have.
-        return Moments(loss, Z @ root.T, solve_right(Z, root, problem.trained), H, V)
+        G = solve_right(Z, root, problem.trained)
+        # Not Z F^T: where C is singular its rounding may be negative, F F^T is not C there, and the error would grow.
+        return Moments(loss, G @ C, G, H, V)
 
     def loss(
         self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate

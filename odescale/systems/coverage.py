@@ -1,0 +1,139 @@
+r"""Is a mean-field system one that the theory covers? A judgement before any run, from the sizes of what the theory neglects.
+
+    rows:       P/d                                    a finite number of rows in many dimensions
+    step:       eta lam_1 |G|/N                        the change of the fastest mode in one step; the ODE takes it as zero
+    noise:      eta c/(2 B),  c = E sum_ts rho_ts tr(J_t^T l'' J_s)     beyond 1 the gradient noise outgrows the drift
+    spectrum:   1/d_eff,  d_eff = (tr Sigma)^2/tr Sigma^2               fluctuations of norms and fields
+    momentum:   (1 - mu) N                             steps per unit of t in which a velocity relaxes
+
+J_t = df/dphi_t and l'' the second derivative of the loss in the outputs, averaged at the start and near the teacher. The limits
+are those of the table in docs/coverage.md, where each judgement is held against direct simulation.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.expectations.automatic import node_dimension
+from odescale.expectations.closure import factor
+from odescale.expectations.nodes import sobol_nodes
+from odescale.networks.teacher_student import TeacherStudent
+from odescale.systems.mean_field import MeanField
+
+LIMITS = {"rows": 0.1, "step": 0.2, "noise": 1.0, "spectrum": 1 / 8, "momentum": 1 / 20, "norms": 1 / 100}
+"""Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens."""
+LARGE = 0.3
+"""Share of a limit above which a warning says that corrections may be visible."""
+
+EXPLAIN = {
+    "rows": "{value:.3g} rows per dimension (limit {limit:g}): the theory has a fixed number of rows as d grows; raise d",
+    "step": "one step moves the fastest mode by {value:.3g} (limit {limit:g}): lower learning_rate or raise d",
+    "noise": "learning_rate is {value:.3g} of the stable one, 2 B/c: lower it or raise batch",
+    "spectrum": "1/d_eff = {value:.3g} (limit {limit:.3g}): too few directions carry the tokens; flatten the spectrum",
+    "momentum": "velocities relax in 1/{inverse:.3g} units of t (limit {limit:g}): use friction = (1 - momentum) N instead",
+    "norms": "token norms fluctuate by 1/d_eff = {value:.3g} (limit {limit:g}), the theory takes them as fixed: raise d",
+}
+
+
+class Coverage(eqx.Module):
+    """`inside`, the `reasons` why not, `warnings` where corrections may be visible, and the `numbers` behind them."""
+
+    inside: bool = eqx.field(static=True)
+    reasons: tuple[str, ...] = eqx.field(static=True)
+    warnings: tuple[str, ...] = eqx.field(static=True)
+    numbers: dict[str, float] = eqx.field(static=True)
+
+    def __str__(self) -> str:
+        if not self.inside:
+            return "outside the theory: " + "; ".join(self.reasons)
+        return "inside the theory" + ("; " + "; ".join(self.warnings) if self.warnings else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "inside": self.inside,
+            "reasons": list(self.reasons),
+            "warnings": list(self.warnings),
+            "numbers": dict(self.numbers),
+        }
+
+
+def coverage(system: MeanField) -> Coverage:
+    """Whether finite-d SGD of this system should follow its mean-field ODE to some per cent. See the module.
+
+    A judgement of sizes at the start and near the teacher; the comparison with a run (`compare_mean_field`) has the last
+    word. Takes about a second (one compilation). One unit of t is N = tr Sigma SGD steps.
+    """
+    eta = float(system.learning_rate) / (1 - float(system.momentum))
+    if system.inertial:  # the stationary velocity is gradient/gamma
+        eta = eta / float(system.friction)
+    curvature, spread = _curvature(system)
+    lam = float(np.max(np.asarray(system.eigenvalues)))
+    numbers = {
+        "rows": system.problem.size / system.dimension,
+        "step": eta * lam * curvature / system.trace,
+        # A velocity averages the noise over its memory.
+        "noise": 0.0 if system.inertial else float(system.noise) * eta * spread / (2 * float(system.batch)),
+        "spectrum": 1 / system.effective_dimension,
+    }
+    if float(system.momentum) > 0:
+        numbers["momentum"] = 1 / ((1 - float(system.momentum)) * system.dimension)
+    if system.problem.student.needs_norm or system.problem.teacher.needs_norm:
+        numbers["norms"] = 1 / system.effective_dimension
+    reasons, warnings = [], []
+    for name, value in numbers.items():
+        limit = LIMITS[name]
+        text = EXPLAIN[name].format(value=value, limit=limit, inverse=1 / max(value, 1e-300))
+        if not value < limit:
+            reasons.append(text)
+        elif value > LARGE * limit:
+            warnings.append(text)
+    return Coverage(not reasons, tuple(reasons), tuple(warnings), numbers)
+
+
+def _curvature(system: MeanField, count: int = 512) -> tuple[float, float]:
+    """Largest (|G|, c) at the start and near the teacher."""
+    problem = system.problem
+    nodes = jnp.asarray(sobol_nodes(node_dimension(problem), count, 1, seed=1).points[0], dtype=float)
+    basis = problem.difference_basis()
+    near = np.eye(problem.size)
+    for student, _ in problem.pairs:
+        near[student, student] = 0.1
+    worst = np.zeros(2)
+    C, R = (np.asarray(x) for x in system.couple(jnp.asarray(system.initial_overlaps)))
+    for move in (np.eye(problem.size), near):
+        pair = (jnp.asarray(move @ basis @ x @ basis.T @ move.T) for x in (C, R))
+        G, c = _gauss_newton(problem, nodes, *pair)
+        worst = np.maximum(worst, [float(np.linalg.eigvalsh(np.asarray(G))[-1]), float(c)])
+    return float(worst[0]), float(worst[1])
+
+
+@eqx.filter_jit
+def _gauss_newton(
+    problem: TeacherStudent, nodes: Float[Array, "n D"], C: Float[Array, "P P"], R: Float[Array, "P P"]
+) -> tuple[Float[Array, "p p"], Float[Array, ""]]:
+    """E sum_t J_t^T l'' J_t and E sum_ts rho_ts tr(J_t^T l'' J_s) at overlaps in difference rows."""
+    T, P, moved = problem.tokens, problem.size, problem.moved
+    back = jnp.asarray(2 * np.eye(P) - problem.difference_basis())
+    root, plain_R = back @ factor(C, problem.trained), back @ R @ back.T
+    token_root, rho = jnp.asarray(problem.token_root), jnp.asarray(problem.correlation)
+
+    def one(node):
+        phi = (token_root @ node[: T * P].reshape(T, P)) @ root.T
+
+        def student(columns):
+            return problem.outputs_on_fields(phi.at[:, moved].set(columns), plain_R)[0]
+
+        f, target = problem.outputs_on_fields(phi, plain_R)
+        J = jax.jacrev(student)(phi[:, moved]).reshape(f.size, T, moved.size)
+        second = jax.hessian(lambda v: problem.loss.mean(v.reshape(f.shape), target))(f.ravel())
+        return jnp.einsum("ati,ab,btj->ij", J, second, J), jnp.einsum("ati,ab,bsi,ts->", J, second, J, rho)
+
+    G, c = jax.lax.map(one, nodes, batch_size=64)
+    return G.mean(axis=0), c.mean()
