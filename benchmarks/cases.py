@@ -170,7 +170,35 @@ def transition(small: bool) -> list[Row]:
     return [*rows, row("`transition_gradient`, all parameters and overlaps", cold, warm, remarks)]
 
 
-CASES = {case.__name__: case for case in (single, quickstart, sweep, spectrum, transition)}
+def mean_field(small: bool) -> list[Row]:
+    """The engine: one evaluation of drift and noise per node, and a whole trajectory with its error bar."""
+    import equinox as eqx
+
+    import odescale
+    from odescale.networks.library import transformer_network
+
+    rows = []
+    for tokens, count in ((3, 2**10 if small else 2**14), (16, 2**8 if small else 2**12)):
+        problem = odescale.teacher_student(transformer_network(depth=2), tokens=tokens)
+        start = odescale.aligned_overlaps(problem, alignment=0.5, common=0.3)
+        system = odescale.mean_field(problem, initial_overlaps=start, nodes=count, learning_rate=0.05)
+        flow = eqx.filter_jit(lambda system, y: system.vector_field(jnp.zeros(()), y))
+        y = system.initial_state()
+        _, cold, warm = cold_and_warm(lambda f=flow, s=system, y=y: f(s, y))
+        each = 1e6 * warm / (count * system.closure.replicates)
+        name = f"engine, 2 softmax layers, T = {tokens}: right-hand side at {system.closure.replicates} x {count} nodes"
+        rows.append(row(name, cold, warm, f"{each:.2f} us a node"))
+        found, cold, warm = cold_and_warm(
+            lambda s=system: odescale.integrate(s, 10.0, points=40), repeats=2, budget=20.0
+        )
+        remarks = (
+            f"{found.meta['ladder'][-1]['accepted']} steps, largest relative 95 % half width {np.max(found.error):.1e}"
+        )
+        rows.append(row(f"engine, T = {tokens}: `integrate` to t = 10, 40 times", cold, warm, remarks))
+    return rows
+
+
+CASES = {case.__name__: case for case in (single, quickstart, sweep, spectrum, transition, mean_field)}
 
 
 def main(arguments: list[str]) -> None:

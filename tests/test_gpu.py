@@ -5,10 +5,13 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
+from engine_cases import two_layers
 
 from odescale.solve.integrate import integrate
 from odescale.solve.sweep import sweep
 from odescale.systems.catalog import attention, quickstart
+from odescale.systems.mean_field_build import mean_field
+from odescale.systems.mean_field_start import aligned_overlaps
 
 pytestmark = pytest.mark.gpu
 
@@ -47,4 +50,16 @@ def test_sweeps_agree_to_1e_8():
     for place in (jax.devices("cpu")[0], device):
         with jax.default_device(place):
             results.append(sweep("quickstart", 20.0, {"learning_rate": np.linspace(0.05, 0.4, 16)}, points=50))
+    np.testing.assert_allclose(results[1].loss, results[0].loss, rtol=1e-8)
+
+
+def test_the_engine_agrees_to_1e_8():
+    device = accelerator()
+    results = []
+    for place in (jax.devices("cpu")[0], device):
+        with jax.default_device(place):
+            problem = two_layers(3)
+            start = aligned_overlaps(problem, alignment=0.5, common=0.3)
+            system = mean_field(problem, initial_overlaps=start, nodes=2**12, learning_rate=0.1)
+            results.append(integrate(system, 4.0, points=20, rtol=1e-8, solver="tsit5"))
     np.testing.assert_allclose(results[1].loss, results[0].loss, rtol=1e-8)

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix
 from jaxtyping import Array, Float
+from scipy import stats
 from scipy.optimize import brentq
 
 from odescale.analysis.curves import find_transition_curve
@@ -222,7 +223,9 @@ def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_uni
     if times.size < sets:
         return _changed(found, estimator=estimator, caveat=f"{agree}: no interval; raise nodes")
     half = float(system.estimate(times)[1])  # type: ignore[arg-type]
-    return _changed(found, estimator=estimator, interval=(found.t_x - half, found.t_x + half), stderr=half / 1.96)
+    quantile = float(stats.t.ppf(0.975, sets - 1)) if sets > 2 else 2.0
+    interval = (found.t_x - half, found.t_x + half)
+    return _changed(found, estimator=estimator, interval=interval, stderr=half / quantile)
 
 
 def _changed(transition: Transition, **changes: Any) -> Transition:

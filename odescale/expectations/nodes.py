@@ -50,13 +50,13 @@ class Nodes(eqx.Module):
     def half_width(self, values: Any, confidence: float = 0.95) -> Any:
         """Half width of the confidence interval of `mean` from values (R, ...).
 
-        Student's t with R - 1 degrees of freedom over the scramblings; for Gauss-Hermite the difference of the two orders.
+        Student's t with R - 1 degrees of freedom over the scramblings (infinite for one); for Gauss-Hermite the difference of the two orders.
         """
         if self.kind == "gauss_hermite":
             return abs(values[-1] - values[0])
         R = self.replicates
         if R < 2:
-            return values[0] * np.nan
+            return values[0] * 0 + np.inf  # one node set says nothing of its error
         factor = float(stats.t.ppf(0.5 + confidence / 2, R - 1)) / R**0.5
         return factor * values.std(axis=0, ddof=1)
 

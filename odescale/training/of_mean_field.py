@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
+from scipy import stats
 
 from odescale.clock import ConstantSchedule
 from odescale.errors import InputError
@@ -160,7 +161,8 @@ def population_loss(
     """(excess loss, standard error of the quadrature) of each seed at its measured overlaps."""
     values = np.asarray(_losses(system, jnp.asarray(C), jnp.asarray(R)))
     mean, half = (np.asarray(x) for x in system.estimate(jnp.asarray(values.T)))
-    return mean, half / 1.96  # reported as a standard error
+    R = values.shape[1]
+    return mean, half / (stats.t.ppf(0.975, R - 1) if R > 2 else 2.0)
 
 
 def _spectrum(system: MeanField) -> tuple[np.ndarray, np.ndarray | None]:
