@@ -9,6 +9,7 @@ import argparse
 import difflib
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import sympy
@@ -86,9 +87,10 @@ def hand_edited(root: Path, name: str) -> str:
 
 def numerically_equal(root: Path, derivation: Derivation) -> str:
     """On another sympy the text may differ: the functions on disk must give the numbers of the derived ones."""
-    from derivations.attention_checks import compare_modules
-
-    return compare_modules((root / f"odescale/generated/{derivation.name}.py").read_text(), module_source(derivation))
+    checks = import_module(f"derivations.{derivation.name}_checks")
+    return checks.compare_modules(
+        (root / f"odescale/generated/{derivation.name}.py").read_text(), module_source(derivation)
+    )
 
 
 def check(root: Path, derivation: Derivation, exact: bool) -> bool:

@@ -26,6 +26,8 @@ def _matrix_latex(expression: sympy.MatrixExpr) -> str:
         size = -chain.coefficient if negative else chain.coefficient
         product = " ".join(sympy.latex(s) + ("^{T}" if flipped else "") for s, flipped in chain.factors)
         scale = "" if size == 1 else sympy.latex(size, order="lex") + " "
+        if isinstance(size, sympy.Add):
+            scale = rf"\left({scale.strip()}\right) "
         text += (" - " if negative else " + " if text else "") + scale + product
     return text.strip() or "0"
 
