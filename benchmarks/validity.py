@@ -1,12 +1,14 @@
 """The validity table: each case of the theory against simulation, row by row, resumable.
 
 `python -m benchmarks.validity [--only ROW] [--again]` runs the rows that have no result yet in results/validity/, then
-writes docs/validity.md from all of them. One row takes one to five minutes on two cores.
+writes docs/validity.md from all of them. A row whose result is not there keeps the line that the page has, so that no
+partial run ever loses one. One row takes up to five minutes on two cores.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import time
 from collections.abc import Callable
@@ -15,6 +17,8 @@ from typing import Any
 
 import jax
 import numpy as np
+
+from benchmarks import validity_mean_field as mean_field
 
 RESULTS = Path("results/validity")
 PAGE = Path("docs/validity.md")
@@ -95,6 +99,7 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
     )
     theory = integrate(system, ts=np.concatenate([[0.0], run.t])).loss[1:]
     ratio = run.mean_loss() / theory
+    assert run.loss_infinite is not None
     own = run.loss_infinite.mean(axis=0) / theory
     return {
         "parameters": settings,
@@ -177,7 +182,7 @@ ROWS: dict[str, Callable[[], dict[str, Any]]] = {
     "value_rows_2": lambda: value_rows(depth=2, tokens=256, seeds=2, t1=2.0),
     "spectrum_no_noise": lambda: spectrum(0.0),
     "spectrum_noise": lambda: spectrum(1.0),
-}
+} | {name: functools.partial(mean_field.run_case, case) for name, case in mean_field.CASES.items()}
 
 
 def run_row(name: str, again: bool = False) -> dict[str, Any]:
@@ -198,88 +203,109 @@ def span(pair: list[float]) -> str:
     return f"{pair[0]:.3f} to {pair[1]:.3f}"
 
 
-def page(results: dict[str, dict[str, Any]]) -> str:
-    """docs/validity.md."""
-    lines = [
-        "# Validity: what has been tested against what",
-        "",
-        "Written by `python -m benchmarks.validity`, which reruns every row from nothing (`--again`); do not edit. The",
-        "quickstart's own comparison is `results/quickstart/report.md`, made by `odescale quickstart --seeds 4`. Exact",
-        "identities (generated right-hand side against automatic differentiation, closed form against the ODE, order-1/T",
-        "loss against Monte Carlo at fixed overlaps) are tests: `tests/test_generated*.py`, `tests/test_derivations*.py`.",
-        "",
-        "## Finite context",
-        "",
-        "Real networks trained at T context tokens (all rows trained, isotropic tokens, mean test loss over the seeds)",
-        "against the infinite-context ODE and against the corrected one: for one layer with its O(1/T) terms in closed",
-        "form (`context=finite`), for two layers, where there is no closed form, with the closure at T sampled over fixed",
-        "Gaussian nodes (`context=sampled`). `z` is the significance over seeds of the corrected ODE being closer.",
-        "",
-        "| layers | T | d | seeds | loss falls | run / infinite-context ODE | run / corrected ODE | largest standard error | z |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        if not name.startswith(("context", "two_layers")):
-            continue
-        p = result["parameters"]
-        lines.append(
-            f"| {p['depth']} | {p['tokens']} | {p['dimension']} | {result['seeds']} | {result['fall']:.1f} x | "
-            f"{span(result['uncorrected'])} | {span(result['corrected'])} | {result['stderr']:.3f} | {result['z_closer']:.1f} |"
-        )
-    lines += [
-        "",
-        "## Value and output rows",
-        "",
-        "| layers | T | d | seeds | loss falls | run / ODE | run / ODE, loss at the run's overlaps | largest stderr |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        if not name.startswith("value_rows"):
-            continue
-        p = result["parameters"]
-        lines.append(
-            f"| {p['depth']} | {p['tokens']} | {p['dimension']} | {result['seeds']} | {result['fall']:.1f} x | "
-            f"{span(result['ratio'])} | {span(result['ratio_at_overlaps'])} | {result['stderr']:.3f} |"
-        )
-    lines += [
-        "",
-        "## Power-law spectrum",
-        "",
-        "Two layers, one head, all rows trained, lam ~ k^-1.5 with trace 1 (t counts steps), 1e8 modes in log bins, source",
-        "exponent 0.5, learning rate 0.1, to 1e6 steps. Initial overlaps: `q_k(0) = g_k C0` with `w_k lam_k g_k ~",
-        "k^(-1.75)` summed to 1 over the modes, C0 = `teacher_student_overlaps(strength=0.5, alignment=0.3, scale=1)`: teacher",
-        "readout of unit length, keys with cosine 0.8 to it, queries orthogonal, every student row at cosine 0.3 with its",
-        "teacher row. Exponent: least squares over the last two decades. Clock formula: `1/2 sum_k w_k lam_k (b_t^T",
-        "q_k(0) b_t) exp(-2 eta lam_k theta)`, `theta = int |S a|^2 dt`.",
-        "",
-        "| SGD noise | steps | rejected | exponent | local exponent | loss / clock formula | lowest eigenvalue | seconds |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, result in results.items():
-        if not name.startswith("spectrum"):
-            continue
-        lines.append(
-            f"| {'on' if result['parameters']['noise'] else 'off'} | {result['accepted']} | {result['rejected']} | "
-            f"{result['exponent_last_two_decades']:.4f} | {span(result['local_exponent'])} | "
-            f"{span(result['loss_over_clock_formula_last_two_decades'])} | {result['lowest_eigenvalue']:.1e} | "
-            f"{result['seconds_of_solve']:.0f} |"
-        )
-    lines.append("")
-    return "\n".join(lines)
+def page(results: dict[str, dict[str, Any]], before: str = "") -> str:
+    """docs/validity.md from the results; rows without one keep their line of the page `before`."""
+    kept = {line.split("`")[1]: line for line in before.splitlines() if line.startswith("| `")}
+
+    def table(prefixes: tuple[str, ...], line: Callable[[dict[str, Any]], str]) -> list[str]:
+        lines = []
+        for name in ROWS:
+            if not name.startswith(prefixes) or name in mean_field.CASES:
+                continue
+            if name in results:
+                lines.append(f"| `{name}` | {line(results[name])} |")
+            elif name in kept:
+                lines.append(kept[name])
+        return lines
+
+    return "\n".join(
+        [
+            "# Validity: what has been tested against what",
+            "",
+            "Written by `python -m benchmarks.validity`, which runs every row that has no result yet (`--again`: all of them",
+            "from nothing); do not edit. The quickstart's own comparison is `results/quickstart/report.md`, made by",
+            "`odescale quickstart --seeds 4`. Exact identities (generated right-hand side against automatic differentiation,",
+            "closed form against the ODE, order-1/T loss against Monte Carlo at fixed overlaps) are tests:",
+            "`tests/test_generated*.py`, `tests/test_derivations*.py`.",
+            "",
+            *mean_field.section(results, kept),
+            "## Infinite context: finite T",
+            "",
+            "Real networks trained at T context tokens (all rows trained, isotropic tokens, mean test loss over the seeds)",
+            "against the infinite-context ODE and against the corrected one: for one layer with its O(1/T) terms in closed",
+            "form (`context=finite`), for two layers, where there is no closed form, with the closure at T sampled over fixed",
+            "Gaussian nodes (`context=sampled`). `z` is the significance over seeds of the corrected ODE being closer.",
+            "",
+            "| row | layers | T | d | seeds | loss falls | run / infinite-context ODE | run / corrected ODE | largest "
+            "standard error | z |",
+            "|---|---|---|---|---|---|---|---|---|---|",
+            *table(("context", "two_layers"), _context_line),
+            "",
+            "## Infinite context: value and output rows",
+            "",
+            "| row | layers | T | d | seeds | loss falls | run / ODE | run / ODE, loss at the run's overlaps | largest stderr |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *table(("value_rows",), _value_line),
+            "",
+            "## Infinite context: power-law spectrum",
+            "",
+            "Two layers, one head, all rows trained, lam ~ k^-1.5 with trace 1 (t counts steps), 1e8 modes in log bins, source",
+            "exponent 0.5, learning rate 0.1, to 1e6 steps. Initial overlaps: `q_k(0) = g_k C0` with `w_k lam_k g_k ~",
+            "k^(-1.75)` summed to 1 over the modes, C0 = `teacher_student_overlaps(strength=0.5, alignment=0.3, scale=1)`: teacher",
+            "readout of unit length, keys with cosine 0.8 to it, queries orthogonal, every student row at cosine 0.3 with its",
+            "teacher row. Exponent: least squares over the last two decades. Clock formula: `1/2 sum_k w_k lam_k (b_t^T",
+            "q_k(0) b_t) exp(-2 eta lam_k theta)`, `theta = int |S a|^2 dt`.",
+            "",
+            "| row | SGD noise | steps | rejected | exponent | local exponent | loss / clock formula | lowest eigenvalue | "
+            "seconds |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *table(("spectrum",), _spectrum_line),
+            "",
+        ]
+    )
+
+
+def _context_line(result: dict[str, Any]) -> str:
+    p = result["parameters"]
+    return (
+        f"{p['depth']} | {p['tokens']} | {p['dimension']} | {result['seeds']} | {result['fall']:.1f} x | "
+        f"{span(result['uncorrected'])} | {span(result['corrected'])} | {result['stderr']:.3f} | {result['z_closer']:.1f}"
+    )
+
+
+def _value_line(result: dict[str, Any]) -> str:
+    p = result["parameters"]
+    return (
+        f"{p['depth']} | {p['tokens']} | {p['dimension']} | {result['seeds']} | {result['fall']:.1f} x | "
+        f"{span(result['ratio'])} | {span(result['ratio_at_overlaps'])} | {result['stderr']:.3f}"
+    )
+
+
+def _spectrum_line(result: dict[str, Any]) -> str:
+    return (
+        f"{'on' if result['parameters']['noise'] else 'off'} | {result['accepted']} | {result['rejected']} | "
+        f"{result['exponent_last_two_decades']:.4f} | {span(result['local_exponent'])} | "
+        f"{span(result['loss_over_clock_formula_last_two_decades'])} | {result['lowest_eigenvalue']:.1e} | "
+        f"{result['seconds_of_solve']:.0f}"
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs rows and writes the page."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.validity", description=__doc__)
-    parser.add_argument("--only", choices=sorted(ROWS), help="one row")
+    parser.add_argument("--only", choices=sorted(ROWS), metavar="ROW", help=f"one row: {', '.join(ROWS)}")
+    parser.add_argument(
+        "--page", action="store_true", help="write the page from the results that are there, run nothing"
+    )
     parser.add_argument("--again", action="store_true", help="run rows that have a result, too")
     options = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
-    for name in [options.only] if options.only else ROWS:
+    for name in [] if options.page else [options.only] if options.only else ROWS:
         result = run_row(name, options.again)
         print(f"{name}: {json.dumps(result)}", flush=True)
     known = {name: run_row(name) for name in ROWS if (RESULTS / f"{name}.json").exists()}
-    PAGE.write_text(page(known), encoding="utf-8")
+    before = PAGE.read_text(encoding="utf-8") if PAGE.exists() else ""
+    PAGE.write_text(page(known, before), encoding="utf-8")
     return 0
 
 

@@ -1,0 +1,216 @@
+"""`compare_mean_field`: its arithmetic and verdicts on runs made by hand, its refusals, and one small real comparison."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+import pytest
+from scipy import stats
+
+from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field, quadrature_stderr
+from odescale.errors import InputError
+from odescale.networks.blocks import HeadRows, SelfAttention
+from odescale.networks.readouts import QueryToken
+from odescale.networks.row_network import RowNetwork
+from odescale.networks.teacher_student import TeacherStudent, teacher_student
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.mean_field import MeanField
+from odescale.systems.mean_field_build import mean_field
+from odescale.systems.mean_field_start import aligned_overlaps
+from odescale.training.of_mean_field import train_mean_field
+from odescale.training.run import TrainingRun, clock_of
+
+TIMES = np.geomspace(0.5, 8.0, 6)
+SLOPE = 1.5
+
+
+def problem(tokens: int = 2) -> TeacherStudent:
+    network = RowNetwork(("q", "k", "r"), (SelfAttention((HeadRows("q", "k"),), asking="last"),), QueryToken(("r",)))
+    return teacher_student(network, tokens=tokens)
+
+
+@functools.cache
+def theory_of(**given: Any) -> MeanField:
+    pair = problem(given.pop("tokens", 2))
+    given = {"dimension": 400, "learning_rate": 0.1, "nodes": 64} | given
+    start = aligned_overlaps(pair, alignment=given.pop("alignment", 0.4), cosines={("k", "r"): 0.5}, lengths={"q": 0.5})
+    return mean_field(pair, initial_overlaps=start, **given)
+
+
+def curve(system: MeanField, error: float | None = 0.01) -> Trajectory:
+    """L = (1 + t)^-1.5 with a relative half width, as if it had been integrated."""
+    t = np.concatenate([[0.0], TIMES])
+    loss = (1 + t) ** -SLOPE
+    return Trajectory(
+        t=t,
+        state=np.zeros((t.size, 1)),
+        loss=loss,
+        exponent=SLOPE * t / (1 + t),
+        index=np.ones_like(t),
+        observables={},
+        valid=np.ones(t.size, bool),
+        code=np.asarray(0),
+        error=None if error is None else np.full(t.size, error),
+        clock=system.clock,
+        meta={},
+    )
+
+
+def run_of(
+    system: MeanField, factor: Any = 1.0, *, scatter: float = 0.01, seeds: int = 16, **changes: Any
+) -> TrainingRun:
+    """A run whose mean is `factor` times the curve, with exactly this relative scatter over the seeds."""
+    noise = np.random.default_rng(0).standard_normal((seeds, TIMES.size))
+    if seeds > 1:
+        noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1)
+    loss = (1 + TIMES) ** -SLOPE * (factor + scatter * noise)
+    config = {
+        "problem": repr(system.problem),
+        "initial_overlaps": np.asarray(system.initial_overlaps).tolist(),
+        "dimension": int(system.dimension),
+        "scale": system.trace,
+        "tokens": system.problem.tokens,
+        "schedule": None,
+    } | {
+        name: float(getattr(system, name))
+        for name in ("learning_rate", "batch", "weight_decay", "momentum", "friction")
+    }
+    config |= changes
+    empty = np.zeros((seeds, TIMES.size, 1, 1))
+    return TrainingRun(
+        step=np.rint(TIMES * system.trace).astype(int), t=TIMES, seeds=np.arange(seeds), overlaps=empty, row_overlaps=empty,
+        loss=loss, loss_stderr=np.zeros_like(loss), loss_infinite=None, rows=np.zeros((seeds, 1, 1)), clock=clock_of(config),
+        config=config, meta={},
+    )  # fmt: skip
+
+
+def compared(
+    factor: Any = 1.0, *, error: float | None = 0.01, half: TrainingRun | None = None, **how: Any
+) -> MeanFieldComparison:
+    system = theory_of()
+    options = {name: how.pop(name) for name in ("tolerance", "window") if name in how}
+    return compare_mean_field(system, run_of(system, factor, **how), theory=curve(system, error), half=half, **options)
+
+
+def test_errors_and_z_are_what_they_say() -> None:
+    found = compared(1.02)
+    np.testing.assert_allclose(found.ratio, 1.02, rtol=1e-12)
+    np.testing.assert_allclose(found.errors["seeds"], 0.01 / 4, rtol=1e-9)
+    np.testing.assert_allclose(found.errors["quadrature"], 0.01 / stats.t.ppf(0.975, 3), rtol=1e-12)
+    np.testing.assert_allclose(found.errors["finite_size"], (1 + SLOPE * TIMES / (1 + TIMES)) / 400, rtol=1e-12)
+    expected = 0.02 / np.sqrt(sum(x**2 for x in found.errors.values()))
+    np.testing.assert_allclose(found.z, expected, rtol=1e-9)
+    assert np.isclose(found.max_z, expected.max()) and np.isclose(found.rms_z, np.sqrt(np.mean(expected**2)))
+    assert np.isclose(found.max_deviation, 0.02) and np.isclose(found.fall, 9**SLOPE)
+    assert not found.measured_finite_size
+
+
+def test_a_theory_without_error_bar_has_no_quadrature_error() -> None:
+    found = compared(error=None)
+    np.testing.assert_array_equal(found.errors["quadrature"], 0)
+    np.testing.assert_array_equal(quadrature_stderr(theory_of(), curve(theory_of(), None)), 0)
+
+
+def test_a_run_at_half_the_dimension_measures_the_finite_size_error() -> None:
+    """1 + c/d at d and 1 + 2c/d at d/2: the shift at d is c/d, and the extrapolation is free of it."""
+    half = run_of(theory_of(dimension=200), 1.04)
+    found = compared(1.02, half=half)
+    np.testing.assert_allclose(found.errors["finite_size"], 0.02, rtol=1e-6)
+    assert found.extrapolated is not None
+    np.testing.assert_allclose(found.extrapolated, 1.0, rtol=1e-6)
+    assert found.measured_finite_size and found.max_z < 1
+
+
+@pytest.mark.parametrize(
+    ("factor", "how", "status"),
+    [
+        (1.02, {}, "agrees"),
+        (0.98, {}, "agrees"),
+        (1.06, {}, "differs"),
+        (0.94, {}, "differs"),
+        (1.06, {"tolerance": 0.1}, "agrees"),
+        (1.035, {"scatter": 0.02}, "agrees"),  # beyond, but within its errors
+        (1.0, {"scatter": 0.4}, "undecided"),
+        (1.0, {"error": 0.3}, "undecided"),
+        (1.0, {"seeds": 1}, "undecided"),
+        (1.5, {"seeds": 1}, "undecided"),
+        (1 + 0.1 * (TIMES > 7), {}, "differs"),
+        (1 + 0.1 * (TIMES > 7), {"window": (0.1, 7.0)}, "agrees"),
+    ],
+)
+def test_verdicts(factor: Any, how: dict[str, Any], status: str) -> None:
+    assert compared(factor, **how).verdict.status == status
+
+
+def test_a_system_that_the_theory_does_not_cover() -> None:
+    """Whatever the run says: a learning rate at which SGD is unstable is outside the theory."""
+    system = theory_of(learning_rate=20.0)
+    found = compare_mean_field(system, run_of(system), theory=curve(system))
+    assert found.verdict.status == "outside the theory" and found.verdict.reasons
+
+
+def test_the_report_is_json() -> None:
+    found = compared(1.01)
+    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert read["verdict"]["status"] == "agrees" and read["seeds"] == 16 and read["dimension"] == 400
+    assert len(read["ratio"]) == TIMES.size and read["finite_size"] == "estimated"
+
+
+@pytest.mark.parametrize(
+    ("argument", "changes"),
+    [
+        ("learning_rate", {"learning_rate": 0.2}),
+        ("batch", {"batch": 2.0}),
+        ("weight_decay", {"weight_decay": 0.1}),
+        ("momentum", {"momentum": 0.5}),
+        ("friction", {"friction": 1.0}),
+        ("run", {"problem": "another"}),
+        ("dimension", {"scale": 200.0}),
+        ("initial_overlaps", {"initial_overlaps": np.eye(6)[None].tolist()}),
+        ("schedule", {"schedule": {"t": [0.0, 8.0], "s": [1.0, 0.5]}}),
+    ],
+)
+def test_another_experiment_is_refused_by_name(argument: str, changes: dict[str, Any]) -> None:
+    system = theory_of()
+    with pytest.raises(InputError) as raised:
+        compare_mean_field(system, run_of(system, **changes), theory=curve(system))
+    assert raised.value.argument == argument
+
+
+def test_other_refusals() -> None:
+    system = theory_of()
+    run, theory = run_of(system), curve(system)
+    with pytest.raises(InputError, match="tolerance"):
+        compare_mean_field(system, run, theory=theory, tolerance=0.0)
+    with pytest.raises(InputError, match="window"):
+        compare_mean_field(system, run, theory=theory, window=(7.0, 9.0))
+    with pytest.raises(InputError, match="theory"):
+        compare_mean_field(system, run, theory=eqx.tree_at(lambda x: x.t, theory, theory.t * 1.1))
+    with pytest.raises(InputError, match="half"):
+        compare_mean_field(system, run, theory=theory, half=run)
+    with pytest.raises(InputError, match="half"):
+        other = run_of(theory_of(dimension=200), learning_rate=0.2)
+        compare_mean_field(system, run, theory=theory, half=other)
+    config = {name: value for name, value in run.config.items() if name != "problem"}
+    foreign = eqx.tree_at(lambda x: x.loss, run_of(system), run.loss)
+    object.__setattr__(foreign, "config", config)
+    with pytest.raises(InputError, match="train_mean_field"):
+        compare_mean_field(system, foreign, theory=theory)
+
+
+def test_a_small_real_comparison() -> None:
+    """Eight seeds at d = 400: agrees, and the error that both sides share through the nodes cancels in the ratio."""
+    system = theory_of(nodes=1024)
+    run = train_mean_field(system, 4.0, seeds=8, record_times=np.geomspace(0.5, 4.0, 6), progress=False)
+    found = compare_mean_field(system, run, tolerance=0.05)
+    assert found.verdict.status == "agrees", found.verdict
+    assert found.rms_z < 2 and found.max_z < 4 and found.fall > 1.5
+    assert np.all(found.errors["quadrature"][:3] < found.prediction[:3])
+    assert found.theory_loss.shape == found.run.t.shape
+    # Measured with other nodes the errors are independent, and those of both sides count in full.
+    other = compare_mean_field(theory_of(nodes=512), run, tolerance=0.05)
+    assert np.all(other.errors["quadrature"] > other.prediction)

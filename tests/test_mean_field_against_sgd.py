@@ -1,0 +1,86 @@
+"""Direct SGD of real networks against their mean-field ODE: it agrees, and without a term of the theory it does not.
+
+The fast tests take the validity table's own rows with fewer seeds; the slow ones are the table.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
+from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field
+from odescale.solve.integrate import integrate
+from odescale.training.of_mean_field import train_mean_field
+
+
+def shortened(name: str, **changes: Any) -> tuple[MeanFieldComparison, dict[str, MeanFieldComparison]]:
+    """The comparison of a shortened row, and those with the theories that lack a term."""
+    case = dataclasses.replace(CASES[name], nodes=2048, **changes)
+    system = build(case)
+    run = train_mean_field(system, case.t1, seeds=case.seeds, record_times=record_times(case), progress=False)
+    found = compare_mean_field(system, run)
+    others = {
+        term: compare_mean_field(system, run, theory=integrate(build(case, **lost), ts=np.concatenate([[0.0], run.t])))
+        for term, lost in case.without.items()
+    }
+    return found, others
+
+
+def agrees(found: MeanFieldComparison) -> None:
+    """Within 3 % and within its errors, these being small enough to mean something."""
+    assert found.verdict.status == "agrees", found.verdict
+    assert found.rms_z < 2 and found.max_z < 4
+    assert found.max_deviation < 0.03 + 2 * found.errors["seeds"].max()
+    assert found.errors["seeds"].max() < 0.02
+
+
+def fails(found: MeanFieldComparison) -> None:
+    """A theory that lacks a term is refuted."""
+    assert found.verdict.status == "differs", found.verdict
+    assert found.rms_z > 4 and found.max_deviation > 0.1
+
+
+def test_attention_with_and_without_the_noise_term() -> None:
+    """One softmax layer at T = 3, d = 500: with V it agrees, without V the loss is far too low."""
+    found, others = shortened("noise", seeds=16, t1=4.0)
+    assert found.fall > 3
+    agrees(found)
+    fails(others["V"])
+    assert np.all(others["V"].ratio > 1)
+
+
+def test_write_back_with_and_without_its_term() -> None:
+    """MLP units that write back: output rows move by H alone."""
+    found, others = shortened("write_back_alone", seeds=16, t1=8.0)
+    assert found.fall > 2
+    agrees(found)
+    fails(others["H"])
+
+
+def test_correlated_tokens_with_and_without_their_correlation() -> None:
+    """AR(1) tokens, r = 0.5, one layer, T = 3."""
+    one_layer = {"problem": lambda: layers(1, 3, correlation=0.5), "start": ONE, "learning_rate": 0.2}
+    found, others = shortened("correlated_tokens", seeds=16, t1=6.0, **one_layer)
+    assert found.fall > 3
+    agrees(found)
+    fails(others["rho"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(CASES))
+def test_rows_of_the_validity_table(name: str) -> None:
+    """Every row keeps its tolerance and |z|, falls as far as its task allows, and fails without the terms it names."""
+    result = run_case(CASES[name])
+    assert result["fall"] >= 3
+    if not CASES[name].claim:
+        return
+    assert result["verdict"]["status"] == "agrees", result["verdict"]
+    assert result["max_deviation"] <= result["tolerance"]
+    assert result["rms_z"] <= 2 and result["max_z"] <= 4
+    assert result["stderr"]["seeds"] <= 0.34 * result["tolerance"]
+    for term, lost in result["without"].items():
+        assert lost["status"] == "differs", term
