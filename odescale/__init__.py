@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
     from odescale.compare.comparison import Comparison as Comparison
     from odescale.compare.comparison import compare as compare_runs  # noqa: F401
+    from odescale.compare.mean_field import compare_mean_field as compare_mean_field
+    from odescale.compare.mean_field_report import draw_mean_field as draw_mean_field
     from odescale.errors import CheckpointError as CheckpointError
     from odescale.errors import InputError as InputError
     from odescale.errors import OdescaleError as OdescaleError
@@ -31,6 +33,25 @@ if TYPE_CHECKING:
     from odescale.networks.architecture import Head as Head
     from odescale.networks.architecture import build_architecture as build_architecture
     from odescale.networks.architecture import quickstart_architecture as quickstart_architecture
+    from odescale.networks.blocks import MLP as MLP
+    from odescale.networks.blocks import HeadRows as HeadRows
+    from odescale.networks.blocks import Positions as Positions
+    from odescale.networks.blocks import PreNorm as PreNorm
+    from odescale.networks.blocks import RMSNorm as RMSNorm
+    from odescale.networks.blocks import SelfAttention as SelfAttention
+    from odescale.networks.library import committee_network as committee_network
+    from odescale.networks.library import transformer_network as transformer_network
+    from odescale.networks.losses import CrossEntropy as CrossEntropy
+    from odescale.networks.losses import FunctionLoss as FunctionLoss
+    from odescale.networks.losses import SquareLoss as SquareLoss
+    from odescale.networks.readouts import Committee as Committee
+    from odescale.networks.readouts import FunctionOfFields as FunctionOfFields
+    from odescale.networks.readouts import MeanPool as MeanPool
+    from odescale.networks.readouts import PerToken as PerToken
+    from odescale.networks.readouts import QueryToken as QueryToken
+    from odescale.networks.row_network import RowNetwork as RowNetwork
+    from odescale.networks.teacher_student import TeacherStudent as TeacherStudent
+    from odescale.networks.teacher_student import teacher_student as teacher_student
     from odescale.solve.integrate import integrate as integrate
     from odescale.solve.sweep import sweep as sweep
     from odescale.solve.trajectory import Trajectory as Trajectory
@@ -38,6 +59,17 @@ if TYPE_CHECKING:
     from odescale.systems.catalog import attention as attention
     from odescale.systems.catalog import quickstart as quickstart
     from odescale.systems.catalog import systems as available_systems  # noqa: F401
+    from odescale.systems.coverage import coverage as coverage
+    from odescale.systems.mean_field import MeanField as MeanField
+    from odescale.systems.mean_field_build import mean_field as mean_field
+    from odescale.systems.mean_field_start import aligned_overlaps as aligned_overlaps
+    from odescale.systems.spectrum import isotropic as isotropic
+    from odescale.systems.spectrum import listed as listed
+    from odescale.systems.spectrum import power_law as power_law
+    from odescale.systems.spectrum import source_overlaps as source_overlaps
+    from odescale.systems.transformer import committee as committee
+    from odescale.systems.transformer import transformer as transformer
+    from odescale.training.of_mean_field import train_mean_field as train_mean_field
     from odescale.training.of_system import train_system as train_system
     from odescale.training.run import TrainingRun as TrainingRun
     from odescale.training.train import train as train
@@ -52,33 +84,65 @@ _HOMES: dict[str, tuple[str, str]] = {
     "Attention": ("odescale.systems.attention", "Attention"),
     "CheckpointError": ("odescale.errors", "CheckpointError"),
     "Clock": ("odescale.clock", "Clock"),
+    "Committee": ("odescale.networks.readouts", "Committee"),
     "Comparison": ("odescale.compare.comparison", "Comparison"),
     "ConstantSchedule": ("odescale.clock", "ConstantSchedule"),
     "CosineSchedule": ("odescale.clock", "CosineSchedule"),
+    "CrossEntropy": ("odescale.networks.losses", "CrossEntropy"),
     "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
+    "FunctionLoss": ("odescale.networks.losses", "FunctionLoss"),
+    "FunctionOfFields": ("odescale.networks.readouts", "FunctionOfFields"),
     "Head": ("odescale.networks.architecture", "Head"),
+    "HeadRows": ("odescale.networks.blocks", "HeadRows"),
     "InputError": ("odescale.errors", "InputError"),
+    "MLP": ("odescale.networks.blocks", "MLP"),
+    "MeanField": ("odescale.systems.mean_field", "MeanField"),
+    "MeanPool": ("odescale.networks.readouts", "MeanPool"),
     "OdescaleError": ("odescale.errors", "OdescaleError"),
     "OutsideTheoryError": ("odescale.errors", "OutsideTheoryError"),
+    "PerToken": ("odescale.networks.readouts", "PerToken"),
+    "Positions": ("odescale.networks.blocks", "Positions"),
     "PowerSchedule": ("odescale.clock", "PowerSchedule"),
+    "PreNorm": ("odescale.networks.blocks", "PreNorm"),
     "PrecisionError": ("odescale.errors", "PrecisionError"),
+    "QueryToken": ("odescale.networks.readouts", "QueryToken"),
+    "RMSNorm": ("odescale.networks.blocks", "RMSNorm"),
+    "RowNetwork": ("odescale.networks.row_network", "RowNetwork"),
+    "SelfAttention": ("odescale.networks.blocks", "SelfAttention"),
     "SolveError": ("odescale.errors", "SolveError"),
+    "SquareLoss": ("odescale.networks.losses", "SquareLoss"),
+    "TeacherStudent": ("odescale.networks.teacher_student", "TeacherStudent"),
     "TrainingRun": ("odescale.training.run", "TrainingRun"),
     "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
     "Transition": ("odescale.analysis.regimes", "Transition"),
     "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
+    "aligned_overlaps": ("odescale.systems.mean_field_start", "aligned_overlaps"),
     "attention": ("odescale.systems.catalog", "attention"),
     "available_systems": ("odescale.systems.catalog", "systems"),
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
+    "committee": ("odescale.systems.transformer", "committee"),
+    "committee_network": ("odescale.networks.library", "committee_network"),
+    "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
+    "coverage": ("odescale.systems.coverage", "coverage"),
+    "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
     "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
     "integrate": ("odescale.solve.integrate", "integrate"),
+    "isotropic": ("odescale.systems.spectrum", "isotropic"),
+    "listed": ("odescale.systems.spectrum", "listed"),
+    "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
+    "power_law": ("odescale.systems.spectrum", "power_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
+    "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
     "sweep": ("odescale.solve.sweep", "sweep"),
+    "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
     "train": ("odescale.training.train", "train"),
+    "train_mean_field": ("odescale.training.of_mean_field", "train_mean_field"),
     "train_system": ("odescale.training.of_system", "train_system"),
+    "transformer": ("odescale.systems.transformer", "transformer"),
+    "transformer_network": ("odescale.networks.library", "transformer_network"),
     "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
 }
 

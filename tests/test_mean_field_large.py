@@ -45,7 +45,7 @@ def test_two_to_the_eighteen_nodes_run_within_four_gibibytes(tokens):
     assert done.returncode == 0, done.stderr[-2000:]
     loss, error, peak = json.loads(done.stdout)
     print(f"T = {tokens}: loss {loss:.6f} +- {error:.1e}, peak {peak / 2**30:.2f} GiB")
-    assert np.isfinite(loss) and error < 5e-3
+    assert np.isfinite(loss) and error < 0.05  # two node sets: Student with one degree of freedom
     assert peak < 4 * 2**30
 
 

@@ -42,10 +42,12 @@ def build_parser() -> Parser:
     derive.add_argument("name", metavar="NAME", help="attention")
     derive.add_argument("--rerun", action="store_true", help="derive again from the first line (needs a checkout)")
     solve = add("solve", "integrate a system's ODE", system=True)
-    solve.add_argument("--points", type=_whole, default=200, help="output times (default 200)")
+    solve.add_argument(
+        "--points", type=_whole, default=None, help="output times (default 200; 60 for an average over nodes)"
+    )
     solve.add_argument("--accuracy", default="fast", help="fast, or check: estimate the error of the loss")
     solve.add_argument("--rtol", type=_number, default=None, help="relative tolerance")
-    solve.add_argument("--solver", default="auto", help="auto, tsit5, dopri8, kvaerno5 or structured")
+    solve.add_argument("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5 or structured")
     solve.add_argument("--precision", default="float64", help="float64 or float32")
     solve.add_argument("--save", metavar="FILE", help="write the trajectory to FILE (.npz)")
     solve.add_argument("--plot", metavar="FILE", help="draw the trajectory to FILE (.png)")
@@ -60,6 +62,12 @@ def build_parser() -> Parser:
         command.add_argument("--records", type=_whole, default=31, help="record times (default 31)")
         if name == "compare":
             command.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
+            command.add_argument(
+                "--tolerance",
+                type=_number,
+                default=0.05,
+                help="deviation that counts as agreement (transformer, committee)",
+            )
     report = add("report", "regimes and transition of loss curves of your own (CSV with step and loss columns)")
     report.add_argument("logs", nargs="+", metavar="LOG", help="CSV files")
     report.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")

@@ -13,17 +13,21 @@ from odescale.analysis.curves import find_transition_curve
 from odescale.analysis.transition import find_transition
 from odescale.cli.arguments import settings
 from odescale.cli.derivation import derive_again, shipped_text
+from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks, train_run
 from odescale.cli.output import emit, trajectory_record, trajectory_text
 from odescale.cli.quickstart import run_quickstart
 from odescale.compare.comparison import compare
 from odescale.compare.logs import read_log
+from odescale.compare.mean_field_report import LOSS_LABEL
 from odescale.compare.report import plain, to_json, write_report
 from odescale.errors import InputError
 from odescale.plot.trajectory import plot_trajectory
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
 from odescale.systems.catalog import SYSTEMS, find_system
+from odescale.systems.mean_field import MeanField
 from odescale.training.of_system import train_system
+from odescale.training.run import TrainingRun
 
 PICTURES = (".png", ".pdf", ".svg")
 
@@ -67,22 +71,31 @@ def solve_command(options: argparse.Namespace) -> int:
             got=options.plot,
             remedy="e.g. --plot loss.png",
         )
+    engine = isinstance(system, MeanField)
+    points = options.points or (POINTS if engine else 200)
     trajectory = integrate(
-        system, t1, points=options.points, rtol=options.rtol, solver=options.solver, accuracy=options.accuracy,
-        precision=options.precision, progress=False,
+        system, t1, points=points, rtol=options.rtol, solver=options.solver, accuracy=options.accuracy,
+        precision=options.precision, progress=False, max_steps=MOST_STEPS if engine else None,
     )  # fmt: skip
     if options.save:
         trajectory.save(options.save)
     if options.plot:
-        plot_trajectory(trajectory).get_figure().savefig(options.plot, dpi=150)  # type: ignore[union-attr]
-    emit(trajectory_record(trajectory, options.clock), trajectory_text(trajectory, options.clock), options.json)
+        axes = plot_trajectory(trajectory)
+        if engine:
+            axes.set_ylabel(LOSS_LABEL)  # of whatever loss the system has
+        axes.get_figure().savefig(options.plot, dpi=150)  # type: ignore[union-attr]
+    record, lines = remarks(system) if isinstance(system, MeanField) else ({}, [])
+    text = trajectory_text(trajectory, options.clock, remarks=lines)
+    emit(trajectory_record(trajectory, options.clock) | record, text, options.json)
     return 0
 
 
 def transition_command(options: argparse.Namespace) -> int:
     """Finds the transition of a system; "no exponential phase" is an answer, exit status 0."""
     system, t1 = _system(options)
-    found = find_transition(system, t1, min_depth=options.min_depth, precision=options.precision)
+    # A loss that is an average over nodes costs as much as a step: a spline needs no more points than these.
+    points = 2 * POINTS if isinstance(system, MeanField) else 400
+    found = find_transition(system, t1, min_depth=options.min_depth, precision=options.precision, points=points)
     record: dict[str, Any] = {
         "system": system.label,
         "parameters": system.summary(),
@@ -96,14 +109,18 @@ def transition_command(options: argparse.Namespace) -> int:
         )
     else:
         where = ""
-    emit(record, f"{found}{where}", options.json)
+    notes: list[str] = []
+    if isinstance(system, MeanField):
+        extra, notes = remarks(system)
+        record |= extra
+    emit(record, "\n".join([f"{found}{where}", *notes]), options.json)
     return 0
 
 
 def train_command(options: argparse.Namespace) -> int:
     """Trains the finite-size run of a system and saves it."""
     system, t1 = _system(options)
-    run = train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
+    run = _train(system, t1, options)
     path = run.save(Path(options.out) / "run.npz")
     stderr = run.stderr() if len(run.seeds) > 1 else run.loss_stderr[0]
     rows = [
@@ -114,7 +131,7 @@ def train_command(options: argparse.Namespace) -> int:
     record = {
         "system": system.label,
         "parameters": system.summary(),
-        "time_unit": f"one unit of t = {system.trace:g} SGD steps",
+        "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
         "t": run.t,
         "loss": run.mean_loss(),
         "error": stderr,
@@ -129,7 +146,11 @@ def train_command(options: argparse.Namespace) -> int:
 def compare_command(options: argparse.Namespace) -> int:
     """Trains, compares with the theory, writes the report."""
     system, t1 = _system(options)
-    run = train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
+    if isinstance(system, MeanField):
+        emit(*compare_run(system, t1, options), options.json)
+        return 0
+    run = _train(system, t1, options)
+    assert isinstance(system, Attention)
     comparison = compare(system, run, min_depth=options.min_depth)
     page = write_report(comparison, options.out, title=f"{system.label}: theory against {len(run.seeds)} runs")
     record = to_json(comparison) | {
@@ -173,9 +194,16 @@ def quickstart_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _system(options: argparse.Namespace) -> tuple[Attention, float]:
+def _train(system: Attention | MeanField, t1: float, options: argparse.Namespace) -> TrainingRun:
+    if isinstance(system, MeanField):
+        return train_run(system, t1, options)
+    return train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
+
+
+def _system(options: argparse.Namespace) -> tuple[Attention | MeanField, float]:
     entry = find_system(options.system)
     system = entry.build(**settings(options.set, entry.parameters, options.system))
+    assert isinstance(system, (Attention, MeanField))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
     if options.t1 is None:

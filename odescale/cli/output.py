@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -49,8 +50,8 @@ def trajectory_record(trajectory: Trajectory, clock: str = "t") -> dict[str, Any
     }
 
 
-def trajectory_text(trajectory: Trajectory, clock: str, rows: int = 16) -> str:
-    """A table of some rows of a trajectory, with what one unit of its clock is."""
+def trajectory_text(trajectory: Trajectory, clock: str, rows: int = 16, remarks: Sequence[str] = ()) -> str:
+    """A table of some rows of a trajectory, with what one unit of its clock is, and `remarks` above it, one per line."""
     record = trajectory_record(trajectory, clock)
     valid = np.flatnonzero(np.asarray(trajectory.valid))
     picks = valid[np.unique(np.linspace(0, valid.size - 1, rows).round().astype(int))]
@@ -58,6 +59,7 @@ def trajectory_text(trajectory: Trajectory, clock: str, rows: int = 16) -> str:
     lines = [
         f"{record['system']}: {trajectory.clock.describe()}",
         f"solved by {ladder}",
+        *remarks,
         f"{clock:>12}  {'loss':>12}  {'p':>8}  {'q':>8}" + ("" if trajectory.error is None else f"  {'error':>8}"),
     ]
     for i in picks:

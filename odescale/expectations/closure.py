@@ -89,7 +89,7 @@ class Quadrature(AbstractClosure):
     def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
         return self.nodes.mean(values), self.nodes.half_width(values)
 
-    def _average(self, problem: TeacherStudent, root, R, replicate, *, gradients: bool):
+    def _average(self, problem: TeacherStudent, root, R, replicate, *, gradients: bool) -> tuple[Array, ...]:
         points, weights = self.nodes.points[replicate], self.nodes.weights[replicate]
         dtype = root.dtype
         T, P = problem.tokens, problem.size

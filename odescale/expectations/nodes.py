@@ -50,7 +50,8 @@ class Nodes(eqx.Module):
     def half_width(self, values: Any, confidence: float = 0.95) -> Any:
         """Half width of the confidence interval of `mean` from values (R, ...).
 
-        Student's t with R - 1 degrees of freedom over the scramblings (infinite for one); for Gauss-Hermite the difference of the two orders.
+        Student's t with R - 1 degrees of freedom over the scramblings (infinite for one); for Gauss-Hermite the difference
+        of the two orders.
         """
         if self.kind == "gauss_hermite":
             return abs(values[-1] - values[0])

@@ -105,7 +105,7 @@ def sweep(
     meta = {
         "system": system,
         "solver": rung,
-        "time_unit": f"one unit of t = {sample.trace:g} SGD steps",
+        "time_unit": f"one unit of t = {sample.clock.steps_per_unit:g} SGD steps",
         "members": {name: column.tolist() for name, column in arrays.items()},
         "parameters": {name: value for name, value in sample.summary().items() if name not in arrays},
         "failed": int(np.sum(~np.isin(host["code"], FINISHED))),
@@ -114,7 +114,9 @@ def sweep(
     observables = {name: np.asarray(value) for name, value in out["observables"].items()}
     of_clock = {name: arrays[name] for name in ("learning_rate", "batch", "tokens") if name in arrays}
     clock = Clock(**{**{name: getattr(sample.clock, name) for name in sample.clock.__dataclass_fields__}, **of_clock})
-    return Trajectory(t=times, observables=observables, error=None, clock=clock, meta=meta, **host)
+    # An ensemble of node sets carries its error bar along, as in `integrate`.
+    error = np.asarray(out["half_width"]) / np.abs(host["loss"]) if "half_width" in out else None
+    return Trajectory(t=times, observables=observables, error=error, clock=clock, meta=meta, **host)
 
 
 def _column(name: str, values: Any) -> np.ndarray:

@@ -71,7 +71,9 @@ class Trajectory(eqx.Module):
             data["error"] = (batch + ("t",), np.asarray(self.error))
         for name, values in self.observables.items():
             values = np.asarray(values)
-            extra = ("replicate",) if name == "replicate_loss" else ("row", "column")[: values.ndim - np.ndim(self.loss)]
+            extra = (
+                ("replicate",) if name == "replicate_loss" else ("row", "column")[: values.ndim - np.ndim(self.loss)]
+            )
             data[name] = (batch + ("t",) + extra, values)
         coords: dict[str, Any] = {"t": np.asarray(self.t), "steps": ("t", self.steps())}
         if not batch:

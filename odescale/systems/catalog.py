@@ -17,9 +17,11 @@ from odescale.expectations.sampled import SampledContext, sample_context
 from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
 from odescale.precision import require_x64
 from odescale.systems.attention import Attention
+from odescale.systems.base import AbstractSystem
 from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
 from odescale.systems.parameters import Parameter, complete, is_traced, positive
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
+from odescale.systems.transformer import COMMITTEE_PARAMETERS, TRANSFORMER_PARAMETERS, committee, transformer
 
 _SHARED = (
     *Attention.parameters,
@@ -220,7 +222,7 @@ def _sampled(architecture: Architecture, spectrum: Spectrum, values: dict[str, A
 class Entry(eqx.Module):
     """A named system: how to build it, its parameters, what it is, and an end time (units of t) that shows it."""
 
-    build: Callable[..., Attention] = eqx.field(static=True)
+    build: Callable[..., AbstractSystem] = eqx.field(static=True)
     parameters: tuple[Parameter, ...]
     description: str = eqx.field(static=True)
     t1: float = eqx.field(static=True)
@@ -232,6 +234,15 @@ SYSTEMS: dict[str, Entry] = {
     ),
     "quickstart": Entry(
         quickstart, QUICKSTART_PARAMETERS, "two layers, frozen readouts: exponential decay, then t^-2", 30.0
+    ),
+    "transformer": Entry(
+        transformer,
+        TRANSFORMER_PARAMETERS,
+        "any transformer at finite context: heads, MLPs, masks, norms, correlated tokens, cross-entropy; with an error bar",
+        10.0,
+    ),
+    "committee": Entry(
+        committee, COMMITTEE_PARAMETERS, "soft committee machine against a teacher committee (Saad & Solla)", 40.0
     ),
 }
 

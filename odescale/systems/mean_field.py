@@ -40,6 +40,7 @@ class MeanField(AbstractEnsemble):
     - `momentum`: mu in [0, 1), fixed as d grows: plain SGD at eta/(1 - mu). `friction`: gamma > 0 for mu = 1 - gamma/N with
       `W <- W - (eta/N) u`: velocities are then order parameters; 0 switches it off.
     - `noise`, `write_back`: 1.0 keeps V, H; 0.0 leaves them out (to see what they do).
+    - `expectations`: the closure in words, for reports.
     - `effective_dimension`: d_eff = (tr Sigma)^2/tr Sigma^2, and `dimension` d, for the size of finite-d corrections.
 
     **Failure regime.** Corrections are of order eta lam_1/N and 1/d_eff; `odescale.systems.coverage.coverage` judges them.
@@ -64,6 +65,7 @@ class MeanField(AbstractEnsemble):
     inertial: bool = eqx.field(static=True)
     schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="mean_field")
+    expectations: str = eqx.field(static=True, default="")
 
     name: ClassVar[str] = "mean_field"
     sources: ClassVar[tuple[str, ...]] = (
@@ -272,6 +274,7 @@ class MeanField(AbstractEnsemble):
             "effective_dimension": self.effective_dimension,
             "largest_step": values["learning_rate"] * lam / self.trace,
             "replicates": self.closure.replicates,
+            "expectations": self.expectations,
         }
 
 

@@ -15,10 +15,14 @@ from odescale.expectations.closure import AbstractClosure
 from odescale.expectations.nodes import Nodes, sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.precision import require_x64
+from odescale.systems.closed_form import closed_form, has_closed_form
 from odescale.systems.mean_field import MeanField
 from odescale.systems.mean_field_start import aligned_overlaps
 from odescale.systems.parameters import complete, is_traced
 from odescale.systems.spectrum import Spectrum, isotropic
+
+NEAR_TEACHER = 2.5
+"""How much larger the relative error of the drift may be near the teacher, where it always is two to three times larger."""
 
 
 def mean_field(
@@ -47,8 +51,9 @@ def mean_field(
       order of `problem.rows`; default `aligned_overlaps(problem)`.
     - `dimension`: d of isotropic tokens, or `spectrum` (`isotropic`, `listed`, `power_law` from `odescale.systems.spectrum`).
     - `schedule`: s(t) or its text, eta(t) = learning_rate s(t).
-    - `nodes`: nodes of one replicate (a power of two), or `Nodes`; None chooses the fewest that give the drift at the start and
-      near the teacher to `accuracy` (relative 95 % half width), up to `budget` nodes. `replicates`: R >= 2 for an error bar.
+    - `nodes`: nodes of one replicate (a power of two), or `Nodes`; None chooses the fewest that give the drift at the start to
+      `accuracy` (relative 95 % half width), and near the teacher to 2.5 times that, up to `budget` nodes;
+      `system.expectations` says what was chosen and whether it was enough. `replicates`: R >= 2 for an error bar.
     - `memory`: bytes that the quadrature may take. `seed`: of the nodes.
     - `closure`: "quadrature", "closed" (where a closed form exists, else `OutsideTheoryError`), "auto" (closed where it
       exists), or an object.
@@ -65,7 +70,7 @@ def mean_field(
     spectrum = isotropic(dimension) if spectrum is None else spectrum
     start = _start(problem, initial_overlaps, spectrum)
     numbers = {name: jnp.asarray(value, dtype=float) for name, value in values.items()}
-    chosen = _closure(problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed)
+    chosen, said = _closure(problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed)
     return MeanField(
         problem=problem,
         closure=chosen,
@@ -78,6 +83,7 @@ def mean_field(
         inertial=bool(is_traced(values["friction"]) or values["friction"] > 0),
         schedule=parse_schedule(schedule) if isinstance(schedule, str) else schedule or ConstantSchedule(),
         label=problem.label,
+        expectations=said,
         **numbers,
     )
 
@@ -105,29 +111,31 @@ def _start(problem: TeacherStudent, overlaps: Any, spectrum: Spectrum) -> Any:
     return jnp.asarray(values)
 
 
-def _closure(problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed) -> AbstractClosure:
+def _closure(
+    problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed
+) -> tuple[AbstractClosure, str]:
+    """The closure and what it is in words."""
     if isinstance(closure, AbstractClosure):
-        return closure
+        return closure, type(closure).__name__
     if closure not in ("quadrature", "closed", "auto"):
         raise InputError(
             "closure", expected="quadrature, closed, auto or a closure", got=closure, remedy="use quadrature"
         )
-    if closure != "quadrature":
-        from odescale.systems.closed_form import closed_form, has_closed_form
-
-        if closure == "closed" or has_closed_form(problem):
-            return closed_form(problem)
+    if closure == "closed" or (closure == "auto" and has_closed_form(problem)):
+        return closed_form(problem), "closed form"
     if isinstance(nodes, Nodes):
-        return quadrature(problem, nodes, memory=memory)
+        return quadrature(problem, nodes, memory=memory), f"{nodes.replicates} x {nodes.count} {nodes.kind} nodes"
     if nodes is not None:
-        return quadrature(problem, sobol_nodes(node_dimension(problem), nodes, replicates, seed), memory=memory)
+        made = sobol_nodes(node_dimension(problem), nodes, replicates, seed)
+        return quadrature(problem, made, memory=memory), f"{replicates} x {nodes} scrambled Sobol points"
     if is_traced(start):
         raise InputError("nodes", expected="a number inside a JAX transformation", got=None, remedy="nodes=4096")
     probes = _probes(problem, np.asarray(start), spectrum)
     chosen = choose_nodes(
-        problem, probes, accuracy=accuracy, budget=int(budget), replicates=replicates, memory=memory, seed=seed
-    )
-    return quadrature(problem, chosen.nodes, memory=memory)
+        problem, probes, slack=(1.0, NEAR_TEACHER), accuracy=accuracy, budget=int(budget), replicates=replicates,
+        memory=memory, seed=seed,
+    )  # fmt: skip
+    return quadrature(problem, chosen.nodes, memory=memory), chosen.text
 
 
 def _probes(problem: TeacherStudent, start: np.ndarray, spectrum: Spectrum):
@@ -138,5 +146,5 @@ def _probes(problem: TeacherStudent, start: np.ndarray, spectrum: Spectrum):
     near = np.eye(problem.size)
     for student, _ in problem.pairs:
         near[student, student] = 0.1
-    first = tuple(basis @ x @ basis.T for x in (C, R))
-    return (first, tuple(near @ x @ near.T for x in first))
+    C, R = basis @ C @ basis.T, basis @ R @ basis.T
+    return ((C, R), (near @ C @ near.T, near @ R @ near.T))
