@@ -146,7 +146,7 @@ class Quadrature(AbstractClosure):
             total, _ = jax.lax.scan(add, zeros, split)
         if not gradients:
             return total
-        loss, Z, V, slope = total
+        loss, Z, V, slope = total  # type: ignore[misc]
         # dl/dA_i = sum_j (dl/dR + dl/dR^T)_ij A_j/N, with the plain rows A_j in terms of the difference rows.
         return loss, Z, V, (slope + slope.T)[moved] @ back
 

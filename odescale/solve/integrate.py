@@ -35,6 +35,8 @@ FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 DEFAULT_RTOL = {"tsit5": 1e-8, "bosh3": 3e-4, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
 DEFAULT_MAX_STEPS = {"tsit5": 100_000, "bosh3": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
 
+ENSEMBLE_MAX_STEPS = 5_000
+
 ROUNDING_FLOOR = 100
 """In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
 
@@ -106,7 +108,7 @@ def integrate(
     record: list[dict[str, Any]] = []
     for rung in ladder:
         tolerances = step_tolerances(rung, rtol, atol, dtype)
-        cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else positive_integer("max_steps", max_steps)
+        cap = default_max_steps(system, rung) if max_steps is None else positive_integer("max_steps", max_steps)
         began = time.perf_counter()
         values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
         # An ensemble of node sets carries its error bar along.
@@ -137,6 +139,11 @@ def integrate(
     if int(trajectory.code) not in FINISHED and on_failure == "raise":
         raise SolveError(failure_text(trajectory))
     return trajectory
+
+
+def default_max_steps(system: AbstractSystem, solver: str) -> int:
+    """The cap on steps: lower for an ensemble, whose steps are dear and whose long runs are those that diverge."""
+    return min(DEFAULT_MAX_STEPS[solver], ENSEMBLE_MAX_STEPS if isinstance(system, AbstractEnsemble) else 10**9)
 
 
 def _is_sampled(system: AbstractSystem) -> bool:
