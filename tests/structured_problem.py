@@ -38,6 +38,16 @@ class Problem(eqx.Module):
     def closure(self, C: jax.Array, R: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         return oracle_closure(C, R, self.architecture)
 
+    @property
+    def kinks(self) -> jax.Array:
+        return jnp.stack([self.schedule.start, self.schedule.start + 0.9 * self.schedule.length])
+
+    def drift(self, t: jax.Array, C: jax.Array, R: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        G, H, V = self.closure(C, R)
+        eta = self.learning_rate * self.schedule(t)
+        decay = self.weight_decay * jnp.diag(jnp.asarray(self.architecture.trained_mask))
+        return -eta * G, -eta * H - decay, self.noise * eta**2 / self.batch * V
+
 
 def make_problem(
     spectrum: Spectrum,

@@ -14,6 +14,10 @@ from odescale.expectations.automatic import node_dimension, quadrature
 from odescale.expectations.closure import factor
 from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
 from odescale.networks.architecture import build_architecture
+from odescale.networks.blocks import MLP
+from odescale.networks.readouts import QueryToken
+from odescale.networks.row_network import RowNetwork
+from odescale.networks.teacher_student import teacher_student
 from odescale.solve.integrate import integrate
 from odescale.systems.mean_field_build import mean_field
 from odescale.systems.mean_field_start import aligned_overlaps
@@ -253,3 +257,24 @@ def test_systems_that_cannot_run_are_refused_before_compilation(change):
 def test_starts_that_do_not_fit_are_refused(change):
     with pytest.raises(InputError):
         aligned_overlaps(two_layers(2), **change)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, pytest.param({"friction": 2.0, "learning_rate": 1.0}, marks=pytest.mark.slow)]
+)
+def test_implicit_flows_and_an_explicit_solver_agree_on_a_spectrum(settings):
+    """The engine's closure under the structure-preserving solver and under Tsit5, replicate by replicate."""
+    spectrum = power_law(1.0, 40, trace=None, per_decade=4)
+    problem = teacher_student(RowNetwork(("w", "u", "r"), (MLP((("w", "u"),)),), QueryToken(("r",))), tokens=1)
+    C = random_gram(problem.size, seed=8, scale=0.8)
+    system = mean_field(problem, initial_overlaps=C, spectrum=spectrum, nodes=128, replicates=2,
+                        **{"learning_rate": 0.2, "weight_decay": 0.05, "schedule": "wsd:0.5:2:3:0.2", **settings})  # fmt: skip
+    assert system.solvers == ("structured",) and len(system.kinks) == 3
+    t = np.array([0.0, 0.3, 1.0, 2.5, 4.0])
+    implicit = integrate(system, ts=t, rtol=1e-4)
+    explicit = integrate(system, ts=t, rtol=1e-8, solver="tsit5")
+    assert implicit.meta["solver"] == "structured"
+    np.testing.assert_allclose(
+        implicit.observables["replicate_loss"], explicit.observables["replicate_loss"], rtol=1e-4
+    )  # fmt: skip
+    assert implicit.meta["ladder"][-1]["min_eigenvalue"] > -1e-10

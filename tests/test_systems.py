@@ -246,7 +246,7 @@ def test_unknown_names_are_refused_with_a_hint():
     with pytest.raises(InputError, match="did you mean quickstart"):
         find_system("quickstrat")
     with pytest.raises(InputError, match="odescale systems"):
-        find_system("transformer")
+        find_system("perceptron")
     assert set(systems()) == set(SYSTEMS)
     with pytest.raises(InputError, match="aligned.*strength"):
         quickstart(aligned=1.0)

@@ -180,6 +180,10 @@ def solve_right(Z: Float[Array, "p P"], root: Float[Array, "P P"], trained: tupl
     L = root[order]  # lower triangular
     scale = jnp.sqrt(jnp.maximum(jnp.sum(L**2, axis=1), jnp.finfo(L.dtype).tiny))
     alive = jnp.abs(jnp.diag(L)) > PIVOT**0.5 * scale
-    safe = jnp.where(alive[None, :], L, 0.0) + jnp.diag(jnp.where(alive, 0.0, 1.0))
-    X = jax.scipy.linalg.solve_triangular(safe.T, jnp.where(alive[None, :], Z, 0.0).T, lower=False).T
-    return jnp.where(alive[None, :], X, 0.0)[:, np.argsort(order)]
+    columns: list[Array] = [jnp.zeros_like(Z[:, 0])] * L.shape[0]
+    # Back substitution by hand: a triangular solve of LAPACK would be called in batches, which XLA may run against each
+    # other on its own threads until none is left to finish (seen on two cores).
+    for j in range(L.shape[0] - 1, -1, -1):
+        rest = Z[:, j] - sum((columns[i] * L[i, j] for i in range(j + 1, L.shape[0])), jnp.zeros_like(Z[:, j]))
+        columns[j] = jnp.where(alive[j], rest / jnp.where(alive[j], L[j, j], 1.0), 0.0)
+    return jnp.stack(columns, axis=1)[:, np.argsort(order)]

@@ -1,206 +1,135 @@
-"""The exact flow of the overlaps of every mode while the coefficients are frozen, by Taylor series and doubling.
+"""One collocated step of the overlaps of every mode, for given coefficients at its stages.
 
-    dq_k/dt = M_k q_k + q_k M_k^T + N_k(t),    M_k = lam_k M1 + M0,    N_k(t) = lam_k N(t), linear in t,
-    q_k(t + h) = E_k q_k(t) E_k^T + int_0^h exp(u M_k) N_k(t + h - u) exp(u M_k)^T du,    E_k = exp(h M_k)
+    dq/dt = M q + q M^T + lam N,      M = lam M1 + M0,      q = D + S        (per mode; D signal, S noise content)
+    E' = M E, E(t_n) = 1:             D_i = E_i D_n E_i^T                    a congruence: positive semi-definite
+    S' = M S + S M^T + lam N:         S_i collocated from S_n, then projected onto the positive matrices
 
-A congruence plus an integral of positive semi-definite matrices: q stays positive semi-definite whatever the step.
-Only trained rows move, so E = [[E_ss, E_st], [0, 1]] and the teacher block never changes. Arrays carry the modes last:
-the small matrices multiply by elementwise operations that vectorise over the modes.
+A row of weights obeys W' = M W, so the congruence is Radau IIA collocation of the weights themselves. The noise content
+is collocated as a solution in its own right and not as an integral over the step: slaved modes of S start on the
+manifold that holds them, and nothing grows with lam h. Only the p trained rows move; `rows` (p, P) picks them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float
 
-TAYLOR_DEGREE = 12
-TAYLOR_RADIUS = 0.125
-MAX_DOUBLINGS = 64
-"""h |M| up to 2^61: beyond any run; a larger or non-finite norm is not resolved and shows as a failed step."""
-
-
-class Overlaps(eqx.Module):
-    """Overlaps of all modes in blocks: s the p trained rows, o the other rows; modes last."""
-
-    ss: Float[Array, "p p modes"]
-    so: Float[Array, "p o modes"]
-    oo: Float[Array, "o o modes"]
+from odescale.solve.collocation import (
+    Tableau,
+    after,
+    lyapunov,
+    pack_symmetric,
+    stage_solve,
+    unpack_symmetric,
+)
 
 
 class Coefficients(eqx.Module):
-    """M_k = lam_k (slope_s | slope_o) + (base_s | base_o) on trained rows, and the noise N of `N_k = lam_k N`."""
+    """M1, M0 (moving rows) and N (moving rows and columns) at one or more times (leading axes)."""
 
-    slope_s: Float[Array, "p p"]
-    slope_o: Float[Array, "p o"]
-    base_s: Float[Array, "p p"]
-    base_o: Float[Array, "p o"]
-    noise: Float[Array, "p p"]
+    slope: Float[Array, "*t p P"]
+    base: Float[Array, "*t p P"]
+    noise: Float[Array, "*t p p"]
 
 
-def split(q: Float[Array, "modes P P"], trained: tuple[bool, ...]) -> Overlaps:
-    """Blocks of q by trained and other rows."""
-    s, o = _rows(trained)
-    q = jnp.moveaxis(q, 0, -1)
-    return Overlaps(q[np.ix_(s, s)], q[np.ix_(s, o)], q[np.ix_(o, o)])
+def drift_matrices(lam: Float[Array, " modes"], K: Coefficients) -> Float[Array, "modes *t p P"]:
+    """lam M1 + M0 of every mode."""
+    lam = lam.reshape(-1, *(1,) * K.slope.ndim)
+    return lam * K.slope + K.base
 
 
-def join(x: Overlaps, trained: tuple[bool, ...]) -> Float[Array, "modes P P"]:
-    """The inverse of `split`."""
-    order = np.argsort(np.concatenate(_rows(trained)))
-    q = jnp.block([[jnp.moveaxis(x.ss, -1, 0), jnp.moveaxis(x.so, -1, 0)],
-                   [jnp.swapaxes(jnp.moveaxis(x.so, -1, 0), 1, 2), jnp.moveaxis(x.oo, -1, 0)]])  # fmt: skip
-    return q[:, order][:, :, order]
+def factors(
+    M: Float[Array, "modes s p P"], trained: tuple[bool, ...], h: Float[Array, ""], rule: Tableau
+) -> Float[Array, "modes s p P"]:
+    """E_i - 1 on the moving rows. The difference is carried, so that slow modes keep the digits of their small moves."""
+    own = h * M[..., np.flatnonzero(trained)]
+    return stage_solve(lambda X: own @ X, own, h * M, rule.inverse)
 
 
-def _rows(trained: tuple[bool, ...]) -> tuple[Int[np.ndarray, " p"], Int[np.ndarray, " o"]]:
-    mask = np.asarray(trained, dtype=bool)
-    return np.flatnonzero(mask), np.flatnonzero(~mask)
-
-
-def propagate(
-    x: Overlaps,
+def noise_content(
+    M: Float[Array, "modes s p p"],
     lam: Float[Array, " modes"],
-    K: Coefficients,
-    h: Float[Array, " segments"],
-    noise: Float[Array, "segments+1 p p"],
-    noisy: Bool[Array, ""],
-) -> Overlaps:
-    """Exact flow through consecutive segments of lengths h, with M frozen in each and the noise linear through its knots.
-
-    `K` has a leading axis of segments; its own noise is not used. Noise knots must be positive semi-definite.
-    """
-
-    def through(x: Overlaps, segment) -> tuple[Overlaps, None]:
-        K, h, start, end = segment
-        return congruence(x, propagator(lam, K, h), noise_integral(lam, K, h, start, end, noisy)), None
-
-    x, _ = lax.scan(through, x, (K, h, noise[:-1], noise[1:]))
-    return x
-
-
-def propagator(
-    lam: Float[Array, " modes"], K: Coefficients, h: Float[Array, ""]
-) -> tuple[Float[Array, "p p modes"], Float[Array, "p o modes"]]:
-    """(E_ss - 1, E_so). E - 1 is carried, so that slow modes keep the digits of their small moves."""
-    A, B = _exponents(lam, K, h)
-    count, shrink = _doublings(A)
-    F, S = _taylor(A * shrink, B * shrink)
-
-    def double(FS):
-        F, S = FS
-        return 2 * F + mul(F, F), 2 * S + mul(F, S)
-
-    return _repeat(double, count, (F, S))
-
-
-def noise_integral(
-    lam: Float[Array, " modes"],
-    K: Coefficients,
+    N: Float[Array, "s p p"],
+    start: Float[Array, "modes p p"],
     h: Float[Array, ""],
-    start: Float[Array, "p p"],
-    end: Float[Array, "p p"],
-    noisy: Bool[Array, ""],
-) -> Float[Array, "p p modes"]:
-    """int_0^h exp(u M) lam (end + (start - end) u/h) exp(u M)^T du over the trained rows; zero when not `noisy`."""
+    rule: Tableau,
+) -> Float[Array, "modes s p p"]:
+    """S at the stages, before the projection."""
+    p = M.shape[-1]
 
-    def integrate():
-        A, B = _exponents(lam, K, h)
-        count, shrink = _doublings(A)
-        F, _ = _taylor(A * shrink, B * shrink)
-        level, slope = (jnp.broadcast_to((h * N)[..., None], A.shape) * lam for N in (end, start - end))
+    def apply(v):
+        half = M @ unpack_symmetric(v[..., 0], p)
+        return h * pack_symmetric(half + jnp.swapaxes(half, -1, -2))[..., None]
 
-        def lie(X):
-            Y = mul(A * shrink, X)
-            return Y + jnp.swapaxes(Y, 0, 1)
+    packed = stage_solve(apply, h * lyapunov(M), noise_source(lam, N, start, h, rule)[..., None], rule.inverse)
+    return unpack_symmetric(packed[..., 0], p)
 
-        def term(j, state):
-            level0, slope0, slope1, level, slope, factor = state
-            level0 = level0 + factor / (j + 1) * level
-            slope0 = slope0 + factor / (j + 1) * slope
-            slope1 = slope1 + factor * shrink / (j + 2) * slope
-            return level0, slope0, slope1, lie(level), lie(slope), factor / (j + 1)
 
-        zero = jnp.zeros_like(A)
-        # rolled up: an unrolled series takes XLA four times as long to compile and runs no faster
-        level0, slope0, slope1, *_ = lax.fori_loop(0, TAYLOR_DEGREE, term, (zero, zero, zero, level, slope, shrink))
-
-        def double(state):
-            F, level0, slope0, slope1, width = state
-            return (
-                2 * F + mul(F, F),
-                level0 + sandwich(F, level0),
-                slope0 + sandwich(F, slope0),
-                slope1 + sandwich(F, slope1 + width * slope0),
-                2 * width,
-            )
-
-        _, level0, _, slope1, _ = _repeat(double, count, (F, level0, slope0, slope1, shrink))
-        return level0 + slope1
-
-    return lax.cond(noisy, integrate, lambda: jnp.zeros((*end.shape, lam.shape[0]), lam.dtype))
+def noise_source(
+    lam: Float[Array, " modes"],
+    N: Float[Array, "s p p"],
+    start: Float[Array, "modes p p"],
+    h: Float[Array, ""],
+    rule: Tableau,
+) -> Float[Array, "modes s m"]:
+    """Right-hand side of the stage equations of the noise content, packed."""
+    first = jnp.asarray(rule.inverse.sum(1), lam.dtype)[:, None] * pack_symmetric(start)[:, None]
+    return h * lam[:, None, None] * pack_symmetric(N) + first
 
 
 def congruence(
-    x: Overlaps, E: tuple[Float[Array, "p p modes"], Float[Array, "p o modes"]], added: Float[Array, "p p modes"]
-) -> Overlaps:
-    """E q E^T + added, with E given as (E_ss - 1, E_so)."""
-    F, S = E
-    moved = mul(S, x.oo)
-    so = x.so + mul(F, x.so) + moved
-    # E_ss x_ss E_ss^T + E_ss x_so E_so^T + (..)^T + E_so x_oo E_so^T, gathered so that the result is symmetric
-    cross = mul(x.so + mul(F, x.so), jnp.swapaxes(S, 0, 1))
-    ss = sandwich(F, x.ss) + cross + jnp.swapaxes(cross, 0, 1) + mul(moved, jnp.swapaxes(S, 0, 1)) + added
-    return Overlaps(0.5 * (ss + jnp.swapaxes(ss, 0, 1)), so, x.oo)
+    q: Float[Array, "*k P P"], X: Float[Array, "*k p P"], rows: Float[Array, "p P"]
+) -> Float[Array, "*k P P"]:
+    """(1 + X) q (1 + X)^T, with X on the moving rows; the block of the others is returned bit for bit."""
+    moved = X @ q
+    half = jnp.swapaxes(rows.T @ moved, -1, -2)
+    cross = half + jnp.swapaxes(half, -1, -2)
+    own = moved @ jnp.swapaxes(X, -1, -2)
+    return q + cross + embed(0.5 * (own + jnp.swapaxes(own, -1, -2)), rows)
 
 
-def mul(X: Float[Array, "i j modes"], Y: Float[Array, "j k modes"]) -> Float[Array, "i k modes"]:
-    """Matrix product per mode, modes last."""
-    if X.shape[1] == 0:
-        return jnp.zeros((X.shape[0], *Y.shape[1:]), X.dtype)
-    total = X[:, 0, None] * Y[0][None]
-    for j in range(1, X.shape[1]):
-        total = total + X[:, j, None] * Y[j][None]
-    return total
+def embed(S: Float[Array, "*k p p"], rows: Float[Array, "p P"]) -> Float[Array, "*k P P"]:
+    """S on the moving rows and columns, zero elsewhere."""
+    return rows.T @ S @ rows
 
 
-def sandwich(F: Float[Array, "p p modes"], X: Float[Array, "p p modes"]) -> Float[Array, "p p modes"]:
-    """(1 + F) X (1 + F)^T per mode."""
-    Y = X + mul(F, X)
-    return Y + mul(Y, jnp.swapaxes(F, 0, 1))
+def embedded_error(
+    D: Float[Array, "modes P P"],
+    X: Float[Array, "modes s p P"],
+    S: Float[Array, "modes s p p"],
+    start: Float[Array, "modes p p"],
+    M: Float[Array, "modes p P"],
+    N: Float[Array, "p p"],
+    lam: Float[Array, " modes"],
+    h: Float[Array, ""],
+    rows: Float[Array, "p P"],
+    rule: Tableau,
+) -> Float[Array, "modes P P"]:
+    """Difference to the rule of order s that uses f(t_n) too, damped by (1 - gamma h L)^-1 where it is stiff.
 
+    M (moving rows), N: coefficients at t_n. Of order h^(s + 1), one less than the step's own error.
+    """
+    p = M.shape[1]
+    own = M @ rows.T
+    weights = jnp.asarray(rule.weights, D.dtype)
+    lever = rule.gamma * h
+    one = np.ones((1, 1))
 
-def _exponents(lam, K: Coefficients, h):
-    A = h * (K.slope_s[..., None] * lam + K.base_s[..., None])
-    B = h * (K.slope_o[..., None] * lam + K.base_o[..., None])
-    return A, B
+    right = lever * M + jnp.einsum("i,kipq->kpq", weights, X)
+    filtered = stage_solve(lambda Z: lever * own[:, None] @ Z, lever * own[:, None], right[:, None], one)[:, 0]
+    moved = filtered @ D
+    half = jnp.swapaxes(rows.T @ (moved + moved @ jnp.swapaxes(rows.T @ X[:, -1], -1, -2)), -1, -2)
+    error = half + jnp.swapaxes(half, -1, -2)
 
+    def apply(v):
+        product = lever * own[:, None] @ unpack_symmetric(v[..., 0], p)
+        return pack_symmetric(product + jnp.swapaxes(product, -1, -2))[..., None]
 
-def _doublings(A: Float[Array, "p p modes"]) -> tuple[Int[Array, ""], Float[Array, ""]]:
-    """How often to double, and the power of two that brings the row-sum norm of A below `TAYLOR_RADIUS`."""
-    norm = lax.stop_gradient(jnp.max(jnp.sum(jnp.abs(A), axis=1)))
-    norm = jnp.where(jnp.isfinite(norm), norm, 0.0)
-    count = jnp.ceil(jnp.log2(jnp.maximum(norm / TAYLOR_RADIUS, 1.0)))
-    count = jnp.minimum(count, MAX_DOUBLINGS).astype(jnp.int32)
-    return count, jnp.exp2(-count.astype(A.dtype))
-
-
-def _taylor(A, B):
-    """(exp(A) - 1, phi(A) B) with phi(A) = (exp(A) - 1)/A, by Horner's rule."""
-    identity = jnp.eye(A.shape[0], dtype=A.dtype)[..., None]
-    phi = lax.fori_loop(
-        0,
-        TAYLOR_DEGREE - 2,
-        lambda i, phi: identity + mul(A, phi) / (TAYLOR_DEGREE - 1 - i),
-        identity + A / TAYLOR_DEGREE,
-    )
-    return mul(A, phi), mul(phi, B)
-
-
-def _repeat(step: Callable, count: Int[Array, ""], state):
-    # a traced count, bounded by MAX_DOUBLINGS: the passes that a small step does not need are not paid for
-    return lax.fori_loop(0, count, lambda _, s: step(s), state)
+    own = after(own, filtered)
+    change = own @ start
+    change = change + jnp.swapaxes(change, -1, -2) + lam[:, None, None] * N
+    right = pack_symmetric(lever * change + jnp.einsum("i,kipq->kpq", weights, S - start[:, None]))
+    damped = stage_solve(apply, lever * lyapunov(own)[:, None], right[:, None, :, None], one)[:, 0, :, 0]
+    return error + embed(unpack_symmetric(damped, p), rows)

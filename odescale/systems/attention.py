@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.clock import Clock, ConstantSchedule, Schedule
+from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
@@ -128,6 +128,23 @@ class Attention(AbstractSystem):
             G, V = formulas.finite_context_closure(C, self.tokens, student, teacher, trained)
             return G, jnp.zeros_like(G), V
         return formulas.closure(C, R, student, teacher, trained)
+
+    @property
+    def kinks(self) -> tuple[Any, ...]:
+        """Times at which eta(t) has a kink: the structure-preserving solver ends a step there."""
+        return schedule_kinks(self.schedule)
+
+    def drift(
+        self, t: Float[Array, ""], C: Float[Array, "P P"], R: Float[Array, "P P"]
+    ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
+        """(M1, M0, N) = (-eta G, -eta H - w S, (eta^2/B) V) at time t, so that `dq_k/dt = M_k q_k + q_k M_k^T + lam_k N`.
+
+        `M_k = lam_k M1 + M0`; per unit of t. See `odescale.solve.structure`.
+        """
+        G, H, V = self.closure(C, R)
+        eta = self.learning_rate * self.schedule(t)
+        decay = self.weight_decay * jnp.diag(jnp.asarray(self.trained, dtype=C.dtype))
+        return -eta * G, -eta * H - decay, self.noise * eta**2 / self.batch * V
 
     def resampled(self, seed: int | None = None) -> Attention:
         """The same system with an independent node set in its sampled closure; itself where nothing is sampled."""
