@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from odescale.errors import OutsideTheoryError as OutsideTheoryError
     from odescale.errors import PrecisionError as PrecisionError
     from odescale.errors import SolveError as SolveError
+    from odescale.expectations.two_tokens import two_token_loss as two_token_loss
+    from odescale.expectations.two_tokens import two_token_minima as two_token_minima
+    from odescale.expectations.two_tokens import two_token_transition as two_token_transition
     from odescale.networks.architecture import Architecture as Architecture
     from odescale.networks.architecture import FieldNetwork as FieldNetwork
     from odescale.networks.architecture import Head as Head
@@ -144,6 +147,9 @@ _HOMES: dict[str, tuple[str, str]] = {
     "transformer": ("odescale.systems.transformer", "transformer"),
     "transformer_network": ("odescale.networks.library", "transformer_network"),
     "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
+    "two_token_loss": ("odescale.expectations.two_tokens", "two_token_loss"),
+    "two_token_minima": ("odescale.expectations.two_tokens", "two_token_minima"),
+    "two_token_transition": ("odescale.expectations.two_tokens", "two_token_transition"),
 }
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

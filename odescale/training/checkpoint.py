@@ -14,7 +14,7 @@ import numpy as np
 from odescale.errors import CheckpointError
 from odescale.files import read_npz, write_npz
 
-FORMAT = 1
+FORMAT = 2
 
 
 def fingerprint(config: Mapping[str, Any]) -> str:
