@@ -9,8 +9,9 @@ from monte_carlo_closure import sampled_closure
 from oracles import oracle_closure, oracle_loss
 
 from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import finite_context_loss
-from odescale.expectations.sampled import factor, sample_context
+from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.solve.integrate import integrate, traces
@@ -114,7 +115,7 @@ def test_control_variates_reduce_the_variance_and_are_exact_on_second_moments():
 def test_singular_overlaps_and_overlaps_positive_only_to_rounding():
     C = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
     assert np.linalg.matrix_rank(C) == 4
-    F = np.asarray(factor(jnp.asarray(C), QUICKSTART))
+    F = np.asarray(factor(jnp.asarray(C), QUICKSTART.trained))
     assert np.abs(F @ F.T - C).max() < 1e-12
     context = sample_context(8, 16, 256)
     exact = moments(context, jnp.asarray(C), QUICKSTART)
@@ -125,7 +126,7 @@ def test_singular_overlaps_and_overlaps_positive_only_to_rounding():
         assert np.all(np.isfinite(b)) and np.abs(a - b).max() < 1e-3 * np.abs(a).max()
     # The teacher's and the frozen rows keep their fields when trained rows move.
     moved = C + 0.1 * np.diag([1, 1, 1, 1, 0, 0, 0, 0])
-    assert np.abs(np.asarray(factor(jnp.asarray(moved), QUICKSTART)) - F)[4:].max() == 0
+    assert np.abs(np.asarray(factor(jnp.asarray(moved), QUICKSTART.trained)) - F)[4:].max() == 0
 
 
 def test_float32_networks_agree_with_float64_ones():

@@ -9,14 +9,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import CHUNK_BYTES
 from odescale.networks.architecture import Architecture
 from odescale.networks.fields import apply_on_queries
 from odescale.precision import resolve_dtype
-
-PIVOT = 1e-8
-"""Pivots of the factor below this (relative to the field's variance) go to zero linearly instead of as a square root:
-overlaps of rank below P, or positive only to rounding, have no Cholesky factor. F F^T = C holds to PIVOT/4 there."""
 
 
 class SampledContext(eqx.Module):
@@ -70,7 +67,7 @@ class SampledContext(eqx.Module):
         **Errors**: `OutsideTheoryError` for value/output rows. C may be singular.
         """
         _check_architecture(architecture)
-        root = factor(C, architecture)
+        root = factor(C, architecture.trained)
         loss, D, V = _weighted(self, architecture, root, gradients=True)
         moved = np.flatnonzero(architecture.trained_mask)
         zeros = jnp.zeros_like(C)
@@ -79,7 +76,7 @@ class SampledContext(eqx.Module):
     def loss(self, C: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
         """L alone, by the forward pass."""
         _check_architecture(architecture)
-        return _weighted(self, architecture, factor(C, architecture), gradients=False)[0]
+        return _weighted(self, architecture, factor(C, architecture.trained), gradients=False)[0]
 
 
 def sample_context(
@@ -115,20 +112,6 @@ def sample_context(
         precision=precision,
         chunk=2 ** (chunk.bit_length() - 1),
     )
-
-
-def factor(C: Float[Array, "P P"], architecture: Architecture) -> Float[Array, "P P"]:
-    """F with F F^T = C up to `PIVOT`/4, smooth in C; rows that do not move do not depend on the ones that do."""
-    order = np.argsort(np.asarray(architecture.trained), kind="stable")
-    scale = jnp.sqrt(jnp.maximum(jnp.diag(C), jnp.finfo(C.dtype).tiny))
-    rest = (C / (scale[:, None] * scale))[order][:, order]
-    below, smallest = jnp.arange(C.shape[0]), max(PIVOT, 100 * float(jnp.finfo(C.dtype).eps))
-    columns = []
-    for j in range(C.shape[0]):  # Cholesky, one column at a time
-        column = jnp.where(below >= j, rest[:, j], 0.0) / jnp.sqrt(jnp.maximum(jnp.abs(rest[j, j]), smallest))
-        rest = rest - column[:, None] * column
-        columns.append(column)
-    return (scale[order][:, None] * jnp.stack(columns, axis=1))[np.argsort(order)]
 
 
 def _weighted(

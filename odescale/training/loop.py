@@ -131,6 +131,7 @@ def _resume(
 
 
 def choose_record_steps(steps: int | None, t1: float | None, record_times: Any, scale: float) -> Int[np.ndarray, " n"]:
+    """Whole steps at which a run is measured, from its length in steps or in t and the times asked for (t = step/scale)."""
     if steps is not None and t1 is not None:
         raise InputError("t1", expected="either steps or t1", got=f"steps={steps}, t1={t1}", remedy="leave one out")
     if steps is None and t1 is None and record_times is None:
@@ -165,11 +166,13 @@ def choose_record_steps(steps: int | None, t1: float | None, record_times: Any, 
 
 
 def require_positive(name: str, value: float) -> None:
+    """Refuses what is not a positive finite number, by its name."""
     if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
         raise InputError(name, expected="a positive finite number", got=value, remedy=f"pass {name} > 0")
 
 
 def check_seeds(seeds: Sequence[int]) -> list[int]:
+    """The seeds as distinct integers >= 0, or an `InputError`."""
     values = [int(seed) for seed in seeds]
     if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
         raise InputError("seeds", expected="distinct integers >= 0", got=seeds, remedy="e.g. (0, 1)")
