@@ -144,11 +144,13 @@ def test_singular_overlaps_give_finite_coefficients():
     assert float(jnp.max(jnp.abs(m.D))) < 1e-14
     root = factor(jnp.asarray(C), problem.trained)
     np.testing.assert_allclose(root @ root.T, C, atol=1e-8)
-    Z = jnp.asarray(np.random.default_rng(0).normal(size=(2, problem.size)))
-    inside = Z @ root.T  # a drift that lives where C does
-    X = solve_right(Z, root, problem.trained)
-    np.testing.assert_allclose((X @ C)[:, :4].shape, inside[:, :4].shape)
-    assert bool(jnp.all(jnp.isfinite(X)))
+    # A drift that comes from coefficients B is given back on every direction that C has.
+    B = jnp.asarray(np.random.default_rng(0).normal(size=(2, problem.size)))
+    X = solve_right(B @ root, root, problem.trained)
+    np.testing.assert_allclose(X @ C, B @ C, atol=1e-6)
+    full = random_gram(problem.size)
+    root = factor(jnp.asarray(full), problem.trained)
+    np.testing.assert_allclose(solve_right(B @ root, root, problem.trained), B, rtol=1e-7, atol=1e-8)
 
 
 def test_linear_student_has_its_closed_form():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -139,8 +137,3 @@ def choose_nodes(
             return NodeChoice(nodes, error, False, said)
         # Between 1/sqrt(n) and 1/n: jump by the optimistic law, then double.
         count = min(most, count * max(2, 2 ** int(np.log2(max(error / accuracy, 1.0)))))
-
-
-def summary_of(choice: NodeChoice) -> dict[str, Any]:
-    """Plain words and numbers for reports."""
-    return {"nodes": choice.text, "accuracy": choice.accuracy, "accuracy_met": choice.met}

@@ -22,7 +22,6 @@ from odescale.networks.teacher_student import TeacherStudent
 
 PIVOT = 1e-8
 """Pivots of the factor below this share of a field's variance are taken as dependent directions: F F^T = C to PIVOT/4."""
-BYTES_PER_NUMBER = 8
 
 
 class Moments(eqx.Module):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float, Int
 from tqdm import tqdm
@@ -27,6 +28,17 @@ class Finished(NamedTuple):
     records: dict[str, np.ndarray]
     seconds: float
     steps: int
+
+
+def session(done: Finished) -> dict[str, Any]:
+    """Seconds, steps, device and versions of a session: what is noted of a run and never part of its identity."""
+    return {
+        "seconds": done.seconds,
+        "steps_this_session": done.steps,
+        "device": str(jax.devices()[0]),
+        "jax": jax.__version__,
+        "numpy": np.__version__,
+    }
 
 
 def run_loop(

@@ -19,7 +19,7 @@ from odescale.networks.teacher_student import TeacherStudent
 from odescale.precision import resolve_dtype
 from odescale.systems.mean_field import MeanField
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
-from odescale.training.loop import check_seeds, choose_record_steps, require_positive, run_loop
+from odescale.training.loop import check_seeds, choose_record_steps, require_positive, run_loop, session
 from odescale.training.of_system import LARGEST_DIMENSION
 from odescale.training.run import TrainingRun, clock_of
 from odescale.training.sgd import AbstractObjective, SeedsInParallel
@@ -140,13 +140,7 @@ def train_mean_field(
         rows=done.rows,
         clock=clock_of(config, None if constant else system.schedule),
         config=config,
-        meta={
-            "seconds": done.seconds,
-            "steps_this_session": done.steps,
-            "device": str(jax.devices()[0]),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-        },
+        meta=session(done),
     )
 
 

@@ -18,7 +18,7 @@ from odescale.networks.architecture import Architecture
 from odescale.networks.infinite import infinite_loss
 from odescale.precision import resolve_dtype
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
-from odescale.training.loop import check_seeds, choose_record_steps, require_positive, run_loop
+from odescale.training.loop import check_seeds, choose_record_steps, require_positive, run_loop, session
 from odescale.training.run import TrainingRun, clock_of
 from odescale.training.sgd import SeedsInParallel, TransformerObjective, cores, loss_key
 from odescale.training.task import TeacherTask
@@ -138,13 +138,7 @@ def train(
         rows=done.rows,
         clock=clock_of(config, schedule),
         config=config,
-        meta={
-            "seconds": done.seconds,
-            "steps_this_session": done.steps,
-            "device": str(jax.devices()[0]),
-            "jax": jax.__version__,
-            "numpy": np.__version__,
-        },
+        meta=session(done),
     )
 
 
