@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from odescale.clock import Clock as Clock
     from odescale.clock import ConstantSchedule as ConstantSchedule
     from odescale.clock import CosineSchedule as CosineSchedule
+    from odescale.clock import GrowthSchedule as GrowthSchedule
     from odescale.clock import PowerSchedule as PowerSchedule
     from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
     from odescale.compare.comparison import Comparison as Comparison
@@ -66,6 +67,8 @@ if TYPE_CHECKING:
     from odescale.systems.mean_field import MeanField as MeanField
     from odescale.systems.mean_field_build import mean_field as mean_field
     from odescale.systems.mean_field_start import aligned_overlaps as aligned_overlaps
+    from odescale.systems.peaked import Peaked as Peaked
+    from odescale.systems.peaked import peaked as peaked
     from odescale.systems.spectrum import isotropic as isotropic
     from odescale.systems.spectrum import listed as listed
     from odescale.systems.spectrum import power_law as power_law
@@ -95,6 +98,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
     "FunctionLoss": ("odescale.networks.losses", "FunctionLoss"),
     "FunctionOfFields": ("odescale.networks.readouts", "FunctionOfFields"),
+    "GrowthSchedule": ("odescale.clock", "GrowthSchedule"),
     "Head": ("odescale.networks.architecture", "Head"),
     "HeadRows": ("odescale.networks.blocks", "HeadRows"),
     "InputError": ("odescale.errors", "InputError"),
@@ -103,6 +107,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "MeanPool": ("odescale.networks.readouts", "MeanPool"),
     "OdescaleError": ("odescale.errors", "OdescaleError"),
     "OutsideTheoryError": ("odescale.errors", "OutsideTheoryError"),
+    "Peaked": ("odescale.systems.peaked", "Peaked"),
     "PerToken": ("odescale.networks.readouts", "PerToken"),
     "Positions": ("odescale.networks.blocks", "Positions"),
     "PowerSchedule": ("odescale.clock", "PowerSchedule"),
@@ -135,6 +140,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
     "listed": ("odescale.systems.spectrum", "listed"),
     "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
+    "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),

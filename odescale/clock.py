@@ -69,6 +69,24 @@ class PowerSchedule(eqx.Module):
         return self.onset * jnp.where(jnp.abs(exponent) < 1e-12, log_ratio, jnp.expm1(safe * log_ratio) / safe)
 
 
+class GrowthSchedule(eqx.Module):
+    """s(t) = (1 + t/onset)^power, power >= 0, onset in units of t: for what grows, such as an inverse temperature."""
+
+    power: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    onset: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=1.0)  # type: ignore[assignment]
+
+    def __check_init__(self) -> None:
+        _require("power", "a number >= 0", self.power, lambda power: power >= 0)
+        _require("onset", "a positive time", self.onset, lambda onset: onset > 0)
+
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return (1 + jnp.asarray(t) / self.onset) ** self.power
+
+    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """int_0^t s = onset ((1 + t/onset)^(power + 1) - 1)/(power + 1)."""
+        return self.onset * jnp.expm1((self.power + 1) * jnp.log1p(jnp.asarray(t) / self.onset)) / (self.power + 1)
+
+
 class CosineSchedule(eqx.Module):
     """s(t) = final + (1 - final) (1 + cos(pi t/total))/2 up to `total` (units of t), `final` beyond; 0 <= final <= 1."""
 
@@ -244,13 +262,15 @@ class Clock(eqx.Module):
 _SCHEDULES: dict[str, tuple[type, int, int]] = {
     "constant": (ConstantSchedule, 0, 0),
     "power": (PowerSchedule, 1, 2),
+    "growth": (GrowthSchedule, 1, 2),
     "cosine": (CosineSchedule, 1, 2),
     "wsd": (WarmupStableDecaySchedule, 3, 4),
 }
 
 
 def parse_schedule(text: str) -> Schedule:
-    """A schedule from its text: `constant`, `power:g[:onset]`, `cosine:total[:final]`, `wsd:warmup:start:end[:final]`.
+    """A schedule from its text: `constant`, `power:g[:onset]`, `growth:h[:onset]`, `cosine:total[:final]`,
+    `wsd:warmup:start:end[:final]`.
 
     Times are in units of t.
     """
@@ -267,7 +287,7 @@ def parse_schedule(text: str) -> Schedule:
                 ) from None
     raise InputError(
         "schedule",
-        expected="constant, power:g[:onset], cosine:total[:final] or wsd:warmup:start:end[:final]",
+        expected="constant, power:g[:onset], growth:h[:onset], cosine:total[:final] or wsd:warmup:start:end[:final]",
         got=text,
         remedy="times are in units of t",
     )

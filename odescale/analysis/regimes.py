@@ -65,7 +65,8 @@ class Transition(eqx.Module):
     - `max_exponent`: the largest p in the window; `exponential_rate`: the largest -dlog L/dt in the exponential regime
       that ends at t_x (a fit: its k); `tail_exponent`: the median p over the later half, in log t, of the power-law
       regime (a fit: its asymptotic beta; a power law in t + t0 has a smaller local p, see `tail_exponent`).
-    - `t_eq`: where the two terms are equal, if the model splits. `finite_size_cutoff`: power law back to exponential.
+    - `t_eq`: where the two terms are equal, if the model splits. `finite_size_cutoff`: where a power law turns exponential for
+      good (finite size, finite temperature of the labels); known also where no t_x precedes it.
     - `regimes`: every regime in order. `estimator`, `grid`, `window`: how and where p and q were obtained.
     - `conditioning`: dq/dt at t_x (negative); t_x moves by the error of q over it. `aic_gap`: how much better the
       two-term model is than the best of its rivals, for estimates from data. `stderr`: standard error of t_x from the
@@ -192,8 +193,15 @@ def select_transition(
         "window": (float(t[0]), float(t[-1])), "fall": start - float(log_loss[-1]),
     }  # fmt: skip
 
+    cutoff = _cutoff(regimes)
+
     def none(reason: str, depth: float | None = None) -> Transition:
-        return Transition(found=False, t_x=None, depth=depth, reason=reason, **common)
+        if cutoff is not None:
+            reason += f"; a power law comes first and decays exponentially beyond its cut-off at t = {cutoff:.6g}"
+        return Transition(
+            found=False, t_x=None, depth=depth, reason=reason, finite_size_cutoff=cutoff,
+            tail_exponent=None if cutoff is None else _later_half(t, p, regimes[-2]), **common,
+        )  # fmt: skip
 
     if not candidates:
         return none(_why_no_candidate(q, peak))
@@ -225,6 +233,13 @@ def select_transition(
         conditioning=_slope(t_x, t, q),
         **common,
     )
+
+
+def _cutoff(regimes: tuple[Regime, ...]) -> float | None:
+    """Where the last power law turns exponential for good: it must have lasted an e-fold, or it is a start-up transient."""
+    if len(regimes) < 2 or regimes[-1].kind != "exponential" or regimes[-2].kind != "power law":
+        return None
+    return regimes[-1].start if regimes[-2].efolds >= 1 else None
 
 
 def _why_no_candidate(q: np.ndarray, peak: int) -> str:

@@ -144,13 +144,13 @@ def _index_slope(system, t, y) -> Float[Array, ""]:
 
 
 @eqx.filter_jit
-def _event(system, before, state, after, rtol, solver):
-    """(t_x, L, dq/dt) at the down-crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
+def _event(system, before, state, after, rtol, solver, upwards=False):
+    """(t_x, L, dq/dt) at the crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
 
     def index_above_half(t, y, args, **_):
         return local_exponents(args, t, y)[2] - 0.5
 
-    event = diffrax.Event(index_above_half, optimistix.Bisection(rtol=1e-13, atol=1e-13), direction=False)
+    event = diffrax.Event(index_above_half, optimistix.Bisection(rtol=1e-13, atol=1e-13), direction=upwards)
     # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
     controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
     solution = diffrax.diffeqsolve(
@@ -182,17 +182,26 @@ def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
             time_unit=unit,
         )
     chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
-    solver = trajectory.meta["solver"]
+    if exact and chosen.finite_size_cutoff is not None:
+        cutoff = _located(system, trajectory, chosen.finite_size_cutoff, upwards=True)[0]
+        chosen = _changed(chosen, finite_size_cutoff=cutoff)
     if not chosen.found or chosen.t_x is None or not exact:
         # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
         return chosen
-    place = int(np.searchsorted(trajectory.t, chosen.t_x))
-    before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
-    rtol = jnp.asarray(trajectory.meta["rtol"])
-    located = _event(system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), rtol, solver)
-    t_x, loss, slope = (float(x) for x in located)
+    t_x, loss, slope = _located(system, trajectory, chosen.t_x)
     first = np.flatnonzero(np.asarray(trajectory.valid))[0]
     return _replace(chosen, t_x, float(np.log(trajectory.loss[first] / loss)), slope)
+
+
+def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[float, float, float]:
+    """(time, loss, dq/dt) of the crossing between the two output times around `near`."""
+    place = int(np.searchsorted(trajectory.t, near))
+    before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
+    located = _event(
+        system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), jnp.asarray(trajectory.meta["rtol"]),
+        trajectory.meta["solver"], upwards,
+    )  # fmt: skip
+    return tuple(float(x) for x in located)
 
 
 def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_unit) -> Transition:

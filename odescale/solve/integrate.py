@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -12,6 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, SolveError
@@ -21,7 +23,7 @@ from odescale.solve.codes import Code, code_of, explain
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention
-from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
+from odescale.systems.base import AbstractEnsemble, AbstractSlowSystem, AbstractSystem, local_exponents
 from odescale.systems.parameters import is_traced
 
 SOLVERS = {
@@ -44,13 +46,21 @@ traces: Counter[str] = Counter()
 """How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
 
 
-def output_times(t1: float, points: int = 200, t0: float = 0.0) -> Float[np.ndarray, " n"]:
-    """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1]."""
+def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | None = None) -> Float[np.ndarray, " n"]:
+    """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1], or from t0 + `first` on if that is earlier."""
     if not (isinstance(t1, (int, float, np.number)) and np.isfinite(t1) and t1 > t0):
         raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
     if isinstance(points, bool) or int(points) != points or points < 2:
         raise InputError("points", expected="an integer >= 2", got=points, remedy="200 is a good value")
-    return np.concatenate([[t0], t0 + np.geomspace((t1 - t0) * 1e-4, t1 - t0, int(points) - 1)])
+    start = (t1 - t0) * 1e-4 if first is None else min(first, (t1 - t0) * 1e-4)
+    return np.concatenate([[t0], t0 + np.geomspace(start, t1 - t0, int(points) - 1)])
+
+
+def first_time(system: AbstractSystem) -> float | None:
+    """Where the output of a slow system begins; None for the others, and inside a transformation."""
+    if not isinstance(system, AbstractSlowSystem) or is_traced(system.time_scale):
+        return None
+    return float(system.time_scale)
 
 
 def integrate(
@@ -97,7 +107,7 @@ def integrate(
     require_choice("accuracy", accuracy, ("fast", "check"))
     require_choice("on_failure", on_failure, ("raise", "mask"))
     system.check()
-    times = _times(t0, t1, ts, points).astype(dtype)
+    times = _times(t0, t1, ts, points, first_time(system)).astype(dtype)
     if solver == "structured" and _is_sampled(system):
         raise InputError("solver", expected="an explicit solver with context=sampled", got=solver, remedy="use bosh3")
     ladder = system.solvers if solver == "auto" else (solver,)
@@ -198,15 +208,16 @@ def solve_arrays(
             code = solution.code
     else:
         meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
+        term, own_time = _term_and_time(system)
         solution = diffrax.diffeqsolve(
-            diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)),
-            SOLVERS[solver](),
-            times[0],
-            times[-1],
+            term,
+            _method(system, solver),
+            own_time(times[0]),
+            own_time(times[-1]),
             None,
             state,
             args=system,
-            saveat=diffrax.SaveAt(ts=times),
+            saveat=diffrax.SaveAt(ts=own_time(times)),
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             max_steps=max_steps,
             progress_meter=meter,
@@ -267,6 +278,27 @@ def solve_arrays(
 
 
 _solve = eqx.filter_jit(solve_arrays)
+
+
+def _method(system: AbstractSystem, solver: str) -> diffrax.AbstractSolver:
+    if solver == "kvaerno5" and isinstance(system, AbstractSlowSystem):
+        # A slaved variable's relaxation is millions of times faster than the step: Newton's own last iterate is exact, but the
+        # rounding of h f is not small against the tolerance of the step, and a chord does not converge at all.
+        return diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))
+    return SOLVERS[solver]()
+
+
+def _term_and_time(system: AbstractSystem) -> tuple[diffrax.ODETerm, Callable[[Array], Array]]:
+    """dy/dt in t; for a slow system dy/dtheta = (t + tau) f in theta = log(1 + t/tau), tau its time scale."""
+    if not isinstance(system, AbstractSlowSystem):
+        return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)), lambda t: t
+    scale = system.time_scale
+
+    def field(theta, y, args):
+        t = scale * jnp.expm1(theta)
+        return (t + scale) * args.vector_field(t, y)
+
+    return diffrax.ODETerm(field), lambda t: jnp.log1p(t / scale)
 
 
 def sampled_exponents(
@@ -332,11 +364,11 @@ def _number(value: Any) -> Any:
     return number.item() if number.ndim == 0 else number.tolist()
 
 
-def _times(t0: float, t1: float | None, ts: Any, points: int) -> np.ndarray:
+def _times(t0: float, t1: float | None, ts: Any, points: int, first: float | None) -> np.ndarray:
     if ts is None:
         if t1 is None:
             raise InputError("t1", expected="an end time, or ts", got=None, remedy="pass t1=...")
-        return output_times(t1, points, float(t0))
+        return output_times(t1, points, float(t0), first)
     values = np.asarray(ts, dtype=float)
     if values.ndim != 1 or values.size < 2 or not np.all(np.isfinite(values)) or not np.all(np.diff(values) > 0):
         raise InputError("ts", expected="two or more finite increasing times", got=ts, remedy="sort them")

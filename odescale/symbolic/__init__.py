@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from odescale.symbolic.asymptotics import dominant_balances as dominant_balances
+    from odescale.symbolic.asymptotics import next_order as next_order
     from odescale.symbolic.document import to_latex as to_latex
     from odescale.symbolic.document import to_markdown as to_markdown
     from odescale.symbolic.document import to_text as to_text
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from odescale.symbolic.module_writer import module_source as module_source
     from odescale.symbolic.module_writer import verify_stamp as verify_stamp
     from odescale.symbolic.monte_carlo import monte_carlo_check as monte_carlo_check
+    from odescale.symbolic.power_laws import Balance as Balance
+    from odescale.symbolic.power_laws import Discarded as Discarded
     from odescale.symbolic.record import Assumption as Assumption
     from odescale.symbolic.record import CheckResult as CheckResult
     from odescale.symbolic.record import Derivation as Derivation
@@ -52,6 +56,8 @@ if TYPE_CHECKING:
     from odescale.symbolic.theory import overlap_theory as overlap_theory
 
 _HOMES = {
+    "asymptotics": ("dominant_balances", "next_order"),
+    "power_laws": ("Balance", "Discarded"),
     "record": (
         "Assumption",
         "CheckResult",

@@ -56,6 +56,15 @@ class AbstractSystem(eqx.Module):
         """Parameters as plain numbers and words, for reports and saved files."""
 
 
+class AbstractSlowSystem(AbstractSystem):
+    """A system that is followed over many decades of time: integrated in log(1 + t/time_scale), output from time_scale on."""
+
+    @property
+    @abc.abstractmethod
+    def time_scale(self) -> Float[Array, ""]:
+        """A time (units of t) before which hardly anything has happened."""
+
+
 class AbstractEnsemble(AbstractSystem):
     """A system whose state has a leading axis of replicates: one ODE closed by independent node sets.
 

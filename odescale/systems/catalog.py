@@ -20,6 +20,7 @@ from odescale.systems.attention import Attention
 from odescale.systems.base import AbstractSystem
 from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
 from odescale.systems.parameters import Parameter, complete, is_traced, positive
+from odescale.systems.peaked import Peaked, peaked
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
 from odescale.systems.transformer import COMMITTEE_PARAMETERS, TRANSFORMER_PARAMETERS, committee, transformer
 
@@ -243,6 +244,12 @@ SYSTEMS: dict[str, Entry] = {
     ),
     "committee": Entry(
         committee, COMMITTEE_PARAMETERS, "soft committee machine against a teacher committee (Saad & Solla)", 40.0
+    ),
+    "peaked": Entry(
+        peaked,
+        Peaked.parameters,
+        "softmax cross-entropy on peaked targets, any number of classes: the one-third law",
+        1e5,
     ),
 }
 

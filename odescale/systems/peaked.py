@@ -1,0 +1,398 @@
+r"""Online SGD of softmax cross-entropy on peaked targets, as a closed ODE for two order parameters, for any number of classes.
+
+    dD/dt     = eta beta/(K-1) [m - beta D H(beta s)] - w D                               s = sqrt(D^2 + Delta)
+    dDelta/dt = eta beta/(K-1) [-2 beta Delta H + (eta beta/B) G(D, Delta)] - 2 w Delta
+
+The right-hand side comes from `odescale.generated.peaked`, written by `derivations/peaked.py`; its expectations H, m - s H, G from
+the tables of `odescale.expectations.softmax_race`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
+from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.margin import margin_moments
+from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagreement_table, softmax_race
+from odescale.generated import peaked as formulas
+from odescale.precision import require_x64
+from odescale.systems.base import AbstractSlowSystem
+from odescale.systems.parameters import Parameter, at_least_one, complete, is_traced, non_negative, positive
+
+_NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
+_NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+
+
+class _Fields(NamedTuple):
+    """What the flow and the observables share at one state: effective scale, H, m - beta s H, s - D, beta."""
+
+    s: Array
+    response: Array
+    mean_gap: Array
+    excess: Array
+    beta: Array
+
+
+class Peaked(AbstractSlowSystem):
+    r"""dD/dt = eta/(K-1) [m - D H(s)], dDelta/dt = 1/(K-1) [-2 eta Delta H(s) + (eta^2/B) G(D, Delta)]; state (2,) = [D, Delta].
+
+    x ~ N(0, I_d), logits W x/sqrt d, teacher W* W*^T/d = I_K; W <- W - (eta/sqrt d) mean_B (p - y) x^T. With the rows centred,
+    W W*^T/d = D P and W W^T/d = (D^2 + Delta) P, P = I - 11^T/K: D is the overlap (an inverse temperature), Delta the spread
+    that noise feeds. H = E[1 - |p|^2], m = E[y.lam*], G = E|p - y|^2. One unit of t is d = `dimension` SGD steps; for
+    `optimizer="adam"` it is one step, logits are W x and W* W*^T = I.
+
+    **Fields**: the parameters of `peaked`; `race` and `disagreement` the tables of the expectations.
+
+    `excess_loss` is the cross-entropy without smoothing minus the entropy of the teacher's labels (KL; the loss itself for hard
+    labels), whatever is trained. **Failure regime**: exact for d -> infinity at fixed K; errors of order K/d. Adam's moments
+    are taken at their stationary values: not for the first 1/(1 - beta2) steps. Source: see `sources`.
+    """
+
+    classes: Float[Array, ""]
+    inverse_temperature: Float[Array, ""]
+    learning_rate: Float[Array, ""]
+    batch: Float[Array, ""]
+    weight_decay: Float[Array, ""]
+    noise: Float[Array, ""]
+    overlap: Float[Array, ""]
+    spread: Float[Array, ""]
+    smoothing: Float[Array, ""]
+    focusing: Float[Array, ""]
+    race: SoftmaxRace
+    disagreement: Disagreement | None
+    labels: str = eqx.field(static=True, default="hard")
+    optimizer: str = eqx.field(static=True, default="sgd")
+    loss: str = eqx.field(static=True, default="cross_entropy")
+    dimension: float = eqx.field(static=True, default=1000.0)
+    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    logit_schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    label: str = eqx.field(static=True, default="peaked")
+
+    name: ClassVar[str] = "peaked"
+    sources: ClassVar[tuple[str, ...]] = (
+        "Liu, Liu, Pehlevan & Gore, arXiv 2602.03685: universal one-third time scaling in learning peaked distributions",
+        "Kuehn, Thelge & Rosenow, arXiv 2605.22341: a boundary-layer mechanism for one-third scaling",
+        "derivations/peaked.py: the closure for any number of classes, and its asymptotics",
+    )
+    parameters: ClassVar[tuple[Parameter, ...]] = (
+        Parameter("classes", 10, "an integer from 2 to 1e5", lambda x: 2 <= x <= 1e5, "1", "K", int),
+        Parameter(
+            "labels",
+            "hard",
+            "hard, soft or sampled",
+            lambda x: x in ("hard", "soft", "sampled"),
+            "word",
+            "argmax of the teacher's fields, their softmax, or a draw from it",
+            str,
+        ),
+        Parameter(
+            "inverse_temperature", np.inf, "a positive number, inf allowed", lambda x: x > 0, "1", "b* of the teacher"
+        ),
+        Parameter(
+            "learning_rate",
+            1.0,
+            "a positive finite number",
+            positive,
+            "1",
+            "eta; per weight for adam; length of the step for normalised",
+        ),
+        Parameter("batch", 1.0, "a number >= 1", at_least_one, "samples", "samples averaged in one step"),
+        Parameter(
+            "optimizer",
+            "sgd",
+            "sgd, adam or normalised",
+            lambda x: x in ("sgd", "adam", "normalised"),
+            "word",
+            "normalised: the gradient divided by its Frobenius norm",
+            str,
+        ),
+        Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/d) W each step"),
+        Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
+        Parameter("overlap", 0.0, "a number >= 0", non_negative, "1", "D at t = 0"),
+        Parameter("spread", 0.0, "a number >= 0", non_negative, "1", "Delta at t = 0"),
+        Parameter("dimension", 1000.0, "a positive finite number", positive, "1", "d, SGD steps in one unit of t"),
+        Parameter(
+            "smoothing", 0.0, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "label smoothing: (1 - e) y + e/K"
+        ),
+        Parameter(
+            "loss",
+            "cross_entropy",
+            "cross_entropy; focal, brier or square with two classes",
+            lambda x: x in ("cross_entropy", "focal", "brier", "square"),
+            "word",
+            "what is trained; brier on probabilities, square on logits",
+            str,
+        ),
+        Parameter("focusing", 2.0, "a number >= 0", non_negative, "1", "exponent of the focal loss"),
+        Parameter(
+            "schedule", "constant", "a schedule such as power:0.3", lambda x: True, "times in t", "eta(t)/eta", str
+        ),
+        Parameter(
+            "logit_schedule",
+            "constant",
+            "a schedule such as growth:0.6:10",
+            lambda x: True,
+            "times in t",
+            "beta(t): p = softmax(beta lam)",
+            str,
+        ),
+    )
+
+    @property
+    def solvers(self) -> tuple[str, ...]:
+        """Implicit first where Delta relaxes faster than D grows; explicit without noise."""
+        return ("tsit5", "kvaerno5") if self.disagreement is None and self.loss == "cross_entropy" else ("kvaerno5",)
+
+    @property
+    def clock(self) -> Clock:
+        """One unit of t is d SGD steps (adam: one step); one token per sample."""
+        steps = 1.0 if self.optimizer == "adam" else self.dimension
+        return Clock(steps, self.learning_rate, self.schedule, self.batch, 0.0)
+
+    @property
+    def time_scale(self) -> Float[Array, ""]:
+        """A time (units of t) at which D is about a tenth: before it log(1 + t/time_scale) is linear."""
+        others = self.classes - 1
+        if self.optimizer == "adam":
+            return 0.1 / (self.learning_rate * jnp.sqrt(self.dimension))
+        if self.optimizer == "normalised":
+            return 0.1 * jnp.sqrt(others) / self.learning_rate
+        return 0.1 * others / (self.learning_rate * self.race.m)
+
+    @property
+    def peaked_labels(self) -> bool:
+        """True when the label is one class: hard."""
+        return self.labels == "hard"
+
+    @property
+    def label_moment(self) -> Float[Array, ""]:
+        """m = E[y.lam*]: m_K for hard labels, Phi(b*) for soft and sampled ones."""
+        return self.race.m - (0.0 if self.peaked_labels else self.race.gap(self.inverse_temperature))
+
+    @property
+    def irreducible(self) -> Float[Array, ""]:
+        """Entropy of the teacher's labels, F(b*) - b* Phi(b*); 0 for hard ones."""
+        if self.peaked_labels:
+            return jnp.zeros(())
+        b = self.inverse_temperature
+        return self.race.aligned_loss(b) + b * self.race.gap(b)
+
+    def _fields(self, t: Float[Array, ""], y: Float[Array, "2"]) -> _Fields:
+        D, spread = y[0], jnp.maximum(y[1], 0.0)
+        beta = self.logit_schedule(t)
+        square = D**2 + spread
+        s = jnp.sqrt(jnp.where(square > 0, square, 1e-300))
+        return _Fields(beta * s, self.race.response(beta * s), self._mean_gap(beta * s), spread / (s + D), beta)
+
+    def _mean_gap(self, s: Float[Array, ""]) -> Float[Array, ""]:
+        """m - s H(s) = m - Phi(s), without cancellation also next to the teacher's own temperature."""
+        if self.peaked_labels:
+            return self.race.gap(s)
+        b = self.inverse_temperature
+        places = s + (b - s) * jnp.asarray(_NODES)
+        near = (b - s) * jnp.sum(jnp.asarray(_WEIGHTS) * jax.vmap(self.race.curvature)(places))
+        return jnp.where(jnp.abs(s - b) < 0.5 * b, near, self.race.gap(s) - self.race.gap(b))
+
+    def second_moment(self, y: Float[Array, "2"], fields: _Fields) -> Float[Array, ""]:
+        """G = E|p - y|^2 with the smoothed label, at effective logits beta lam."""
+        if self.disagreement is None:
+            return jnp.zeros(())
+        U = self.disagreement(fields.beta * y[0], fields.beta**2 * y[1])
+        label = self.race.response(self.inverse_temperature) if self.labels == "soft" else jnp.zeros(())
+        G = formulas.second_moment(fields.response, U, label, self.classes, self.smoothing)
+        return jnp.maximum(G, 0.0)
+
+    def initial_state(self) -> Float[Array, "2"]:
+        return jnp.stack([jnp.asarray(self.overlap, float), jnp.asarray(self.spread, float)])
+
+    def vector_field(self, t: Float[Array, ""], y: Float[Array, "2"], args: Any = None) -> Float[Array, "2"]:
+        fields = self._fields(t, y)
+        D, spread = y[0], jnp.maximum(y[1], 0.0)
+        if self.loss == "cross_entropy":
+            mean_gap, response, G = fields.mean_gap, fields.response, self.second_moment(y, fields)
+        else:
+            beta = fields.beta
+            moments = margin_moments(self.loss, beta * D, beta**2 * spread, self.focusing)
+            # The flow adds H times (s - D) to the gap of an aligned student.
+            response, G = moments.response, moments.second_moment
+            mean_gap = moments.drift - response * beta * fields.excess
+        rate = self.learning_rate * self.schedule(t)
+        batch = self.batch / self.noise
+        common = (D, spread, self.label_moment, mean_gap, response, G, rate, batch, self.classes)
+        last = (self.weight_decay, self.smoothing, fields.beta)
+        if self.optimizer == "adam":
+            return jnp.stack(formulas.adam_flow(*common, jnp.asarray(self.dimension), *last))
+        if self.optimizer == "normalised":
+            return jnp.stack(formulas.normalised_flow(*common, jnp.asarray(self.dimension), *last))
+        return jnp.stack(formulas.overlap_flow(*common, *last))
+
+    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "2"]) -> Float[Array, ""]:
+        """F(s) - D m for hard labels, F(s) - F(b*) - (D - b*) Phi(b*) else, at the effective logits beta lam."""
+        fields = self._fields(t, y)
+        s, misaligned = fields.s, fields.beta * fields.excess * self.label_moment
+        if self.peaked_labels:
+            return self.race.aligned_loss(s) + misaligned
+        b = self.inverse_temperature
+        places = b + (s - b) * jnp.asarray(_NODES)
+        weights = jnp.asarray(_WEIGHTS * (1 - _NODES))
+        near = (s - b) ** 2 * jnp.sum(weights * jax.vmap(self.race.curvature)(places))
+        far = self.race.aligned_loss(s) - self.race.aligned_loss(b) + (s - b) * self.race.gap(b)
+        return jnp.where(jnp.abs(s - b) < 0.5 * b, near, far) + misaligned
+
+    def observables(self, t: Float[Array, ""], y: Float[Array, "2"]) -> dict[str, Array]:
+        """`overlap` D, `spread` Delta, `logit_scale` beta s, `error` P(argmax differs from the teacher's), `loss_total`
+        (cross-entropy), `calibrated_loss` (hard labels: the cross-entropy at the best temperature), `rate` eta(t)."""
+        fields = self._fields(t, y)
+        D, spread = y[0], jnp.maximum(y[1], 0.0)
+        ratio = jnp.sqrt(spread) / jnp.where(D > 0, D, 1e-300)
+        named: dict[str, Array] = {
+            "overlap": D,
+            "spread": spread,
+            "logit_scale": fields.s,
+            "error": self.race.error(ratio),
+            "loss_total": self.excess_loss(t, y) + self.irreducible,
+            "rate": self.learning_rate * self.schedule(t),
+        }
+        if self.peaked_labels:
+            named["calibrated_loss"] = self._calibrated_loss(fields.excess * fields.beta / fields.s)
+        return named
+
+    def _calibrated_loss(self, misalignment: Float[Array, ""]) -> Float[Array, ""]:
+        """min over s of F(s) - s m D/s_0 = F(s) - s m + s m (1 - D/s_0): at m - Phi(s) = m (1 - D/s_0), by Newton in log s."""
+        target = self.race.m * jnp.clip(misalignment, 1e-30, 1.0)
+
+        def newton(log_s, _):
+            s = jnp.exp(log_s)
+            gap = self.race.gap(s)
+            step = (jnp.log(gap) - jnp.log(target)) * gap / (s * self.race.curvature(s))
+            return log_s + jnp.clip(step, -2.0, 2.0), None
+
+        start = 0.5 * jnp.log(self.race.c / target)
+        s = jnp.exp(jax.lax.scan(newton, start, None, length=12)[0])
+        return self.race.aligned_loss(s) + s * target
+
+    def stability_bound(self) -> float:
+        """Largest eta at which Delta relaxes next to the teacher: 2 B H/(dG/dDelta) for soft labels, 2 B for square; else inf.
+
+        With hard and sampled labels G is bounded and does not vanish: Delta stays finite at any eta.
+        """
+        if self.optimizer != "sgd":
+            return np.inf
+        if self.loss == "square":
+            return 2 * float(self.batch) / max(float(self.noise), 1e-300)
+        if self.labels != "soft" or self.disagreement is None:
+            return np.inf
+        small = 0.02
+        y = jnp.asarray([self.inverse_temperature, small])
+        G = float(self.second_moment(y, self._fields(jnp.zeros(()), y)))
+        response = float(self.race.response(self.inverse_temperature))
+        return 2 * float(self.batch) / float(self.noise) * response * small / max(G, 1e-300)
+
+    def check(self) -> None:
+        if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
+            return
+        if self.optimizer != "adam" and not float(self.weight_decay) < self.dimension:
+            raise InputError(
+                "weight_decay",
+                expected=f"less than dimension = {self.dimension:g}",
+                got=float(self.weight_decay),
+                remedy="one step multiplies W by 1 - w/d",
+            )
+        if self.optimizer == "normalised" and float(self.noise) > 0 and float(self.batch) < 32:
+            raise OutsideTheoryError(
+                "batch", expected=">= 32 with optimizer=normalised: the norm of one sample's gradient fluctuates",
+                got=float(self.batch), remedy="raise batch, or set noise=0",
+            )  # fmt: skip
+        bound = self.stability_bound()
+        if not float(self.learning_rate) < bound:
+            raise OutsideTheoryError(
+                "learning_rate", expected=f"less than {bound:.4g} at batch {float(self.batch):g}: beyond it the noise of "
+                "the gradient outgrows its drift next to the teacher", got=float(self.learning_rate),
+                remedy="lower it, or raise batch",
+            )  # fmt: skip
+        if not float(self.excess_loss(jnp.zeros(()), self.initial_state())) > 0:
+            raise InputError(
+                "overlap", expected="a student that differs from its teacher (loss > 0)", got=float(self.overlap),
+                remedy="change overlap or spread",
+            )  # fmt: skip
+
+    def summary(self) -> dict[str, Any]:
+        words = ("schedule", "logit_schedule")
+        values: dict[str, Any] = {}
+        for parameter in self.parameters:
+            if parameter.name not in words:
+                value = getattr(self, parameter.name)
+                values[parameter.name] = value if isinstance(value, str) else float(value)
+        return values | {"m": float(self.race.m), "irreducible": float(self.irreducible)}
+
+
+def peaked(
+    *, schedule: Schedule | str | None = None, logit_schedule: Schedule | str | None = None, **given: Any
+) -> Peaked:
+    """Softmax cross-entropy on K classes with peaked targets: see `Peaked` for its equations. L ~ t^(-1/3) with the defaults.
+
+    One unit of t is `dimension` SGD steps (adam: one step). A layer with logits W x and a learning rate lr on d inputs is
+    learning_rate = lr d.
+
+    **Arguments** (all optional): the words of `Peaked.parameters`; `schedule` and `logit_schedule` may be callables s(t).
+
+    **Raises** `InputError` naming the argument; `OutsideTheoryError` for a combination without a closure.
+    **Good values**: learning_rate/batch <= 1, classes 2 to 1e5; times up to 1e10.
+    """
+    require_x64("peaked")
+    texts = {name: value for name, value in (("schedule", schedule), ("logit_schedule", logit_schedule))
+             if isinstance(value, str)}  # fmt: skip
+    for name, value in (("schedule", schedule), ("logit_schedule", logit_schedule)):
+        if not (value is None or isinstance(value, str) or callable(value)):
+            raise InputError(name, expected="a callable s(t) or its text", got=value, remedy="e.g. 'power:0.3'")
+    values = complete(Peaked.parameters, given | texts, "peaked")
+    functions: dict[str, Schedule] = {
+        name: value if callable(value) else parse_schedule(values[name])
+        for name, value in (("schedule", schedule), ("logit_schedule", logit_schedule))
+    }
+    classes, labels, b = values["classes"], values["labels"], values["inverse_temperature"]
+    if labels != "hard" and not is_traced(b) and np.isinf(b):
+        labels = "hard"  # an infinitely cold teacher: its softmax is the one-hot of its argmax
+    if labels == "hard" and not is_traced(b) and np.isfinite(b):
+        raise InputError(
+            "inverse_temperature", expected="inf with labels=hard", got=b, remedy="set labels=soft or sampled"
+        )
+    if values["loss"] != "cross_entropy" and (classes != 2 or labels != "hard" or values["smoothing"] != 0):
+        raise OutsideTheoryError(
+            "loss", expected="cross_entropy, or two classes with hard labels and no smoothing", got=values["loss"],
+            remedy="set classes=2, labels=hard, smoothing=0",
+        )  # fmt: skip
+    numbers = ("learning_rate", "batch", "weight_decay", "noise", "overlap", "spread", "smoothing", "focusing")
+    return Peaked(
+        classes=jnp.asarray(float(classes)),
+        inverse_temperature=jnp.asarray(b, dtype=float),
+        race=softmax_race(classes),
+        disagreement=_table(values, labels),
+        labels=labels,
+        optimizer=values["optimizer"],
+        loss=values["loss"],
+        dimension=float(values["dimension"]),
+        **functions,  # type: ignore[arg-type]
+        **{name: jnp.asarray(values[name], dtype=float) for name in numbers},  # type: ignore[arg-type]
+    )
+
+
+def _table(values: dict[str, Any], labels: str) -> Disagreement | None:
+    """The table behind G; none for a flow without noise, which is then free to vary its temperature under one compilation."""
+    noise, b = values["noise"], values["inverse_temperature"]
+    if values["loss"] != "cross_entropy" or (not is_traced(noise) and noise == 0):
+        return None
+    if labels == "hard":
+        return disagreement_table(values["classes"])
+    if is_traced(b):
+        raise InputError(
+            "noise", expected="0 in a sweep over inverse_temperature", got=noise, remedy="set noise=0, or loop over it"
+        )
+    return disagreement_table(values["classes"], float(b))
