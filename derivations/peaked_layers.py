@@ -216,7 +216,8 @@ def write_margins(closure: Closure) -> tuple[Output, ...]:
             slopes, lines = (sympy.diff(loss, MARGIN), sympy.diff(loss, MARGIN, 2)), []
         else:
             slopes = slopes_of(loss)
-            lines = ["p, q = 1 / (1 + jnp.exp(-z)), 1 / (1 + jnp.exp(z))", "surprise = jnp.logaddexp(0.0, -z)"]
+            lines = ["p, q = 1 / (1 + jnp.exp(-z)), 1 / (1 + jnp.exp(z))"]
+            lines += ["surprise = jnp.logaddexp(0.0, -z)"] if loss.has(SURPRISE) else []
         values = [to_jax(e, {PROBABILITY: "p", REST: "q", SURPRISE: "surprise", MARGIN: "z"}) for e in (loss, *slopes)]
         if loss is quadratic:
             values[2] += " + 0 * z"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odescale.analysis.curves import find_transition_curve as find_transition_curve
+    from odescale.analysis.power_floor import fit_power_floor as fit_power_floor
     from odescale.analysis.regimes import Transition as Transition
     from odescale.analysis.transition import find_transition as find_transition
     from odescale.analysis.transition import transition_gradient as transition_gradient
@@ -136,6 +137,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
     "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
+    "fit_power_floor": ("odescale.analysis.power_floor", "fit_power_floor"),
     "integrate": ("odescale.solve.integrate", "integrate"),
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
     "listed": ("odescale.systems.spectrum", "listed"),

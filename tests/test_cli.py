@@ -47,7 +47,7 @@ def record_of(text: str) -> dict:
 
 
 # Those of the mean-field engine carry an error bar and remarks: tests/test_cli_mean_field.py.
-@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in ("transformer", "committee")])
+@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in ("transformer", "committee", "peaked")])
 def test_every_system_solves_with_its_defaults_alone(run, system):
     status, out, err = run("solve", system, "--json")
     record = record_of(out)

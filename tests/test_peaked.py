@@ -150,6 +150,20 @@ def test_gradient_through_the_integration():
     np.testing.assert_allclose(slope, (late(jnp.asarray(1.001)) - late(jnp.asarray(0.999))) / 0.002, rtol=1e-4)
 
 
+@pytest.mark.parametrize("loss", ["focal", "brier", "square"])
+def test_losses_of_the_margin_follow_their_own_derived_flow(loss):
+    """The system sends them through the flow of the cross-entropy; `margin_flow` was derived for them separately."""
+    from odescale.expectations.margin import margin_moments
+    from odescale.generated.peaked import margin_flow
+
+    system = peaked(classes=2, loss=loss, learning_rate=0.4, batch=2, weight_decay=0.1)
+    D, spread = jnp.asarray(2.3), jnp.asarray(0.2)
+    moments = margin_moments(loss, D, spread, system.focusing)
+    halves = (moments.response / 2, moments.second_moment / 2)
+    derived = margin_flow(D, spread, moments.drift, *halves, 0.4, 2.0, 0.1)
+    np.testing.assert_allclose(system.vector_field(jnp.zeros(()), jnp.stack([D, spread])), derived, rtol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("given", "name"),
     [

@@ -201,7 +201,8 @@ def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[fl
         system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), jnp.asarray(trajectory.meta["rtol"]),
         trajectory.meta["solver"], upwards,
     )  # fmt: skip
-    return tuple(float(x) for x in located)
+    time, loss, slope = (float(x) for x in located)
+    return time, loss, slope
 
 
 def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_unit) -> Transition:

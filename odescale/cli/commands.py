@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from odescale.analysis.curves import find_transition_curve
+from odescale.analysis.power_floor import fit_power_floor
 from odescale.analysis.transition import find_transition
 from odescale.cli.arguments import settings
 from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks, train_run
 from odescale.cli.output import emit, trajectory_record, trajectory_text
+from odescale.cli.peaked import T1_OF_A_RUN, compare_record, law_remark, train_record
 from odescale.cli.quickstart import run_quickstart
 from odescale.compare.comparison import compare
 from odescale.compare.logs import read_log
@@ -26,6 +28,7 @@ from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
 from odescale.systems.catalog import SYSTEMS, find_system
 from odescale.systems.mean_field import MeanField
+from odescale.systems.peaked import Peaked
 from odescale.training.of_system import train_system
 from odescale.training.run import TrainingRun
 
@@ -85,6 +88,8 @@ def solve_command(options: argparse.Namespace) -> int:
             axes.set_ylabel(LOSS_LABEL)  # of whatever loss the system has
         axes.get_figure().savefig(options.plot, dpi=150)  # type: ignore[union-attr]
     record, lines = remarks(system) if isinstance(system, MeanField) else ({}, [])
+    if isinstance(system, Peaked):
+        record, lines = law_remark(system, t1)
     text = trajectory_text(trajectory, options.clock, remarks=lines)
     emit(trajectory_record(trajectory, options.clock) | record, text, options.json)
     return 0
@@ -119,7 +124,10 @@ def transition_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """Trains the finite-size run of a system and saves it."""
-    system, t1 = _system(options)
+    system, t1 = _system(options, T1_OF_A_RUN)
+    if isinstance(system, Peaked):
+        emit(*train_record(system, t1, options), options.json)
+        return 0
     run = _train(system, t1, options)
     path = run.save(Path(options.out) / "run.npz")
     stderr = run.stderr() if len(run.seeds) > 1 else run.loss_stderr[0]
@@ -145,7 +153,10 @@ def train_command(options: argparse.Namespace) -> int:
 
 def compare_command(options: argparse.Namespace) -> int:
     """Trains, compares with the theory, writes the report."""
-    system, t1 = _system(options)
+    system, t1 = _system(options, T1_OF_A_RUN)
+    if isinstance(system, Peaked):
+        emit(*compare_record(system, t1, options), options.json)
+        return 0
     if isinstance(system, MeanField):
         emit(*compare_run(system, t1, options), options.json)
         return 0
@@ -180,6 +191,10 @@ def report_command(options: argparse.Namespace) -> int:
             )  # fmt: skip
             entry[estimator] = found.to_dict()
             lines.append(f"    {found}")
+        if np.sum(log.step > 0) >= 8:
+            floor = fit_power_floor(log.step, log.loss, time_unit="SGD steps")
+            entry["power_floor"] = floor.to_dict()
+            lines.append(f"    {floor}")
         logs[name] = entry
     first = next(iter(logs.values()))
     record = {"time_unit": "SGD steps of the log", "t": first["steps"], "loss": first["loss"], "logs": plain(logs)}
@@ -200,14 +215,15 @@ def _train(system: Attention | MeanField, t1: float, options: argparse.Namespace
     return train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
 
 
-def _system(options: argparse.Namespace) -> tuple[Attention | MeanField, float]:
+def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple[Attention | MeanField | Peaked, float]:
+    """The system and its end time; `of_a_run` is that of a peaked system where it is to be trained."""
     entry = find_system(options.system)
     system = entry.build(**settings(options.set, entry.parameters, options.system))
-    assert isinstance(system, (Attention, MeanField))
+    assert isinstance(system, (Attention, MeanField, Peaked))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
     if options.t1 is None:
-        return system, entry.t1
+        return system, of_a_run if of_a_run is not None and isinstance(system, Peaked) else entry.t1
     if not (np.isfinite(options.t1) and options.t1 > 0):
         raise InputError("t1", expected="a positive finite time", got=options.t1, remedy="e.g. --t1 30")
     return system, float(np.asarray(system.clock.to_t(options.t1, options.clock)))

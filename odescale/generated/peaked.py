@@ -5,7 +5,7 @@ overlap D and spread Delta, its exact representation without cancellation, the p
 balance of powers, where that ends (finite teacher temperature, weight decay), and what would beat it.
 """
 
-# derivation: peaked | api: 1 | sha256: 308cecee4d0fee43d47e78c9cec518dd1685a72e5d2626ca1ce0e511ecbfeeb5
+# derivation: peaked | api: 1 | sha256: f0ecb80a6513005411e6112ce39a2b438ea360438ba496ccc324869fb9af32d8
 # ruff: noqa: E501
 # fmt: off
 
@@ -107,7 +107,6 @@ def focal_slopes(z: Array, focusing: Array) -> tuple[Array, Array, Array]:
 def brier_slopes(z: Array) -> tuple[Array, Array, Array]:
     """(l, dl/dz, d^2 l/dz^2) of l = (1 - p)^2 = |p - y|^2/2, p = sigma(z), z the margin of the right class of two."""
     p, q = 1 / (1 + jnp.exp(-z)), 1 / (1 + jnp.exp(z))
-    surprise = jnp.logaddexp(0.0, -z)
     return q ** 2, -2 * p * q ** 2, -2 * p * q ** 3 + 4 * p ** 2 * q ** 2
 
 

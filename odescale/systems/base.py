@@ -115,4 +115,5 @@ def local_exponents(
     safe_first = jnp.where(first == 0, 1.0, first)
     exponent = -t * first / loss
     index = 1 + t * second / safe_first - t * first / loss
-    return loss, exponent, jnp.where(first == 0, jnp.nan, index)
+    index = jnp.where(first == 0, jnp.nan, index)
+    return loss, exponent, jnp.where(t == 0, 1.0, index)

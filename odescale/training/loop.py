@@ -16,7 +16,6 @@ from tqdm import tqdm
 
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.training.checkpoint import fingerprint, read_arrays, write_arrays
-from odescale.training.sgd import SeedsInParallel
 
 SECONDS_PER_CALL = 1.0  # of one compiled loop: how often the bar moves and a divergence is seen
 
@@ -42,7 +41,7 @@ def session(done: Finished) -> dict[str, Any]:
 
 
 def run_loop(
-    advance: SeedsInParallel,
+    advance: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
     measure: Callable[[Float[np.ndarray, "s P d"], int], Mapping[str, np.ndarray]],
     rows: Float[np.ndarray, "s P d"],
     *,
@@ -59,6 +58,8 @@ def run_loop(
     callback: Callable[[int, np.ndarray], None] | None,
 ) -> Finished:
     """Advances all seeds from record to record, measuring `names` there; resumes from `checkpoint` bit for bit.
+
+    `advance(rows, velocity, step, count)` takes `count` steps: rows, velocity, mean sample loss (s,), first diverged step (s,).
 
     **Errors**: `CheckpointError` for a checkpoint of another configuration; `SolveError` when a seed diverges.
     """

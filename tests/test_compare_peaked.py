@@ -1,0 +1,213 @@
+"""`compare_peaked`: arithmetic and verdicts on runs made by hand, refusals, and real runs against the ODE."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odescale.clock import GrowthSchedule, PowerSchedule
+from odescale.compare.peaked import (
+    QUANTITIES,
+    PeakedComparison,
+    compare_peaked,
+    reasons_outside_peaked,
+    write_peaked_report,
+)
+from odescale.errors import InputError
+from odescale.solve.integrate import integrate
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.peaked import Peaked, peaked
+from odescale.training.softmax_layer import PeakedRun, _configuration, train_peaked
+
+TIMES = np.geomspace(0.5, 20.0, 10)
+
+
+@functools.cache
+def silent(**given: Any) -> Peaked:
+    """Without noise no table is made."""
+    return peaked(**{"classes": 3, "dimension": 1000, "noise": 0.0} | given)
+
+
+@functools.cache
+def curve() -> Trajectory:
+    return integrate(silent(spread=0.2), ts=np.concatenate([[0.0], TIMES]))
+
+
+def by_hand(factors: dict[str, Any], *, scatter: float = 1e-3, seeds: int = 8, **changes: Any) -> PeakedRun:
+    """Means `factors` times the theory, with exactly this relative scatter over the seeds."""
+    system = silent(spread=0.2)
+    noise = np.random.default_rng(0).standard_normal((seeds, TIMES.size))
+    if seeds > 1:
+        noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1)
+    values = {}
+    for name in QUANTITIES:
+        theory = np.asarray(curve().loss if name == "loss" else curve().observables[name])[1:]
+        values[name] = theory * (factors.get(name, 1.0) + scatter * noise)
+    steps = np.rint(TIMES * 1000).astype(int)
+    config = _configuration(system, steps, list(range(seeds)), "float32", None) | changes
+    nothing = np.zeros_like(noise)
+    return PeakedRun(
+        step=steps, t=TIMES, seeds=np.arange(seeds), **values, loss_stderr=nothing, error_stderr=nothing, asymmetry=nothing,
+        rows=np.zeros((seeds, 6, 1)), clock=system.clock, config=config, meta={},
+    )  # fmt: skip
+
+
+def compared(factors: dict[str, Any] | None = None, **how: Any) -> PeakedComparison:
+    options = {name: how.pop(name) for name in ("tolerances", "window") if name in how}
+    return compare_peaked(silent(spread=0.2), by_hand(factors or {}, **how), theory=curve(), **options)
+
+
+def test_errors_and_z_are_what_they_say() -> None:
+    found = compared({"loss": 1.005})
+    np.testing.assert_allclose(found.ratio["loss"], 1.005, rtol=1e-9)
+    np.testing.assert_allclose(found.seeds["loss"], 1e-3 / np.sqrt(8), rtol=1e-9)
+    loss = np.asarray(curve().loss)[1:]
+    slope = np.gradient(np.log(loss), np.log(TIMES))
+    np.testing.assert_allclose(found.finite_size["loss"], (1 + np.abs(slope)) * 2 / 1000, rtol=1e-9)
+    expected = 0.005 / np.hypot(found.seeds["loss"], found.finite_size["loss"])
+    np.testing.assert_allclose(found.z("loss"), expected, rtol=1e-6)
+    assert np.isclose(found.max_deviation("loss"), 0.005) and np.isclose(found.max_z("loss"), expected.max())
+
+
+@pytest.mark.parametrize(
+    ("factors", "how", "status"),
+    [
+        ({}, {}, "agrees"),
+        ({"overlap": 1.01, "spread": 0.97, "loss": 1.008, "error": 1.015}, {}, "agrees"),
+        ({"overlap": 1.02}, {}, "differs"),
+        ({"spread": 0.93}, {}, "differs"),
+        ({"loss": 0.98}, {}, "differs"),
+        ({"error": 1.03}, {}, "differs"),
+        ({"loss": 0.98}, {"tolerances": {"loss": 0.03}}, "agrees"),
+        ({"loss": 1 + 0.1 * (TIMES > 15)}, {"window": (0.5, 15.0)}, "agrees"),
+        ({}, {"scatter": 0.2}, "undecided"),
+        ({}, {"seeds": 1}, "undecided"),
+        ({"loss": 1.5}, {"seeds": 1}, "undecided"),
+    ],
+)
+def test_verdicts(factors: dict[str, Any], how: dict[str, Any], status: str) -> None:
+    assert compared(factors, **how).verdict.status == status
+
+
+def test_exponents_of_both_by_the_same_estimate() -> None:
+    found = compared({"loss": TIMES**-0.05}, scatter=1e-5)
+    run, theory = found.tail("loss")
+    assert np.isclose(run.exponent - theory.exponent, 0.05, atol=1e-4)
+    run, theory = found.local("loss")
+    np.testing.assert_allclose(run.exponent - theory.exponent, 0.05, atol=2e-3)
+    assert run.smoothing == theory.smoothing
+
+
+@pytest.mark.parametrize(
+    ("given", "inside"),
+    [
+        ({"schedule": PowerSchedule(0.6, 1.0)}, True),
+        ({"schedule": PowerSchedule(0.7, 1.0)}, False),
+        ({"schedule": PowerSchedule(1.2, 1.0), "logit_schedule": GrowthSchedule(0.6, 1.0)}, True),
+        ({"schedule": PowerSchedule(0.8, 1.0), "smoothing": 0.1}, True),
+    ],
+)
+def test_a_lagging_spread_is_outside_the_theory(given: dict[str, Any], inside: bool) -> None:
+    system = eqx.tree_at(lambda s: s.noise, peaked(classes=3, noise=0.0, **given), jnp.asarray(1.0))
+    assert (not reasons_outside_peaked(system, 1e3)) == inside
+    assert not reasons_outside_peaked(peaked(classes=3, noise=0.0, **given), 1e3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"classes": 4}, "classes"),
+        ({"batch": 2}, "batch"),
+        ({"labels": "sampled"}, "labels"),
+        ({"spread": 0.3}, "spread"),
+        ({"schedule": {"t": [0.0, 20.0], "s": [1.0, 0.5]}}, "schedule"),
+        ({"theory": "attention"}, "run"),
+    ],
+)
+def test_another_experiment_is_refused(changes: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compared(**changes)
+    assert caught.value.argument == name
+
+
+@pytest.mark.parametrize(
+    ("how", "name"),
+    [({"window": (1.0, 1.1)}, "window"), ({"tolerances": {"loss": 0.0}}, "tolerances"), ({"tolerances": {"x": 0.1}}, "tolerances")],
+)  # fmt: skip
+def test_bad_options_are_named(how: dict[str, Any], name: str) -> None:
+    with pytest.raises(InputError) as caught:
+        compared(**how)
+    assert caught.value.argument == name
+
+
+def test_the_report_is_written(tmp_path: Any) -> None:
+    page = write_peaked_report(compared({"error": 1.03}), tmp_path / "report", title="One third").read_text()
+    assert "**Verdict: differs.**" in page and page.count("\n| ") > TIMES.size
+    record = json.loads((tmp_path / "report" / "comparison.json").read_text())
+    assert record["quantities"]["error"]["verdict"]["status"] == "differs"
+    assert (tmp_path / "report" / "comparison.png").stat().st_size > 10_000
+
+
+# Real runs
+
+
+def test_normalised_descent_with_a_large_batch_grows_linearly_and_follows_the_flow() -> None:
+    """Batch 5e4 in 20 dimensions, steps of the same length: D = eta t/sqrt(K - 1) to 1 %, loss to 2 % of the ODE."""
+    system = silent(dimension=20, batch=50_000, optimizer="normalised", learning_rate=4.0)
+    run = train_peaked(system, 1.4, seeds=1, record_times=np.geomspace(0.5, 1.4, 5), progress=False)
+    flow = integrate(system, ts=np.concatenate([[0.0], run.t]))
+    np.testing.assert_allclose(run.overlap[0], np.asarray(flow.observables["overlap"])[1:], rtol=0.01)
+    np.testing.assert_allclose(run.overlap[0], 4.0 * run.t / np.sqrt(2), rtol=0.02)
+    np.testing.assert_allclose(run.loss[0], np.asarray(flow.loss)[1:], rtol=0.02)
+
+
+@pytest.mark.slow
+def test_online_sgd_at_a_thousand_dimensions() -> None:
+    """K = 3, eta = 1, alpha in [1, 80], 8 seeds: D 1.5 %, Delta 4 %, loss 1 %, error 2 %; every z of the seeds alone below 4.
+
+    The negative control: the flow without SGD noise is refused.
+    """
+    system = peaked(classes=3, dimension=1000)
+    run = train_peaked(system, 80.0, record_times=np.geomspace(1, 80, 12), seeds=8, progress=False)
+    found = compare_peaked(system, run)
+    assert found.verdict.status == "agrees"
+    for name, limit in {"overlap": 0.015, "spread": 0.04, "loss": 0.01, "error": 0.02}.items():
+        assert found.max_deviation(name) < limit
+        assert np.abs((found.ratio[name] - 1) / found.seeds[name]).max() < 4
+    quiet = peaked(classes=3, dimension=1000, noise=0.0)
+    wrong = compare_peaked(quiet, run)
+    assert wrong.verdicts["loss"].status == wrong.verdicts["spread"].status == wrong.verdict.status == "differs"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("h", [0.6, 0.7])
+def test_a_growing_logit_temperature_gives_exponent_h(h: float) -> None:
+    """p = softmax(beta lam), beta = (1 + t)^h, eta = (1 + t)^-2h: loss exponent h; from t = 100 on within .03, as the ODE's is."""
+    system = peaked(classes=3, dimension=500, schedule=PowerSchedule(2 * h, 1.0), logit_schedule=GrowthSchedule(h, 1.0))
+    run = train_peaked(system, 2000.0, record_times=np.geomspace(10, 2000, 20), seeds=8, progress=False)
+    found = compare_peaked(system, run, window=(100.0, 2000.0))
+    assert found.verdict.status == "agrees"
+    for name in ("loss", "error"):
+        own, theirs = found.tail(name)
+        assert abs(own.exponent - theirs.exponent) < 0.02
+    own, _ = found.tail("loss", (400.0, 2000.0))
+    assert abs(own.exponent - h) < 0.02
+
+
+@pytest.mark.slow
+def test_smoothed_labels_give_the_error_half_the_exponent_of_the_rate() -> None:
+    """eps = .3, eta = 8 (1 + t)^-0.6, batch 8: D stays finite, Delta ~ eta, error exponent g/2 = .3 within .02."""
+    system = peaked(
+        classes=3, dimension=500, smoothing=0.3, learning_rate=8.0, batch=8, schedule=PowerSchedule(0.6, 1.0)
+    )
+    run = train_peaked(system, 300.0, record_times=np.geomspace(10, 300, 16), seeds=8, progress=False)
+    found = compare_peaked(system, run, window=(10.0, 300.0))
+    own, theirs = found.tail("error")
+    assert abs(own.exponent - 0.3) < 0.02 and abs(own.exponent - theirs.exponent) < 0.02
+    assert run.mean("overlap")[-1] < 1.3
