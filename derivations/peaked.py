@@ -57,7 +57,9 @@ def derive() -> Derivation:
                 "The classes are equivalent: W* W*^T/d = I, and the start has P R = D P, P Q P = (D^2 + Delta) P.",
             ),
             Assumption("noise", "The fluctuation of the gradient is kept: eta^2/B."),
-            Assumption("one scale", "Adam divides every weight by the same sqrt(v), and v follows at once."),
+            Assumption(
+                "one scale", "Adam divides every weight by the same sqrt(v); in the asymptotics v is that of now."
+            ),
             Assumption("large batch", "B is large, so that the norm of the minibatch gradient does not fluctuate."),
             Assumption("aligned", "No spread: s = D."),
             Assumption("continuous time", "eta is small beside the curvature: no noise, no discrete steps."),

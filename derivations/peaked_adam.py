@@ -111,14 +111,14 @@ def derive_normalised(closure: Closure) -> tuple[Step, Step, Normalised]:
 
 
 def write(forms: Normalised) -> tuple[Output, ...]:
-    """`adam_flow` and `normalised_flow`."""
+    """`adam_flow`, `adam_second_moment` and `normalised_flow`."""
     names = {**CODE, DRIFT: "drift", NORM: "v"}
 
-    def body(second: sympy.Expr, flow: tuple[sympy.Expr, sympy.Expr]) -> list[str]:
+    def body(second: sympy.Expr, flow: tuple[sympy.Expr, sympy.Expr], *, remembered: str = "") -> list[str]:
         return [
             *EXCESS_LINES,
             f"drift = {to_jax(forms.drift, names)}",
-            f"v = {to_jax(second, names)}",
+            f"v = {to_jax(second, names)}{remembered}",
             f"dD = {to_jax(flow[0], names)}",
             f"dDelta = {to_jax(flow[1], names)}",
             "return dD, dDelta",
@@ -126,11 +126,20 @@ def write(forms: Normalised) -> tuple[Output, ...]:
 
     adam = function_source(
         "adam_flow",
-        (*STATE, "learning_rate: Array", "batch: Array", "classes: Array", "dimension: Array", *OPTIONS),
+        (*STATE, "learning_rate: Array", "batch: Array", "classes: Array", "dimension: Array", *OPTIONS,
+         "remembered: Array | None = None"),
         "(dD, dDelta) per Adam step, logits W x with `dimension` inputs, W* W*^T = I; `learning_rate` per weight.\n\n"
-        f"{ABOUT}\n`weight_decay` w: W <- W - w W in each step (decoupled).",
-        body(forms.second, forms.adam),
+        f"{ABOUT}\n`weight_decay` w: W <- W - w W in each step (decoupled). `remembered`: Adam's average of v; None: v of now.",
+        body(forms.second, forms.adam, remembered=" if remembered is None else remembered"),
         "tuple[Array, Array]",
+    )  # fmt: skip
+    second = function_source(
+        "adam_second_moment",
+        (*STATE, "batch: Array", "classes: Array", "dimension: Array", *OPTIONS[1:]),
+        "v, the mean square of a minibatch gradient's entries, logits W x with `dimension` inputs; Adam remembers it.\n\n"
+        f"{ABOUT}",
+        [*EXCESS_LINES, f"drift = {to_jax(forms.drift, names)}", f"return {to_jax(forms.second, names)}"],
+        "Array",
     )
     normalised = function_source(
         "normalised_flow",
@@ -141,4 +150,5 @@ def write(forms: Normalised) -> tuple[Output, ...]:
         body(forms.frobenius, forms.normalised),
         "tuple[Array, Array]",
     )
-    return Output("adam_flow", adam), Output("normalised_flow", normalised)
+    written = {"adam_flow": adam, "adam_second_moment": second, "normalised_flow": normalised}
+    return tuple(Output(name, source) for name, source in written.items())

@@ -226,6 +226,7 @@ def compare_modules(on_disk: str, derived: str) -> str:
         "overlap_flow": (*state, 0.5, 2.0, 3.0, *options),
         "second_moment": (0.3, 0.6, 1.0, 3.0, 0.1),
         "adam_flow": (*state, 0.01, 2.0, 3.0, 50.0, *options),
+        "adam_second_moment": (*state, 2.0, 3.0, 50.0, *options[1:]),
         "normalised_flow": (*state, 0.5, 2.0, 3.0, 50.0, *options),
         "margin_flow": (1.3, 0.4, 0.2, 0.1, 0.3, 0.5, 2.0, 0.2),
         "focal_slopes": (0.7, 2.5), "brier_slopes": (0.7,), "square_slopes": (0.7,),

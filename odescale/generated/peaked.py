@@ -5,7 +5,7 @@ overlap D and spread Delta, its exact representation without cancellation, the p
 balance of powers, where that ends (finite teacher temperature, weight decay), and what would beat it.
 """
 
-# derivation: peaked | api: 1 | sha256: f0ecb80a6513005411e6112ce39a2b438ea360438ba496ccc324869fb9af32d8
+# derivation: peaked | api: 1 | sha256: 90ccc282bc038ecbda4541edda840ec209e5553cc0043c8e8141c4d702d1cbed
 # ruff: noqa: E501
 # fmt: off
 
@@ -44,13 +44,13 @@ def second_moment(H: Array, disagreement: Array, label_response: Array, classes:
     return G
 
 
-def adam_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Array, learning_rate: Array, batch: Array, classes: Array, dimension: Array, weight_decay: Array | float = 0.0, smoothing: Array | float = 0.0, beta: Array | float = 1.0) -> tuple[Array, Array]:
+def adam_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Array, learning_rate: Array, batch: Array, classes: Array, dimension: Array, weight_decay: Array | float = 0.0, smoothing: Array | float = 0.0, beta: Array | float = 1.0, remembered: Array | None = None) -> tuple[Array, Array]:
     """(dD, dDelta) per Adam step, logits W x with `dimension` inputs, W* W*^T = I; `learning_rate` per weight.
 
     `m` = E[y.lam*] of the labels before smoothing (hard: m_K; soft, sampled: Phi(b*)), `mean_gap` = m - beta s H, `H` = E[1 -
     |p|^2] at beta s, s = sqrt(D^2 + Delta), `G` = E|p - y|^2 with the smoothed label (`second_moment`). `classes` K,
     `smoothing` eps, p = softmax(beta lam). `batch` = inf drops the noise. Scalars, or arrays that broadcast.
-    `weight_decay` w: W <- W - w W in each step (decoupled).
+    `weight_decay` w: W <- W - w W in each step (decoupled). `remembered`: Adam's average of v; None: v of now.
     """
     others, per_batch = classes - 1, 1 / batch
     square = D ** 2 + Delta
@@ -58,10 +58,26 @@ def adam_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Ar
     total = s + jnp.abs(D)
     excess = jnp.where(D >= 0, Delta / jnp.where(total > 0, total, 1.0), s - D)
     drift = beta * mean_gap / others + H * beta ** 2 * excess / others - beta * smoothing * m / others
-    v = (drift ** 2 * others - drift ** 2 * per_batch * others + Delta * H ** 2 * beta ** 4 / others + G * per_batch * beta ** 2 * dimension - Delta * H ** 2 * per_batch * beta ** 4 / others) / (classes * dimension)
+    v = (drift ** 2 * others - drift ** 2 * per_batch * others + Delta * H ** 2 * beta ** 4 / others + G * per_batch * beta ** 2 * dimension - Delta * H ** 2 * per_batch * beta ** 4 / others) / (classes * dimension) if remembered is None else remembered
     dD = -D * weight_decay + drift * learning_rate / jnp.sqrt(v)
     dDelta = -2 * Delta * weight_decay - 2 * Delta * H * beta ** 2 * learning_rate / (others * jnp.sqrt(v)) + G * per_batch * beta ** 2 * dimension * learning_rate ** 2 / (others * v)
     return dD, dDelta
+
+
+def adam_second_moment(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Array, batch: Array, classes: Array, dimension: Array, smoothing: Array | float = 0.0, beta: Array | float = 1.0) -> Array:
+    """v, the mean square of a minibatch gradient's entries, logits W x with `dimension` inputs; Adam remembers it.
+
+    `m` = E[y.lam*] of the labels before smoothing (hard: m_K; soft, sampled: Phi(b*)), `mean_gap` = m - beta s H, `H` = E[1 -
+    |p|^2] at beta s, s = sqrt(D^2 + Delta), `G` = E|p - y|^2 with the smoothed label (`second_moment`). `classes` K,
+    `smoothing` eps, p = softmax(beta lam). `batch` = inf drops the noise. Scalars, or arrays that broadcast.
+    """
+    others, per_batch = classes - 1, 1 / batch
+    square = D ** 2 + Delta
+    s = jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
+    total = s + jnp.abs(D)
+    excess = jnp.where(D >= 0, Delta / jnp.where(total > 0, total, 1.0), s - D)
+    drift = beta * mean_gap / others + H * beta ** 2 * excess / others - beta * smoothing * m / others
+    return (drift ** 2 * others - drift ** 2 * per_batch * others + Delta * H ** 2 * beta ** 4 / others + G * per_batch * beta ** 2 * dimension - Delta * H ** 2 * per_batch * beta ** 4 / others) / (classes * dimension)
 
 
 def normalised_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Array, eta: Array, batch: Array, classes: Array, dimension: Array, weight_decay: Array | float = 0.0, smoothing: Array | float = 0.0, beta: Array | float = 1.0) -> tuple[Array, Array]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
 from importlib.metadata import version
 from typing import Any
 
@@ -117,7 +116,7 @@ def integrate(
     traced = traced or is_traced(state)
     record: list[dict[str, Any]] = []
     for rung in ladder:
-        tolerances = step_tolerances(rung, rtol, atol, dtype)
+        tolerances = step_tolerances(rung, rtol, atol, dtype, atol_share(system))
         cap = default_max_steps(system, rung) if max_steps is None else positive_integer("max_steps", max_steps)
         began = time.perf_counter()
         values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
@@ -208,16 +207,16 @@ def solve_arrays(
             code = solution.code
     else:
         meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
-        term, own_time = _term_and_time(system)
+        term, own_times = _term_and_time(system, times)
         solution = diffrax.diffeqsolve(
             term,
             _method(system, solver),
-            own_time(times[0]),
-            own_time(times[-1]),
+            own_times[0],
+            own_times[-1],
             None,
             state,
             args=system,
-            saveat=diffrax.SaveAt(ts=own_time(times)),
+            saveat=diffrax.SaveAt(ts=own_times),
             stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
             max_steps=max_steps,
             progress_meter=meter,
@@ -288,17 +287,18 @@ def _method(system: AbstractSystem, solver: str) -> diffrax.AbstractSolver:
     return SOLVERS[solver]()
 
 
-def _term_and_time(system: AbstractSystem) -> tuple[diffrax.ODETerm, Callable[[Array], Array]]:
-    """dy/dt in t; for a slow system dy/dtheta = (t + tau) f in theta = log(1 + t/tau), tau its time scale."""
+def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[diffrax.ODETerm, Float[Array, " n"]]:
+    """dy/dt and t; for a slow system dy/dtheta = (t + tau) f and theta = log(1 + t/tau), tau its time scale."""
     if not isinstance(system, AbstractSlowSystem):
-        return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)), lambda t: t
+        return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)), times
     scale = system.time_scale
 
     def field(theta, y, args):
         t = scale * jnp.expm1(theta)
         return (t + scale) * args.vector_field(t, y)
 
-    return diffrax.ODETerm(field), lambda t: jnp.log1p(t / scale)
+    # Taken once: the logarithm of one time and of an array of them may round differently.
+    return diffrax.ODETerm(field), jnp.log1p(times / scale)
 
 
 def sampled_exponents(
@@ -386,12 +386,19 @@ def _start(start: Any, like: Array) -> Array:
     return jnp.asarray(state, dtype=like.dtype)
 
 
-def step_tolerances(solver: str, rtol: Any, atol: Any, dtype: np.dtype) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def atol_share(system: AbstractSystem) -> float:
+    """atol/rtol when no atol is given: 1e-4, or what a slow system asks for."""
+    return system.atol_share if isinstance(system, AbstractSlowSystem) else 1e-4
+
+
+def step_tolerances(
+    solver: str, rtol: Any, atol: Any, dtype: np.dtype, share: float = 1e-4
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(rtol, atol) as arrays, so that no value of them compiles anew; defaults per solver, below-rounding ones refused."""
     default = max(DEFAULT_RTOL[solver], 20 * float(jnp.finfo(dtype).eps))
     relative = default if rtol is None else rtol
     check_tolerance(float(relative), dtype)
-    absolute = float(relative) * 1e-4 if atol is None else float(atol)
+    absolute = float(relative) * share if atol is None else float(atol)
     if not (np.isfinite(absolute) and absolute >= 0):
         raise InputError("atol", expected="a number >= 0", got=atol, remedy="leave it at rtol/10000")
     return jnp.asarray(relative, dtype=dtype), jnp.asarray(absolute, dtype=dtype)

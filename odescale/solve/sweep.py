@@ -16,6 +16,7 @@ from odescale.precision import resolve_dtype
 from odescale.solve.integrate import (
     DEFAULT_MAX_STEPS,
     FINISHED,
+    atol_share,
     first_time,
     output_times,
     positive_integer,
@@ -82,7 +83,7 @@ def sweep(
     rung = sample.solvers[0] if solver == "auto" else solver
     cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else positive_integer("max_steps", max_steps)
     times = output_times(t1, points, first=first_time(sample))
-    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"))
+    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), atol_share(sample))
     size = next(iter(members))[0]
     if chunk is not None:
         positive_integer("chunk", chunk)

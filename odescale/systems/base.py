@@ -64,6 +64,11 @@ class AbstractSlowSystem(AbstractSystem):
     def time_scale(self) -> Float[Array, ""]:
         """A time (units of t) before which hardly anything has happened."""
 
+    @property
+    @abc.abstractmethod
+    def atol_share(self) -> float:
+        """Default absolute tolerance of the state, in units of the relative one: 1e-4, less where a component decays far."""
+
 
 class AbstractEnsemble(AbstractSystem):
     """A system whose state has a leading axis of replicates: one ODE closed by independent node sets.

@@ -40,8 +40,16 @@ class _Fields(NamedTuple):
     beta: Array
 
 
+class _Arguments(NamedTuple):
+    """Arguments of the generated flows: moments of the state; batch, classes, dimension; decay, smoothing, beta."""
+
+    moments: tuple[Array, Array, Array, Array, Array, Array]
+    sizes: tuple[Array, Array, Array]
+    options: tuple[Array, Array, Array]
+
+
 class Peaked(AbstractSlowSystem):
-    r"""dD/dt = eta/(K-1) [m - D H(s)], dDelta/dt = 1/(K-1) [-2 eta Delta H(s) + (eta^2/B) G(D, Delta)]; state (2,) = [D, Delta].
+    r"""dD/dt = eta/(K-1) [m - D H(s)], dDelta/dt = 1/(K-1) [-2 eta Delta H(s) + (eta^2/B) G(D, Delta)]; state [D, Delta].
 
     x ~ N(0, I_d), logits W x/sqrt d, teacher W* W*^T/d = I_K; W <- W - (eta/sqrt d) mean_B (p - y) x^T. With the rows centred,
     W W*^T/d = D P and W W^T/d = (D^2 + Delta) P, P = I - 11^T/K: D is the overlap (an inverse temperature), Delta the spread
@@ -65,6 +73,7 @@ class Peaked(AbstractSlowSystem):
     spread: Float[Array, ""]
     smoothing: Float[Array, ""]
     focusing: Float[Array, ""]
+    memory: Float[Array, ""]
     race: SoftmaxRace
     disagreement: Disagreement | None
     labels: str = eqx.field(static=True, default="hard")
@@ -132,6 +141,14 @@ class Peaked(AbstractSlowSystem):
         ),
         Parameter("focusing", 2.0, "a number >= 0", non_negative, "1", "exponent of the focal loss"),
         Parameter(
+            "memory",
+            0.999,
+            "a number in [0, 1)",
+            lambda x: 0 <= x < 1,
+            "1",
+            "beta2 of adam, its memory of squared gradients",
+        ),
+        Parameter(
             "schedule", "constant", "a schedule such as power:0.3", lambda x: True, "times in t", "eta(t)/eta", str
         ),
         Parameter(
@@ -167,6 +184,11 @@ class Peaked(AbstractSlowSystem):
         return 0.1 * others / (self.learning_rate * self.race.m)
 
     @property
+    def atol_share(self) -> float:
+        """Delta falls as beta^-2 under a logit schedule, and must keep its digits."""
+        return 1e-4 if isinstance(self.logit_schedule, ConstantSchedule) else 1e-16
+
+    @property
     def peaked_labels(self) -> bool:
         """True when the label is one class: hard."""
         return self.labels == "hard"
@@ -184,7 +206,7 @@ class Peaked(AbstractSlowSystem):
         b = self.inverse_temperature
         return self.race.aligned_loss(b) + b * self.race.gap(b)
 
-    def _fields(self, t: Float[Array, ""], y: Float[Array, "2"]) -> _Fields:
+    def _fields(self, t: Float[Array, ""], y: Float[Array, " n"]) -> _Fields:
         D, spread = y[0], jnp.maximum(y[1], 0.0)
         beta = self.logit_schedule(t)
         square = D**2 + spread
@@ -200,7 +222,7 @@ class Peaked(AbstractSlowSystem):
         near = (b - s) * jnp.sum(jnp.asarray(_WEIGHTS) * jax.vmap(self.race.curvature)(places))
         return jnp.where(jnp.abs(s - b) < 0.5 * b, near, self.race.gap(s) - self.race.gap(b))
 
-    def second_moment(self, y: Float[Array, "2"], fields: _Fields) -> Float[Array, ""]:
+    def second_moment(self, y: Float[Array, " n"], fields: _Fields) -> Float[Array, ""]:
         """G = E|p - y|^2 with the smoothed label, at effective logits beta lam."""
         if self.disagreement is None:
             return jnp.zeros(())
@@ -209,10 +231,28 @@ class Peaked(AbstractSlowSystem):
         G = formulas.second_moment(fields.response, U, label, self.classes, self.smoothing)
         return jnp.maximum(G, 0.0)
 
-    def initial_state(self) -> Float[Array, "2"]:
-        return jnp.stack([jnp.asarray(self.overlap, float), jnp.asarray(self.spread, float)])
+    def initial_state(self) -> Float[Array, " n"]:
+        start = jnp.stack([jnp.asarray(self.overlap, float), jnp.asarray(self.spread, float)])
+        if self.optimizer != "adam":
+            return start
+        now = self._arguments(jnp.zeros(()), start)
+        return jnp.append(start, jnp.log(formulas.adam_second_moment(*now.moments, *now.sizes, *now.options[1:])))
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, "2"], args: Any = None) -> Float[Array, "2"]:
+    def vector_field(self, t: Float[Array, ""], y: Float[Array, " n"], args: Any = None) -> Float[Array, " n"]:
+        now = self._arguments(t, y)
+        rate = self.learning_rate * self.schedule(t)
+        if self.optimizer == "adam":
+            # The average of v over steps 1, 2, ... with weights memory^age, as Adam corrects it for its start.
+            forgets = -jnp.log(jnp.maximum(self.memory, 1e-3))
+            v = formulas.adam_second_moment(*now.moments, *now.sizes, *now.options[1:])
+            follow = forgets / -jnp.expm1(-forgets * (t + 1)) * (v * jnp.exp(-y[2]) - 1)
+            flow = formulas.adam_flow(*now.moments, rate, *now.sizes, *now.options, jnp.exp(y[2]))
+            return jnp.stack([*flow, follow])
+        if self.optimizer == "normalised":
+            return jnp.stack(formulas.normalised_flow(*now.moments, rate, *now.sizes, *now.options))
+        return jnp.stack(formulas.overlap_flow(*now.moments, rate, *now.sizes[:2], *now.options))
+
+    def _arguments(self, t: Float[Array, ""], y: Float[Array, " n"]) -> _Arguments:
         fields = self._fields(t, y)
         D, spread = y[0], jnp.maximum(y[1], 0.0)
         if self.loss == "cross_entropy":
@@ -223,17 +263,13 @@ class Peaked(AbstractSlowSystem):
             # The flow adds H times (s - D) to the gap of an aligned student.
             response, G = moments.response, moments.second_moment
             mean_gap = moments.drift - response * beta * fields.excess
-        rate = self.learning_rate * self.schedule(t)
-        batch = self.batch / self.noise
-        common = (D, spread, self.label_moment, mean_gap, response, G, rate, batch, self.classes)
-        last = (self.weight_decay, self.smoothing, fields.beta)
-        if self.optimizer == "adam":
-            return jnp.stack(formulas.adam_flow(*common, jnp.asarray(self.dimension), *last))
-        if self.optimizer == "normalised":
-            return jnp.stack(formulas.normalised_flow(*common, jnp.asarray(self.dimension), *last))
-        return jnp.stack(formulas.overlap_flow(*common, *last))
+        return _Arguments(
+            (D, spread, self.label_moment, mean_gap, response, G),
+            (self.batch / self.noise, self.classes, jnp.asarray(self.dimension)),
+            (self.weight_decay, self.smoothing, fields.beta),
+        )
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "2"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
         """F(s) - D m for hard labels, F(s) - F(b*) - (D - b*) Phi(b*) else, at the effective logits beta lam."""
         fields = self._fields(t, y)
         s, misaligned = fields.s, fields.beta * fields.excess * self.label_moment
@@ -246,7 +282,7 @@ class Peaked(AbstractSlowSystem):
         far = self.race.aligned_loss(s) - self.race.aligned_loss(b) + (s - b) * self.race.gap(b)
         return jnp.where(jnp.abs(s - b) < 0.5 * b, near, far) + misaligned
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, "2"]) -> dict[str, Array]:
+    def observables(self, t: Float[Array, ""], y: Float[Array, " n"]) -> dict[str, Array]:
         """`overlap` D, `spread` Delta, `logit_scale` beta s, `error` P(argmax differs from the teacher's), `loss_total`
         (cross-entropy), `calibrated_loss` (hard labels: the cross-entropy at the best temperature), `rate` eta(t)."""
         fields = self._fields(t, y)
@@ -369,7 +405,17 @@ def peaked(
             "loss", expected="cross_entropy, or two classes with hard labels and no smoothing", got=values["loss"],
             remedy="set classes=2, labels=hard, smoothing=0",
         )  # fmt: skip
-    numbers = ("learning_rate", "batch", "weight_decay", "noise", "overlap", "spread", "smoothing", "focusing")
+    numbers = (
+        "learning_rate",
+        "batch",
+        "weight_decay",
+        "noise",
+        "overlap",
+        "spread",
+        "smoothing",
+        "focusing",
+        "memory",
+    )
     return Peaked(
         classes=jnp.asarray(float(classes)),
         inverse_temperature=jnp.asarray(b, dtype=float),
