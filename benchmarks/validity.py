@@ -226,7 +226,7 @@ def page(results: dict[str, dict[str, Any]], before: str = "") -> str:
             "from nothing); do not edit. The quickstart's own comparison is `results/quickstart/report.md`, made by",
             "`odescale quickstart --seeds 4`. Exact identities (generated right-hand side against automatic differentiation,",
             "closed form against the ODE, order-1/T loss against Monte Carlo at fixed overlaps) are tests:",
-            "`tests/test_generated*.py`, `tests/test_derivations*.py`.",
+            "`tests/test_generated*.py`, `tests/test_derivations*.py`. Peaked distributions: the table of `docs/one_third_law.md`.",
             "",
             *mean_field.section(results, kept),
             "## Infinite context: finite T",

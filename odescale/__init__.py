@@ -10,6 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from odescale.analysis.curves import find_transition_curve as find_transition_curve
+    from odescale.analysis.escapes import compare_escapes as compare_escapes
+    from odescale.analysis.escapes import time_to_loss as time_to_loss
+    from odescale.analysis.one_third import PeakedLaw as PeakedLaw
+    from odescale.analysis.one_third import predict_law as predict_law
     from odescale.analysis.power_floor import fit_power_floor as fit_power_floor
     from odescale.analysis.regimes import Transition as Transition
     from odescale.analysis.transition import find_transition as find_transition
@@ -24,6 +28,7 @@ if TYPE_CHECKING:
     from odescale.compare.comparison import compare as compare_runs  # noqa: F401
     from odescale.compare.mean_field import compare_mean_field as compare_mean_field
     from odescale.compare.mean_field_report import draw_mean_field as draw_mean_field
+    from odescale.compare.peaked import compare_peaked as compare_peaked
     from odescale.errors import CheckpointError as CheckpointError
     from odescale.errors import InputError as InputError
     from odescale.errors import OdescaleError as OdescaleError
@@ -44,6 +49,7 @@ if TYPE_CHECKING:
     from odescale.networks.blocks import PreNorm as PreNorm
     from odescale.networks.blocks import RMSNorm as RMSNorm
     from odescale.networks.blocks import SelfAttention as SelfAttention
+    from odescale.networks.language_model import LanguageModel as LanguageModel
     from odescale.networks.library import committee_network as committee_network
     from odescale.networks.library import transformer_network as transformer_network
     from odescale.networks.losses import CrossEntropy as CrossEntropy
@@ -76,9 +82,12 @@ if TYPE_CHECKING:
     from odescale.systems.spectrum import source_overlaps as source_overlaps
     from odescale.systems.transformer import committee as committee
     from odescale.systems.transformer import transformer as transformer
+    from odescale.training.grammar import Grammar as Grammar
+    from odescale.training.language import train_language as train_language
     from odescale.training.of_mean_field import train_mean_field as train_mean_field
     from odescale.training.of_system import train_system as train_system
     from odescale.training.run import TrainingRun as TrainingRun
+    from odescale.training.softmax_layer import train_peaked as train_peaked
     from odescale.training.train import train as train
 
 __version__ = "0.1.0"
@@ -99,16 +108,19 @@ _HOMES: dict[str, tuple[str, str]] = {
     "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
     "FunctionLoss": ("odescale.networks.losses", "FunctionLoss"),
     "FunctionOfFields": ("odescale.networks.readouts", "FunctionOfFields"),
+    "Grammar": ("odescale.training.grammar", "Grammar"),
     "GrowthSchedule": ("odescale.clock", "GrowthSchedule"),
     "Head": ("odescale.networks.architecture", "Head"),
     "HeadRows": ("odescale.networks.blocks", "HeadRows"),
     "InputError": ("odescale.errors", "InputError"),
+    "LanguageModel": ("odescale.networks.language_model", "LanguageModel"),
     "MLP": ("odescale.networks.blocks", "MLP"),
     "MeanField": ("odescale.systems.mean_field", "MeanField"),
     "MeanPool": ("odescale.networks.readouts", "MeanPool"),
     "OdescaleError": ("odescale.errors", "OdescaleError"),
     "OutsideTheoryError": ("odescale.errors", "OutsideTheoryError"),
     "Peaked": ("odescale.systems.peaked", "Peaked"),
+    "PeakedLaw": ("odescale.analysis.one_third", "PeakedLaw"),
     "PerToken": ("odescale.networks.readouts", "PerToken"),
     "Positions": ("odescale.networks.blocks", "Positions"),
     "PowerSchedule": ("odescale.clock", "PowerSchedule"),
@@ -131,7 +143,9 @@ _HOMES: dict[str, tuple[str, str]] = {
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
     "committee": ("odescale.systems.transformer", "committee"),
     "committee_network": ("odescale.networks.library", "committee_network"),
+    "compare_escapes": ("odescale.analysis.escapes", "compare_escapes"),
     "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
+    "compare_peaked": ("odescale.compare.peaked", "compare_peaked"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
     "coverage": ("odescale.systems.coverage", "coverage"),
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
@@ -144,13 +158,17 @@ _HOMES: dict[str, tuple[str, str]] = {
     "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
     "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
+    "predict_law": ("odescale.analysis.one_third", "predict_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
     "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
     "sweep": ("odescale.solve.sweep", "sweep"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
+    "time_to_loss": ("odescale.analysis.escapes", "time_to_loss"),
     "train": ("odescale.training.train", "train"),
+    "train_language": ("odescale.training.language", "train_language"),
     "train_mean_field": ("odescale.training.of_mean_field", "train_mean_field"),
+    "train_peaked": ("odescale.training.softmax_layer", "train_peaked"),
     "train_system": ("odescale.training.of_system", "train_system"),
     "transformer": ("odescale.systems.transformer", "transformer"),
     "transformer_network": ("odescale.networks.library", "transformer_network"),
