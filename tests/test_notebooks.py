@@ -17,7 +17,11 @@ def test_there_is_a_notebook() -> None:
     assert NOTEBOOKS
 
 
-@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
+# One notebook in `make test`; the others compile for a minute or two and run in `make validate`.
+RUNS = [pytest.param(path, marks=[] if path.stem == "quickstart" else pytest.mark.slow) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("notebook", RUNS, ids=lambda path: path.stem)
 def test_runs(notebook: Path, tmp_path: Path) -> None:
     # Another working directory: a notebook may not rely on being started in the checkout, nor write into it.
     settings = {"ODESCALE_NOTEBOOK_SIZE": "small", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}

@@ -111,6 +111,7 @@ def test_an_infinitely_cold_teacher_gives_hard_labels(labels):
     assert peaked(classes=3, labels=labels).labels == "hard"
 
 
+@pytest.mark.slow
 def test_soft_labels_of_a_cold_teacher_start_as_hard_ones():
     """b* = 5000: the same course as hard labels as long as D << b*; what they lack is of order D/b*."""
     times = np.geomspace(1, 100, 6)
@@ -195,7 +196,7 @@ def test_outside_the_theory():
     with pytest.raises(OutsideTheoryError, match="loss"):
         peaked(classes=3, loss="focal")
     with pytest.raises(InputError, match="weight_decay"):
-        integrate(peaked(weight_decay=2000.0), 10.0)
+        integrate(peaked(classes=3, weight_decay=2000.0), 10.0)
     with pytest.raises(InputError, match="noise"):
         odescale.sweep("peaked", 10.0, {"inverse_temperature": np.array([1.0, 2.0])}, labels="soft", classes=3)
 
