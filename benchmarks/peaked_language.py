@@ -3,9 +3,9 @@
 A decoder-only softmax transformer learns a deterministic Markov language of order 8 over 32 tokens by plain SGD, three seeds.
 Its excess loss is exact (known conditionals). The local exponent over the last decade of steps is compared with that of the
 aligned order-parameter flow at the same logit scales, for Gaussian fields (the system `peaked`) and for the fields that the
-language itself has. Three controls change what the theory assumes. Of every run the learning rate is then taken to zero: an upper
-bound of the part of the loss that gradient noise keeps up, as the run also learns meanwhile. Writes benchmarks/results/peaked_language.json; trainings are kept in
-checkpoints beside it, so that a second call only measures.
+language itself has. Three controls change what the theory assumes. Of every run the learning rate is then taken to zero: an
+upper bound of the part of the loss that gradient noise keeps up, as the run also learns meanwhile. Writes
+benchmarks/results/peaked_language.json; trainings are kept in checkpoints beside it, so that a second call only measures.
 """
 
 from __future__ import annotations
@@ -255,7 +255,8 @@ def report(name: str, run: Any, grammar: Any, flow: dict[str, np.ndarray]) -> di
         )
     print(
         f"  gap density {layer['gap_density']:.3f} (Gaussian: m_K = {mean_top:.3f}); F(s) - D m = {isotropic:.4f} with the whole "
-        f"Delta isotropic; after the learning rate went to zero the loss is {annealed['loss']:.4f} and the error {annealed['error']:.4f}",
+        f"Delta isotropic; after the learning rate went to zero the loss is {annealed['loss']:.4f}, "
+        f"the error {annealed['error']:.4f}",
         flush=True,
     )
     print(
