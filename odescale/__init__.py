@@ -12,10 +12,25 @@ if TYPE_CHECKING:
     from odescale.analysis.curves import find_transition_curve as find_transition_curve
     from odescale.analysis.escapes import compare_escapes as compare_escapes
     from odescale.analysis.escapes import time_to_loss as time_to_loss
+    from odescale.analysis.frontier import compute_frontier as compute_frontier
+    from odescale.analysis.frontier import critical_compute as critical_compute
+    from odescale.analysis.frontier_exponent import envelope_of_curves as envelope_of_curves
+    from odescale.analysis.frontier_exponent import frontier_exponent as frontier_exponent
+    from odescale.analysis.frontier_numeric import compare_frontiers as compare_frontiers
+    from odescale.analysis.frontier_numeric import numeric_frontier as numeric_frontier
+    from odescale.analysis.frontier_tied import tied_frontier as tied_frontier
     from odescale.analysis.one_third import PeakedLaw as PeakedLaw
     from odescale.analysis.one_third import predict_law as predict_law
     from odescale.analysis.power_floor import fit_power_floor as fit_power_floor
+    from odescale.analysis.power_law_phases import compute_optimal as compute_optimal
+    from odescale.analysis.power_law_phases import truncated_modes as truncated_modes
     from odescale.analysis.regimes import Transition as Transition
+    from odescale.analysis.risk_law import RiskLaw as RiskLaw
+    from odescale.analysis.risk_law import isolated_law as isolated_law
+    from odescale.analysis.risk_law import joint_surface as joint_surface
+    from odescale.analysis.risk_law import risk_law as risk_law
+    from odescale.analysis.risk_law import yang_v1 as yang_v1
+    from odescale.analysis.risk_law import yang_v3 as yang_v3
     from odescale.analysis.transition import find_transition as find_transition
     from odescale.analysis.transition import transition_gradient as transition_gradient
     from odescale.clock import Clock as Clock
@@ -128,6 +143,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "PrecisionError": ("odescale.errors", "PrecisionError"),
     "QueryToken": ("odescale.networks.readouts", "QueryToken"),
     "RMSNorm": ("odescale.networks.blocks", "RMSNorm"),
+    "RiskLaw": ("odescale.analysis.risk_law", "RiskLaw"),
     "RowNetwork": ("odescale.networks.row_network", "RowNetwork"),
     "SelfAttention": ("odescale.networks.blocks", "SelfAttention"),
     "SolveError": ("odescale.errors", "SolveError"),
@@ -144,26 +160,37 @@ _HOMES: dict[str, tuple[str, str]] = {
     "committee": ("odescale.systems.transformer", "committee"),
     "committee_network": ("odescale.networks.library", "committee_network"),
     "compare_escapes": ("odescale.analysis.escapes", "compare_escapes"),
+    "compare_frontiers": ("odescale.analysis.frontier_numeric", "compare_frontiers"),
     "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
     "compare_peaked": ("odescale.compare.peaked", "compare_peaked"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
+    "compute_frontier": ("odescale.analysis.frontier", "compute_frontier"),
+    "compute_optimal": ("odescale.analysis.power_law_phases", "compute_optimal"),
     "coverage": ("odescale.systems.coverage", "coverage"),
+    "critical_compute": ("odescale.analysis.frontier", "critical_compute"),
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
+    "envelope_of_curves": ("odescale.analysis.frontier_exponent", "envelope_of_curves"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
     "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
     "fit_power_floor": ("odescale.analysis.power_floor", "fit_power_floor"),
+    "frontier_exponent": ("odescale.analysis.frontier_exponent", "frontier_exponent"),
     "integrate": ("odescale.solve.integrate", "integrate"),
+    "isolated_law": ("odescale.analysis.risk_law", "isolated_law"),
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
+    "joint_surface": ("odescale.analysis.risk_law", "joint_surface"),
     "listed": ("odescale.systems.spectrum", "listed"),
     "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
+    "numeric_frontier": ("odescale.analysis.frontier_numeric", "numeric_frontier"),
     "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
     "predict_law": ("odescale.analysis.one_third", "predict_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
+    "risk_law": ("odescale.analysis.risk_law", "risk_law"),
     "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
     "sweep": ("odescale.solve.sweep", "sweep"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
+    "tied_frontier": ("odescale.analysis.frontier_tied", "tied_frontier"),
     "time_to_loss": ("odescale.analysis.escapes", "time_to_loss"),
     "train": ("odescale.training.train", "train"),
     "train_language": ("odescale.training.language", "train_language"),
@@ -173,9 +200,12 @@ _HOMES: dict[str, tuple[str, str]] = {
     "transformer": ("odescale.systems.transformer", "transformer"),
     "transformer_network": ("odescale.networks.library", "transformer_network"),
     "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
+    "truncated_modes": ("odescale.analysis.power_law_phases", "truncated_modes"),
     "two_token_loss": ("odescale.expectations.two_tokens", "two_token_loss"),
     "two_token_minima": ("odescale.expectations.two_tokens", "two_token_minima"),
     "two_token_transition": ("odescale.expectations.two_tokens", "two_token_transition"),
+    "yang_v1": ("odescale.analysis.risk_law", "yang_v1"),
+    "yang_v3": ("odescale.analysis.risk_law", "yang_v3"),
 }
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

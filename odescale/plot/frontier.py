@@ -1,0 +1,201 @@
+"""Pictures of the compute-optimal frontier: loss against compute with C*, isolated laws, phases over (a, b)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
+
+from odescale.errors import InputError
+from odescale.plot.style import COLOURS, CYCLE, new_figure, own_axes, shared_style
+
+PHASE_COLOURS = ("#56B4E9", "#E69F00", "#009E73")
+PHASE_NAMES = ("Ia", "II", "III")
+
+
+def plot_frontier(
+    frontier: Any,
+    *,
+    critical: Any = None,
+    numeric: Any = None,
+    curves: Mapping[str, tuple[Float[ArrayLike, " n"], Float[ArrayLike, " n"]]] | None = None,
+    asymptote: float | None = None,
+    compute_unit: str = "FLOP",
+    title: str = "",
+    figure: Figure | None = None,
+) -> dict[str, Axes]:
+    """R*(C) with C* and the releases of sizes, and the local exponent -dlog R*/dlog C; axes "loss" and "exponent".
+
+    **Arguments**: `frontier`: a `Frontier`; `critical`: a `CriticalCompute`, marked when found, else its reason is written;
+    `numeric`: a second `Frontier`, drawn as points; `curves`: label -> (compute (n,), risk (n,)) of fixed models, grey, at
+    most 8; `asymptote`: the exponent 1/S, marked on the right axes. `compute_unit`: what C counts.
+    **Raises** `InputError` when nothing can be drawn.
+    """
+    curves = curves or {}
+    if len(curves) > len(CYCLE):
+        raise InputError("curves", expected=f"at most {len(CYCLE)} curves", got=len(curves), remedy="draw fewer")
+    shown = np.asarray(frontier.valid, bool)
+    if shown.sum() < 2:
+        raise InputError("frontier", expected="at least two valid points", got=int(shown.sum()), remedy="raise C")
+    C, R, p = (np.asarray(getattr(frontier, name), float)[shown] for name in ("compute", "risk", "exponent"))
+    label = f"compute C  ({compute_unit})" if compute_unit else "compute C  (unit c = 1)"
+    with shared_style():
+        figure = new_figure(11.6, 4.8) if figure is None else figure
+        loss, exponent = figure.subplots(1, 2)
+        for i, (compute, risk) in enumerate(curves.values()):
+            x, y = np.asarray(compute, float), np.asarray(risk, float)
+            kept = (x >= C[0]) & (x <= C[-1]) & (y > 0)
+            loss.plot(x[kept], y[kept], color="#B5B5B5", linewidth=1.0, label="fixed sizes" if i == 0 else None)
+        loss.plot(C, R, color=COLOURS["theory"], label=f"frontier, {frontier.method}")
+        exponent.plot(C, p, color=COLOURS["theory"], label=frontier.method)
+        if numeric is not None:
+            kept = np.asarray(numeric.valid, bool)
+            points = {"color": COLOURS["run"], "markersize": 4.2, "label": f"frontier, {numeric.method}"}
+            loss.plot(np.asarray(numeric.compute)[kept], np.asarray(numeric.risk)[kept], "o", **points)
+            points["label"] = numeric.method
+            exponent.plot(np.asarray(numeric.compute)[kept], np.asarray(numeric.exponent)[kept], "o", **points)
+        if asymptote is not None:
+            exponent.axhline(asymptote, color=COLOURS["formula"], linewidth=1.1, linestyle="--",
+                             label=f"1/S = {asymptote:.4g}")  # fmt: skip
+        if critical is not None:
+            _mark_releases(loss, exponent, critical, C)
+        for axes in (loss, exponent):
+            axes.set(xscale="log", xlabel=label, xlim=(C[0], C[-1]))
+        loss.set(yscale="log", ylabel="excess risk R")
+        low, high = R.min(), R.max()
+        loss.set_ylim(low / 1.6, high * 2.5)
+        exponent.set_ylabel(r"local exponent  $-\,d\,\log R^*\,/\,d\,\log C$")
+        exponent.set_ylim(0, 1.08 * float(np.max(p)))
+        # An exponential phase may reach ten: then only a logarithmic axis shows 1/S too.
+        if np.max(p) > 8 * np.min(p):
+            exponent.set(yscale="log", ylim=(0.7 * float(np.min(p)), 1.5 * float(np.max(p))))
+            exponent.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+            exponent.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+            exponent.yaxis.set_minor_formatter(NullFormatter())
+        loss.legend(loc="upper right")
+        exponent.legend(loc="upper right")
+        if title:
+            figure.suptitle(title, fontsize=12.5)
+    return {"loss": loss, "exponent": exponent}
+
+
+def _mark_releases(loss: Axes, exponent: Axes, critical: Any, C: Float[np.ndarray, " m"]) -> None:
+    """C* as a line with its value, later releases dotted; or the reason why there is none."""
+    if not critical.found:
+        words = critical.reason.split(":")[0]
+        loss.text(0.02, 0.03, words, transform=loss.transAxes, color=COLOURS["grey"], fontsize=9.5)
+        return
+    for axes in (loss, exponent):
+        for i, (name, compute, _) in enumerate(critical.releases):
+            if not C[0] < compute < C[-1]:
+                continue
+            text = f"C* = {compute:.4g}: {name} released" if i == 0 else f"{name} released, C = {compute:.3g}"
+            axes.axvline(compute, color=COLOURS["third"], linestyle="-" if i == 0 else ":", linewidth=1.5, label=text)
+        if critical.compute > C[0]:
+            axes.axvspan(C[0], min(critical.compute, C[-1]), color=COLOURS["third"], alpha=0.08, linewidth=0)
+
+
+def plot_isolated_laws(
+    laws: Sequence[tuple[Any, Float[ArrayLike, " n"]]],
+    *,
+    units: Mapping[str, str] | None = None,
+    title: str = "",
+    figure: Figure | None = None,
+) -> dict[str, Axes]:
+    """Each isolated law over its own variable, the others at infinity; returns the axes by the name of the variable.
+
+    **Arguments**: `laws`: pairs (`IsolatedLaw`, values (n,) > 0), at most 4; `units`: name -> text after the axis label, e.g.
+    {"time": "SGD steps"}. A power law has its exponent in the legend, an exponential its rate. **Raises** `InputError`.
+    """
+    if not 1 <= len(laws) <= 4:
+        raise InputError("laws", expected="1 to 4 laws", got=len(laws), remedy="draw fewer")
+    with shared_style():
+        figure = new_figure(3.9 * len(laws) + 0.6, 3.9) if figure is None else figure
+        grid = np.atleast_1d(figure.subplots(1, len(laws), sharey=True))
+        found = {}
+        lowest = np.inf
+        for axes, (law, given), colour in zip(grid, laws, CYCLE, strict=False):
+            values = np.asarray(given, float)
+            if values.ndim != 1 or not (values > 0).all():
+                raise InputError(f"values of {law.name}", expected="a row of positive numbers", got=values.shape,
+                                 remedy="np.geomspace")  # fmt: skip
+            risk = np.asarray(law(values))
+            parts = [rf"{float(a):.3g} $\cdot$ {law.name}$^{{-{float(e):.3g}}}$"
+                     for a, e in zip(law.amplitudes, law.exponents, strict=True)]  # fmt: skip
+            if float(law.decay) > 0:
+                parts.append(rf"{float(law.decay):.3g} $\cdot$ exp(-{float(law.rate):.3g} t)")
+            axes.plot(values, risk, color=colour, label=" + ".join(parts))
+            unit = (units or {}).get(law.name, "")
+            axes.set(xscale="log", yscale="log", xlabel=f"{law.name}" + (f"  ({unit})" if unit else ""))
+            axes.set_title(f"{law.name} alone")
+            axes.legend(loc="lower left")
+            found[law.name] = axes
+            if not float(law.decay) > 0:
+                lowest = min(lowest, risk.min())
+        grid[0].set_ylabel("excess risk R, others at infinity")
+        if np.isfinite(lowest):  # an exponential goes far below what the sizes leave
+            grid[0].set_ylim(bottom=lowest / 30)
+        if title:
+            figure.suptitle(title, fontsize=12.5)
+    return found
+
+
+def plot_compute_phases(
+    a: Float[ArrayLike, " m"],
+    b: Float[ArrayLike, " n"],
+    exponent: Float[ArrayLike, "n m"],
+    phase: Float[ArrayLike, "n m"],
+    *,
+    marks: Mapping[str, tuple[float, float]] | None = None,
+    levels: int = 14,
+    axes: Axes | None = None,
+    title: str = "",
+) -> Axes:
+    """Phases Ia, II, III over (a, b) as colours with lines of equal compute-optimal exponent; boundaries a = b + 1 and a = 2b.
+
+    **Arguments**: `a` (m,), `b` (n,), `exponent` and `phase` (n, m) of `phase_map`; `marks`: label -> (a, b) points;
+    `levels`: number of exponent lines. **Raises** `InputError` for shapes that do not match.
+    """
+    x, y = np.asarray(a, float), np.asarray(b, float)
+    p, which = np.asarray(exponent, float), np.asarray(phase, float)
+    for name, values in (("exponent", p), ("phase", which)):
+        if values.shape != (y.size, x.size):
+            raise InputError(name, expected=f"shape {(y.size, x.size)}", got=values.shape, remedy="use phase_map")
+    with shared_style():
+        axes = own_axes(axes, 7.4, 5.4)
+        axes.grid(False)
+        axes.pcolormesh(x, y, np.ma.masked_invalid(which), cmap=ListedColormap(PHASE_COLOURS), vmin=-0.5, vmax=2.5,
+                        alpha=0.45, shading="nearest", rasterized=True, linewidth=0)  # fmt: skip
+        lines = axes.contour(x, y, p, levels=MaxNLocator(levels).tick_values(np.nanmin(p), np.nanmax(p)),
+                             colors="#202020", linewidths=0.9)  # fmt: skip
+        axes.clabel(lines, fmt="%.2g", fontsize=8.5)
+        edge = np.linspace(max(1.0, y[0]), y[-1], 100)
+        for value, name in ((edge + 1, r"$a = b + 1$"), (2 * edge, r"$a = 2b$")):
+            axes.plot(value, edge, color="black", linewidth=2.0)
+            inside = np.flatnonzero(value <= x[-1])
+            if inside.size:
+                at = inside[int(0.8 * (inside.size - 1))]
+                axes.annotate(name, (value[at], edge[at]), xytext=(5, -13), textcoords="offset points", fontsize=9.5)
+        for i, name in enumerate(PHASE_NAMES):
+            rows, columns = np.nonzero(which == i)
+            if rows.size:
+                # The point of the phase next to its median, so that the name is inside.
+                place = np.argmin(np.hypot(x[columns] - np.median(x[columns]), y[rows] - np.median(y[rows])))
+                axes.text(float(x[columns[place]]), float(y[rows[place]]), name, fontsize=17, fontweight="bold", ha="center",
+                          va="center", bbox={"facecolor": "white", "alpha": 0.65, "edgecolor": "none", "pad": 2})  # fmt: skip
+        for name, (u, v) in (marks or {}).items():
+            axes.plot([u], [v], "o", color=COLOURS["run"], markeredgecolor="white", markersize=8, label=name)
+        axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        axes.set_xlabel(r"target power  $a$   ($\lambda_j\theta_j^2 = j^{-a}$)")
+        axes.set_ylabel(r"eigenvalue power  $b$   ($\lambda_j = j^{-b}$)")
+        if marks:
+            axes.legend(loc="lower right")
+        axes.set_title(title or r"compute-optimal exponent  $-\,d\,\log L\,/\,d\,\log C$,  C = width $\times$ steps")
+    return axes
