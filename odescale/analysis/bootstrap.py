@@ -9,6 +9,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 from scipy import stats
+from scipy.optimize import brentq
+from scipy.signal import lfilter
 
 from odescale.errors import InputError
 
@@ -91,3 +93,47 @@ def correlated_noise(
     for i in range(1, n):
         out[:, i] = keep * out[:, i - 1] + np.sqrt(1 - keep**2) * noise[:, i]
     return out * stderr
+
+
+def residual_memory(residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"]) -> float:
+    """rho in [0, 0.995] of AR(1) noise u whose residuals M u have the autocorrelation of `residual` (n,).
+
+    A fit or a spline follows slow noise, so the autocorrelation of what it leaves, M u with M = `projection` (n, n), is far
+    below that of the noise. E sum (Mu)_i (Mu)_(i+1)/E sum (Mu)_i^2 is computed for every rho and solved for it. Along an
+    exponential phase log L of one SGD run is a random walk (rho = 1): its drift goes into the fitted rate, out of sight.
+    """
+    n = residual.size
+    lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    # One standard error more than seen: a memory missed makes the interval far too narrow, one too long a little too wide.
+    seen = autocorrelation(residual) + n**-0.5
+
+    def left(rho: float) -> float:
+        covariance = projection @ (rho**lag) @ projection.T
+        return float(np.trace(covariance, 1) / np.trace(covariance)) - seen
+
+    if left(0.0) >= 0:
+        return 0.0
+    return 0.995 if left(0.995) <= 0 else float(brentq(left, 0.0, 0.995, xtol=1e-4))
+
+
+def memory_bootstrap(
+    residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"], draws: int, rng: np.random.Generator
+) -> Float[np.ndarray, "draws n"]:
+    """AR(1) series u_i = rho u_(i-1) + e_i (draws, n), rho from `residual_memory`, e from the residual's own innovations.
+
+    Innovations are divided by their local size, drawn with random signs and multiplied by the size of the place where they
+    land; all are scaled so that E|M u|^2 = |residual|^2, M = `projection`: what the fit had absorbed is put back.
+    """
+    n, rho = residual.size, residual_memory(residual, projection)
+    if not np.abs(residual).max() > 0:
+        return np.zeros((draws, n))
+    innovation = np.concatenate([residual[:1], residual[1:] - rho * residual[:-1]])
+    width = np.ones(2 * max(n // 8, 3) + 1)
+    size = np.sqrt(np.convolve(innovation**2, width, mode="same") / np.convolve(np.ones(n), width, mode="same"))
+    size = np.maximum(size, 1e-12 * size.max())
+    unit = innovation / size
+    unit /= np.sqrt(np.mean(unit**2))
+    absorbed = projection @ (np.tril(rho ** np.maximum(np.subtract.outer(np.arange(n), np.arange(n)), 0)) * size)
+    size = size * np.sqrt(np.sum(residual**2) / np.sum(absorbed**2))
+    drawn = rng.choice(unit, size=(draws, n)) * rng.choice([-1.0, 1.0], size=(draws, n)) * size
+    return np.asarray(lfilter([1.0], [1.0, -rho], drawn, axis=1))

@@ -68,6 +68,10 @@ class CurveFit(eqx.Module):
         """log L(t) of the fit; t >= 0."""
         return _evaluate(self.names, self.vector, np.asarray(t, dtype=float))[0]
 
+    def jacobian(self, t: ArrayLike) -> np.ndarray:
+        """d log L/d(optimiser's parameters), (n, parameters)."""
+        return _evaluate(self.names, self.vector, np.asarray(t, dtype=float))[1]
+
     def exponent_and_index(self, t: ArrayLike) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """log L, p = -dlog L/dlog t, q = dlog p/dlog t of the fitted excess loss (irreducible part removed)."""
         return _derivatives(self.names, self.vector, np.asarray(t, dtype=float))
@@ -127,7 +131,7 @@ def fit_curve(
         )
     times, rows = check_curve(t, loss, irreducible=0.0 if irreducible is None else irreducible)
     mean = rows.mean(axis=0, keepdims=True)
-    weights = _weights(times, mean[0], stderr)
+    weights = fit_weights(times, mean[0], stderr)
     if times.size > 400:
         first = times > 0
         times, stacked = bin_curve(times[first], np.concatenate([mean, weights[None]])[:, first])
@@ -180,11 +184,12 @@ def refit_many(
     stderr: Float[np.ndarray, " n"] | None = None,
 ) -> list[CurveFit]:
     """The model of `fit` fitted to each row of `log_losses`, started at `fit`: for bootstrap draws."""
-    weights = _weights(t, np.exp(log_losses.mean(axis=0)), stderr)
+    weights = fit_weights(t, np.exp(log_losses.mean(axis=0)), stderr)
     return [_fit(fit.names, fit.model, t, row, weights, [fit.vector]) for row in log_losses]
 
 
-def _weights(t: np.ndarray, mean: np.ndarray, stderr: ArrayLike | None) -> np.ndarray:
+def fit_weights(t: np.ndarray, mean: np.ndarray, stderr: ArrayLike | None) -> np.ndarray:
+    """Least-squares weights (L/stderr)^2 of log L, the largest 1, capped at 100 times the smallest; ones without errors."""
     if stderr is None:
         return np.ones(t.size)
     error = np.asarray(stderr, dtype=float)
