@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
     from odescale.compare.comparison import Comparison as Comparison
     from odescale.compare.comparison import compare as compare_runs  # noqa: F401
+    from odescale.compare.kernel import compare_kernel as compare_kernel
+    from odescale.compare.kernel import kernel_regime as kernel_regime
     from odescale.compare.mean_field import compare_mean_field as compare_mean_field
     from odescale.compare.mean_field_report import draw_mean_field as draw_mean_field
     from odescale.compare.peaked import compare_peaked as compare_peaked
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
     from odescale.errors import OutsideTheoryError as OutsideTheoryError
     from odescale.errors import PrecisionError as PrecisionError
     from odescale.errors import SolveError as SolveError
+    from odescale.expectations.tangent_kernel import tangent_kernel as tangent_kernel
     from odescale.expectations.two_tokens import two_token_loss as two_token_loss
     from odescale.expectations.two_tokens import two_token_minima as two_token_minima
     from odescale.expectations.two_tokens import two_token_transition as two_token_transition
@@ -76,9 +79,17 @@ if TYPE_CHECKING:
     from odescale.networks.readouts import PerToken as PerToken
     from odescale.networks.readouts import QueryToken as QueryToken
     from odescale.networks.row_network import RowNetwork as RowNetwork
+    from odescale.networks.sequence_model import SequenceTransformer as SequenceTransformer
+    from odescale.networks.sequence_model import lazy as lazy
     from odescale.networks.teacher_student import TeacherStudent as TeacherStudent
     from odescale.networks.teacher_student import teacher_student as teacher_student
     from odescale.solve.integrate import integrate as integrate
+    from odescale.solve.spectral import solve_spectral as solve_spectral
+    from odescale.solve.spectral_binned import solve_binned as solve_binned
+    from odescale.solve.spectral_exact import constant_rate as constant_rate
+    from odescale.solve.spectral_exact import exact_recursion as exact_recursion
+    from odescale.solve.spectral_exact import ode_distance as ode_distance
+    from odescale.solve.spectral_passes import repeated_passes as repeated_passes
     from odescale.solve.sweep import sweep as sweep
     from odescale.solve.trajectory import Trajectory as Trajectory
     from odescale.systems.attention import Attention as Attention
@@ -86,23 +97,35 @@ if TYPE_CHECKING:
     from odescale.systems.catalog import quickstart as quickstart
     from odescale.systems.catalog import systems as available_systems  # noqa: F401
     from odescale.systems.coverage import coverage as coverage
+    from odescale.systems.kernel import Kernel as Kernel
+    from odescale.systems.kernel_build import kernel_system as kernel_system
     from odescale.systems.mean_field import MeanField as MeanField
     from odescale.systems.mean_field_build import mean_field as mean_field
     from odescale.systems.mean_field_start import aligned_overlaps as aligned_overlaps
     from odescale.systems.peaked import Peaked as Peaked
     from odescale.systems.peaked import peaked as peaked
+    from odescale.systems.spectral import Spectral as Spectral
+    from odescale.systems.spectral import spectral as spectral
+    from odescale.systems.spectral_features import StoredData as StoredData
+    from odescale.systems.spectral_features import gaussian_projection as gaussian_projection
+    from odescale.systems.spectral_features import random_features as random_features
+    from odescale.systems.spectral_features import stored_spectrum as stored_spectrum
     from odescale.systems.spectrum import isotropic as isotropic
     from odescale.systems.spectrum import listed as listed
     from odescale.systems.spectrum import power_law as power_law
     from odescale.systems.spectrum import source_overlaps as source_overlaps
     from odescale.systems.transformer import committee as committee
     from odescale.systems.transformer import transformer as transformer
+    from odescale.training.full_batch import train_full_batch as train_full_batch
     from odescale.training.grammar import Grammar as Grammar
     from odescale.training.language import train_language as train_language
     from odescale.training.of_mean_field import train_mean_field as train_mean_field
     from odescale.training.of_system import train_system as train_system
     from odescale.training.run import TrainingRun as TrainingRun
     from odescale.training.softmax_layer import train_peaked as train_peaked
+    from odescale.training.spectral_sgd import GaussianTask as GaussianTask
+    from odescale.training.spectral_sgd import StoredTask as StoredTask
+    from odescale.training.spectral_sgd import train_linear as train_linear
     from odescale.training.train import train as train
 
 __version__ = "0.1.0"
@@ -123,11 +146,13 @@ _HOMES: dict[str, tuple[str, str]] = {
     "FieldNetwork": ("odescale.networks.architecture", "FieldNetwork"),
     "FunctionLoss": ("odescale.networks.losses", "FunctionLoss"),
     "FunctionOfFields": ("odescale.networks.readouts", "FunctionOfFields"),
+    "GaussianTask": ("odescale.training.spectral_sgd", "GaussianTask"),
     "Grammar": ("odescale.training.grammar", "Grammar"),
     "GrowthSchedule": ("odescale.clock", "GrowthSchedule"),
     "Head": ("odescale.networks.architecture", "Head"),
     "HeadRows": ("odescale.networks.blocks", "HeadRows"),
     "InputError": ("odescale.errors", "InputError"),
+    "Kernel": ("odescale.systems.kernel", "Kernel"),
     "LanguageModel": ("odescale.networks.language_model", "LanguageModel"),
     "MLP": ("odescale.networks.blocks", "MLP"),
     "MeanField": ("odescale.systems.mean_field", "MeanField"),
@@ -146,8 +171,12 @@ _HOMES: dict[str, tuple[str, str]] = {
     "RiskLaw": ("odescale.analysis.risk_law", "RiskLaw"),
     "RowNetwork": ("odescale.networks.row_network", "RowNetwork"),
     "SelfAttention": ("odescale.networks.blocks", "SelfAttention"),
+    "SequenceTransformer": ("odescale.networks.sequence_model", "SequenceTransformer"),
     "SolveError": ("odescale.errors", "SolveError"),
+    "Spectral": ("odescale.systems.spectral", "Spectral"),
     "SquareLoss": ("odescale.networks.losses", "SquareLoss"),
+    "StoredData": ("odescale.systems.spectral_features", "StoredData"),
+    "StoredTask": ("odescale.training.spectral_sgd", "StoredTask"),
     "TeacherStudent": ("odescale.networks.teacher_student", "TeacherStudent"),
     "TrainingRun": ("odescale.training.run", "TrainingRun"),
     "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
@@ -161,39 +190,56 @@ _HOMES: dict[str, tuple[str, str]] = {
     "committee_network": ("odescale.networks.library", "committee_network"),
     "compare_escapes": ("odescale.analysis.escapes", "compare_escapes"),
     "compare_frontiers": ("odescale.analysis.frontier_numeric", "compare_frontiers"),
+    "compare_kernel": ("odescale.compare.kernel", "compare_kernel"),
     "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
     "compare_peaked": ("odescale.compare.peaked", "compare_peaked"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
     "compute_frontier": ("odescale.analysis.frontier", "compute_frontier"),
     "compute_optimal": ("odescale.analysis.power_law_phases", "compute_optimal"),
+    "constant_rate": ("odescale.solve.spectral_exact", "constant_rate"),
     "coverage": ("odescale.systems.coverage", "coverage"),
     "critical_compute": ("odescale.analysis.frontier", "critical_compute"),
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
     "envelope_of_curves": ("odescale.analysis.frontier_exponent", "envelope_of_curves"),
+    "exact_recursion": ("odescale.solve.spectral_exact", "exact_recursion"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
     "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
     "fit_power_floor": ("odescale.analysis.power_floor", "fit_power_floor"),
     "frontier_exponent": ("odescale.analysis.frontier_exponent", "frontier_exponent"),
+    "gaussian_projection": ("odescale.systems.spectral_features", "gaussian_projection"),
     "integrate": ("odescale.solve.integrate", "integrate"),
     "isolated_law": ("odescale.analysis.risk_law", "isolated_law"),
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
     "joint_surface": ("odescale.analysis.risk_law", "joint_surface"),
+    "kernel_regime": ("odescale.compare.kernel", "kernel_regime"),
+    "kernel_system": ("odescale.systems.kernel_build", "kernel_system"),
+    "lazy": ("odescale.networks.sequence_model", "lazy"),
     "listed": ("odescale.systems.spectrum", "listed"),
     "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
     "numeric_frontier": ("odescale.analysis.frontier_numeric", "numeric_frontier"),
+    "ode_distance": ("odescale.solve.spectral_exact", "ode_distance"),
     "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
     "predict_law": ("odescale.analysis.one_third", "predict_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
+    "random_features": ("odescale.systems.spectral_features", "random_features"),
+    "repeated_passes": ("odescale.solve.spectral_passes", "repeated_passes"),
     "risk_law": ("odescale.analysis.risk_law", "risk_law"),
+    "solve_binned": ("odescale.solve.spectral_binned", "solve_binned"),
+    "solve_spectral": ("odescale.solve.spectral", "solve_spectral"),
     "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
+    "spectral": ("odescale.systems.spectral", "spectral"),
+    "stored_spectrum": ("odescale.systems.spectral_features", "stored_spectrum"),
     "sweep": ("odescale.solve.sweep", "sweep"),
+    "tangent_kernel": ("odescale.expectations.tangent_kernel", "tangent_kernel"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
     "tied_frontier": ("odescale.analysis.frontier_tied", "tied_frontier"),
     "time_to_loss": ("odescale.analysis.escapes", "time_to_loss"),
     "train": ("odescale.training.train", "train"),
+    "train_full_batch": ("odescale.training.full_batch", "train_full_batch"),
     "train_language": ("odescale.training.language", "train_language"),
+    "train_linear": ("odescale.training.spectral_sgd", "train_linear"),
     "train_mean_field": ("odescale.training.of_mean_field", "train_mean_field"),
     "train_peaked": ("odescale.training.softmax_layer", "train_peaked"),
     "train_system": ("odescale.training.of_system", "train_system"),

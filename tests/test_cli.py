@@ -47,7 +47,9 @@ def record_of(text: str) -> dict:
 
 
 # Those of the mean-field engine carry an error bar and remarks: tests/test_cli_mean_field.py.
-@pytest.mark.parametrize("system", [name for name in SYSTEMS if name not in ("transformer", "committee", "peaked")])
+@pytest.mark.parametrize(
+    "system", [name for name in SYSTEMS if name not in ("transformer", "committee", "peaked", "kernel")]
+)
 def test_every_system_solves_with_its_defaults_alone(run, system):
     status, out, err = run("solve", system, "--json")
     record = record_of(out)
@@ -65,6 +67,14 @@ def test_every_system_solves_with_its_defaults_alone(run, system):
         "tokens",
         "dimension",
     }
+
+
+def test_the_kernel_of_a_transformer_solves_and_trains_nothing(run):
+    status, out, err = run("solve", "kernel", "--set", "width=16", "--set", "samples=4", "--t1", 50, "--json")
+    record = record_of(out)
+    assert status == 0 and err == "" and record["loss"][-1] < record["loss"][0]
+    status, out, err = run("train", "kernel")
+    assert status == 2 and out == "" and "train_full_batch" in err
 
 
 def test_solve_prints_a_table_and_saves_and_draws(run, tmp_path):

@@ -215,11 +215,15 @@ def _train(system: Attention | MeanField, t1: float, options: argparse.Namespace
     return train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
 
 
-def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple[Attention | MeanField | Peaked, float]:
-    """The system and its end time; `of_a_run` is that of a peaked system where it is to be trained."""
+def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple[Any, float]:
+    """The system and its end time; `of_a_run` is that of a peaked system where it is to be trained (train, compare)."""
     entry = find_system(options.system)
+    if of_a_run is not None and options.system == "kernel":
+        raise InputError(
+            "system", expected="a system that trains its own network", got="kernel",
+            remedy="use odescale.train_full_batch and odescale.compare_kernel on a network and data of yours",
+        )  # fmt: skip
     system = entry.build(**settings(options.set, entry.parameters, options.system))
-    assert isinstance(system, (Attention, MeanField, Peaked))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
     if options.t1 is None:

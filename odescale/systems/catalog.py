@@ -19,6 +19,8 @@ from odescale.precision import require_x64
 from odescale.systems.attention import Attention
 from odescale.systems.base import AbstractSystem
 from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
+from odescale.systems.kernel import Kernel
+from odescale.systems.kernel_build import kernel
 from odescale.systems.parameters import Parameter, complete, is_traced, positive
 from odescale.systems.peaked import Peaked, peaked
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
@@ -250,6 +252,9 @@ SYSTEMS: dict[str, Entry] = {
         Peaked.parameters,
         "softmax cross-entropy on peaked targets, any number of classes: the one-third law",
         1e5,
+    ),
+    "kernel": Entry(
+        kernel, Kernel.parameters, "full-batch gradient descent of a real transformer at its tangent kernel", 200.0
     ),
 }
 

@@ -1,0 +1,207 @@
+r"""The empirical tangent kernel of any equinox network, Theta(x a, x' b) = sum_p df_a(x)/dtheta_p df_b(x')/dtheta_p.
+
+Blocked over samples and outputs, with the memory of the blocks measured by the compiler and bounded by an argument.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree
+from tqdm import tqdm
+
+from odescale.errors import InputError
+from odescale.networks.sequence_model import trainable as default_trainable
+
+MEMORY_LIMIT = 1_000_000_000
+
+
+class _Piece(NamedTuple):
+    """Rows start..stop of the kernel: outputs from `first` on of the samples first_sample..last_sample."""
+
+    start: int
+    stop: int
+    first_sample: int
+    last_sample: int
+    first: int
+
+
+class _Blocks(eqx.Module):
+    """Jacobian blocks of `samples` whole samples, or of one sample and `outputs` of its outputs."""
+
+    samples: int = eqx.field(static=True)
+    outputs: int = eqx.field(static=True)
+
+    def pieces(self, samples: int, outputs: int) -> list[_Piece]:
+        """The blocks of all rows, in order."""
+        if self.outputs == outputs:
+            ends = [(a, min(a + self.samples, samples)) for a in range(0, samples, self.samples)]
+            return [_Piece(a * outputs, b * outputs, a, b, 0) for a, b in ends]
+        return [
+            _Piece(i * outputs + a, i * outputs + min(a + self.outputs, outputs), i, i + 1, a)
+            for i in range(samples)
+            for a in range(0, outputs, self.outputs)
+        ]
+
+
+def tangent_kernel(
+    network: eqx.Module,
+    x: Float[ArrayLike, "n ..."],
+    x2: Float[ArrayLike, "m ..."] | None = None,
+    *,
+    trainable: PyTree | None = None,
+    output: Callable[[Array], Array] | None = None,
+    memory_limit: int = MEMORY_LIMIT,
+    progress: bool = False,
+) -> Float[np.ndarray, "nK mK"]:
+    r"""Theta = J(x) J(x2)^T, J = df/dtheta: rows are the outputs of all samples in x, sample by sample, each flattened.
+
+    `reshape(n, *outputs, m, *outputs)` gives it by sample and output. Of x with itself it is symmetric to the last bit.
+
+    **Arguments**
+
+    - `network`: any equinox module; called on one sample, `network(x[i])`, it gives an array of any shape (K numbers).
+    - `x` (n, ...), `x2` (m, ...): samples along the first axis; x2 = None is x itself, at half the work.
+    - `trainable`: tree of booleans, which arrays are parameters; default all inexact arrays (the copy inside a `LazyNetwork` not).
+    - `output`: applied to each output before differentiation, e.g. `lambda f: f[-1]` for the last position.
+    - `memory_limit`: bytes that Jacobian blocks and their computation may take, the result (n K m K numbers) not counted.
+    - `progress`: a bar on stderr, one tick per pair of blocks.
+
+    **Returns** an array of the network's precision, on the host. **Cost**: one backward pass per row, more when blocks must be
+    recomputed (memory_limit below 8 n K P bytes, P parameters); and n K m K P multiplications.
+
+    **Errors**: `InputError` before any heavy work: empty or mismatched samples, no parameter, a limit too small for one row (it
+    says what one row takes). **Good values**: memory_limit 1e9. Source: Jacot, Gabriel & Hongler, arXiv 1806.07572.
+    """
+    first = _samples("x", x)
+    others = first if x2 is None else _samples("x2", x2)
+    if others.shape[1:] != first.shape[1:]:
+        raise InputError("x2", expected=f"samples of shape {first.shape[1:]}", got=others.shape[1:], remedy="as in x")
+    moved, rest = eqx.partition(network, default_trainable(network) if trainable is None else trainable)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(moved))
+    if parameters == 0:
+        raise InputError("network", expected="at least one trainable array", got="none", remedy="check `trainable`")
+    one = jax.eval_shape(lambda m, s: _flat(m, rest, output, s), moved, first[0])
+    blocks, compiled = _plan(moved, rest, output, first, one.shape[0], parameters, memory_limit)
+    rows, columns = (blocks.pieces(samples.shape[0], one.shape[0]) for samples in (first, others))
+    result = np.empty((first.shape[0] * one.shape[0], others.shape[0] * one.shape[0]), one.dtype)
+
+    def jacobian(samples: Array, piece: _Piece) -> list[Array]:
+        # The last block repeats a sample up to the size of the others: one shape, compiled once.
+        picks = np.minimum(np.arange(piece.first_sample, piece.first_sample + blocks.samples), piece.last_sample - 1)
+        return compiled(moved, rest, output, samples[picks], jnp.asarray(piece.first), blocks.outputs)
+
+    pairs = len(rows) * (len(rows) + 1) // 2 if x2 is None else len(rows) * len(columns)
+    with tqdm(total=pairs, disable=not progress, desc="tangent kernel", unit="block") as bar:
+        for i, row in enumerate(rows):
+            left = jacobian(first, row)
+            for column in columns[i if x2 is None else 0 :]:
+                same = x2 is None and column == row
+                right = left if same else jacobian(others, column)
+                block = np.asarray(_contract(left, right))[: row.stop - row.start, : column.stop - column.start]
+                if same:
+                    block = (block + block.T) / 2
+                result[row.start : row.stop, column.start : column.stop] = block
+                if x2 is None:
+                    result[column.start : column.stop, row.start : row.stop] = block.T
+                bar.update()
+    return result
+
+
+def network_outputs(network: eqx.Module, x: Float[ArrayLike, "n ..."], output: Callable | None = None) -> Array:
+    """f(x_i) of all samples, (n, ...) in the network's own output shape."""
+    return _outputs(network, _samples("x", x), output)
+
+
+@eqx.filter_jit
+def _outputs(network: Any, x: Array, output: Callable | None) -> Array:
+    return jax.vmap(network if output is None else lambda s: output(network(s)))(x)
+
+
+def _flat(moved: PyTree, rest: PyTree, output: Callable | None, sample: Array) -> Array:
+    value = eqx.combine(moved, rest)(sample)
+    return jnp.ravel(value if output is None else output(value))
+
+
+def _block(moved: PyTree, rest: PyTree, output: Callable | None, samples: Array, first: Array, count: int) -> PyTree:
+    """Jacobian rows of outputs first..first+count of every sample, leaves (samples * count, size of the leaf)."""
+
+    def of(sample: Array) -> PyTree:
+        value, pull = jax.vjp(lambda m: _flat(m, rest, output, sample), moved)
+        basis = jax.nn.one_hot(first + jnp.arange(count), value.shape[0], dtype=value.dtype)
+        return jax.vmap(lambda v: pull(v)[0])(basis)
+
+    leaves = jax.tree.leaves(jax.vmap(of)(samples))
+    return [leaf.reshape(leaf.shape[0] * leaf.shape[1], -1) for leaf in leaves]
+
+
+_jacobian = eqx.filter_jit(_block)
+
+
+@jax.jit
+def _contract(left: list[Array], right: list[Array]) -> Array:
+    return sum((jnp.matmul(a, b.T, precision="highest") for a, b in zip(left, right, strict=True)), jnp.zeros(()))
+
+
+_compiled: OrderedDict[Any, tuple[_Blocks, Callable[..., list[Array]]]] = OrderedDict()
+"""Plans of this process by shapes: the kernel of the same network at another step compiles nothing."""
+KEPT = 16
+
+
+def _plan(
+    moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, parameters: int, limit: float
+) -> tuple[_Blocks, Callable[..., list[Array]]]:
+    """The largest blocks whose compiled computation, twice the block included, stays below the limit; and that computation."""
+    if isinstance(limit, bool | str) or not (np.isfinite(limit) and limit > 0):
+        raise InputError("memory_limit", expected="a positive number of bytes", got=limit, remedy="1e9 is a good value")
+    size = jnp.result_type(*jax.tree.leaves(moved)).itemsize
+    rows = min(x.shape[0] * outputs, int(limit // (3 * parameters * size)))
+    leaves, structure = jax.tree.flatten((moved, rest, output))
+    shapes = tuple((leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves)
+    key = (structure, shapes, x.shape[1:], x.dtype, outputs, rows, limit)
+    if key not in _compiled:
+        _compiled[key] = _measured_plan(moved, rest, output, x, outputs, parameters * size, rows, limit)
+        if len(_compiled) > KEPT:
+            _compiled.popitem(last=False)
+    return _compiled[key]
+
+
+def _measured_plan(
+    moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, row_size: int, rows: int, limit: float
+) -> tuple[_Blocks, Callable[..., list[Array]]]:
+    """Compiles blocks of at most `rows` rows, fewer until they fit."""
+    while rows >= 1:
+        blocks = _Blocks(rows // outputs, outputs) if rows >= outputs else _Blocks(1, rows)
+        rows = blocks.samples * blocks.outputs
+        # Two blocks, and what the compiler says that making one takes besides.
+        samples = jnp.zeros((blocks.samples, *x.shape[1:]), x.dtype)
+        compiled = _jacobian.lower(moved, rest, output, samples, jnp.asarray(0), blocks.outputs).compile()
+        memory = compiled.compiled.memory_analysis()
+        needed = 2 * rows * row_size + (0 if memory is None else memory.temp_size_in_bytes)
+        if needed <= limit:
+            return blocks, compiled
+        if rows == 1:
+            raise _too_small(limit, needed)
+        rows = max(min(rows - 1, int(rows * limit / needed)), 1)
+    raise _too_small(limit, 3 * row_size)
+
+
+def _too_small(limit: float, needed: float) -> InputError:
+    return InputError(
+        "memory_limit", expected=f"at least {needed:.3g} bytes, one row of the Jacobian twice and its computation",
+        got=limit, remedy="raise it, or take a smaller network",
+    )  # fmt: skip
+
+
+def _samples(name: str, x: Any) -> Array:
+    shape = np.shape(x)
+    if len(shape) < 1 or shape[0] < 1:
+        raise InputError(name, expected="samples along the first axis", got=shape, remedy="pass at least one sample")
+    return jnp.asarray(x)

@@ -1,0 +1,100 @@
+r"""The rank-one step as a diffrax solver: for events, adjoints and everything else that diffrax offers.
+
+    de_k/dt = -a_k(t) e_k + b_k(t) P,     P = s^2 + sum_k e_k
+
+`odescale.solve.spectral.solve_spectral` takes the same steps without diffrax, some ten times faster.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.solve.collocation import lagrange
+from odescale.solve.spectral_step import NODES, RankOneProblem, rank_one_step
+
+
+class CollocationInterpolation(diffrax.AbstractLocalInterpolation):
+    """e(t) within a step: the cubic through its start and its stages, of order 3."""
+
+    t0: Float[Array, ""]
+    t1: Float[Array, ""]
+    values: Float[Array, "4 modes"]
+
+    def evaluate(self, t0, t1=None, left: bool = True) -> Float[Array, " modes"]:
+        """e(t0), or e(t1) - e(t0)."""
+        if t1 is not None:
+            return self.evaluate(t1) - self.evaluate(t0)
+        h = self.t1 - self.t0
+        share = jnp.where(h == 0, 1.0, (t0 - self.t0) / jnp.where(h == 0, 1.0, h))
+        return lagrange(NODES, share) @ self.values
+
+
+class RankOneSolver(diffrax.AbstractAdaptiveSolver):
+    """Radau IIA of order 5 for modes coupled through one number; see `odescale.solve.spectral_step`.
+
+    Use as `diffeqsolve(ODETerm(lambda t, y, args: args.vector_field(t, y)), RankOneSolver(), t0, t1, dt0, system.initial_state(),
+    args=system, ...)`, the system in `args`, time in SGD steps, with `ClipStepSizeController(PIDController(rtol, atol),
+    jump_ts=system.kinks)`. Linear in the state: no iteration that could fail.
+    """
+
+    term_structure: ClassVar = diffrax.AbstractTerm
+    interpolation_cls: ClassVar[Callable[..., CollocationInterpolation]] = CollocationInterpolation
+
+    def order(self, terms: Any) -> int:
+        return 5
+
+    def error_order(self, terms: Any) -> int:
+        return 4
+
+    def func(self, terms: Any, t0: Any, y0: Any, args: RankOneProblem) -> Any:
+        return terms.vf(t0, y0, args)
+
+    def init(self, terms: Any, t0: Any, t1: Any, y0: Any, args: RankOneProblem) -> None:
+        return None
+
+    def step(
+        self, terms: Any, t0: Any, t1: Any, y0: Any, args: RankOneProblem, solver_state: None, made_jump: Any
+    ) -> tuple[Any, Any, dict[str, Any], None, Any]:
+        del terms, solver_state, made_jump
+        step = rank_one_step(args, t0, t1, y0)
+        dense = {"values": jnp.concatenate([y0[None], step.stages])}
+        return step.end, step.error, dense, None, diffrax.RESULTS.successful
+
+
+def solve_with_diffrax(
+    system: Any,
+    times: Float[np.ndarray, " n"],
+    *,
+    rtol: Any = 1e-8,
+    event: diffrax.Event | None = None,
+    max_steps: int = 20_000,
+) -> diffrax.Solution:
+    """e at `times` (SGD steps, the first one the start) by `diffeqsolve` with `RankOneSolver`; reverse-mode differentiable.
+
+    `event`: passed on, e.g. for a transition. Errors are measured mode by mode against rtol e_k + 1e-14 rtol sum e(0).
+    """
+    grid = jnp.asarray(times)
+    start = system.initial_state()
+    controller: Any = diffrax.PIDController(rtol=rtol, atol=1e-14 * rtol * jnp.sum(start))
+    if system.kinks:
+        jumps = jnp.concatenate([jnp.asarray(kink, grid.dtype).ravel() for kink in system.kinks])
+        controller = diffrax.ClipStepSizeController(controller, jump_ts=jnp.sort(jumps))
+    return diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)),
+        RankOneSolver(),
+        grid[0],
+        grid[-1],
+        jnp.minimum(system.time_scale, grid[-1] - grid[0]),
+        start,
+        args=system,
+        saveat=diffrax.SaveAt(ts=grid),
+        stepsize_controller=controller,
+        event=event,
+        max_steps=max_steps,
+    )

@@ -1,0 +1,131 @@
+"""Real SGD of d = 400 weights, 256 seeds or more, against the exact theory: rms z <= 1.6, max |z| < 4 over log-spaced steps."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from odescale.errors import InputError
+from odescale.solve.spectral_exact import exact_recursion
+from odescale.solve.spectral_passes import repeated_passes
+from odescale.systems.spectral import spectral
+from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
+from odescale.training.spectral_sgd import GaussianTask, StoredTask, train_linear
+
+RANKS = np.arange(1, 401.0)
+LAM, THETA = RANKS**-1.5, RANKS**-0.25
+STEPS = np.unique(np.round(np.geomspace(1, 500, 15)))
+NOISE, ETA = 0.05, 0.15
+
+
+def agrees(z) -> bool:
+    return bool(np.sqrt(np.mean(z**2)) <= 1.6 and np.max(np.abs(z)) < 4)
+
+
+def task(projection=None) -> GaussianTask:
+    return GaussianTask(
+        jnp.asarray(LAM), jnp.asarray(THETA), NOISE, None if projection is None else jnp.asarray(projection)
+    )
+
+
+@pytest.mark.parametrize(("batch", "schedule"), [(2, "constant"), (1, "cosine:500:0.1")])
+def test_online_sgd(batch, schedule) -> None:
+    run = train_linear(task(), STEPS, learning_rate=ETA, batch=batch, schedule=schedule, seed=1)
+    given = {"learning_rate": ETA, "batch": batch, "schedule": schedule}
+    system = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given)
+    assert agrees(run.z_scores(exact_recursion(system, STEPS) + NOISE))
+    # Without gradient noise, and with that of another batch size, the same runs say no.
+    quiet = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given | {"batch": np.inf})
+    assert not agrees(run.z_scores(exact_recursion(quiet, STEPS) + NOISE))
+    other = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given | {"batch": 1.5 * batch})
+    assert not agrees(run.z_scores(exact_recursion(other, STEPS) + NOISE))
+
+
+def test_momentum() -> None:
+    run = train_linear(task(), STEPS, learning_rate=0.04, batch=2, momentum=0.8, seed=2)
+    system = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, learning_rate=0.04, batch=2)
+    assert agrees(run.z_scores(exact_recursion(system, STEPS, momentum=0.8) + NOISE))
+    # An effective learning rate eta/(1 - beta) is not the same thing.
+    effective = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, learning_rate=0.2, batch=2)
+    assert not agrees(run.z_scores(exact_recursion(effective, STEPS) + NOISE))
+
+
+def test_random_features_in_data_space() -> None:
+    W = gaussian_projection(100, 400, seed=3)
+    start = 0.1 * np.random.default_rng(4).standard_normal(100)
+    run = train_linear(task(W), STEPS, learning_rate=ETA, batch=2, start=start, seed=4)
+    system = random_features(LAM, THETA, W, start=start, learning_rate=ETA, batch=2, noise=NOISE)
+    assert float(system.floor) > 0.01
+    assert agrees(run.z_scores(exact_recursion(system, STEPS) + float(system.residual_noise)))
+    # The unreachable part of the target is noise as well, not only a floor.
+    silent = random_features(LAM, THETA, W, start=start, learning_rate=ETA, batch=2, noise=0.0)
+    deaf = spectral(
+        eigenvalues=np.asarray(silent.eigenvalues),
+        excess=np.asarray(silent.start / silent.eigenvalues),
+        learning_rate=ETA,
+        batch=2,
+        noise=NOISE,
+    )
+    assert not agrees(run.z_scores(exact_recursion(deaf, STEPS) + float(system.residual_noise)))
+
+
+@pytest.mark.parametrize("samples", [300, pytest.param(800, marks=pytest.mark.slow)])
+def test_repeated_passes_over_stored_data(samples) -> None:
+    """n below and above d; three passes and one. Training and test error from the same runs' law."""
+    rng = np.random.default_rng(5)
+    X = rng.standard_normal((samples, 400)) * LAM**0.5
+    y = X @ THETA + NOISE**0.5 * rng.standard_normal(samples)
+    data, given = StoredData(X, y), {"learning_rate": ETA, "batch": 2}
+    steps = np.unique(np.round(np.geomspace(1, 1000, 15)))
+    theory = repeated_passes(data, steps, covariance=np.diag(LAM), target=THETA, test_noise=NOISE, **given)
+    stored = StoredTask(jnp.asarray(X), jnp.asarray(y))
+    train = train_linear(stored, steps, seed=6, seeds=1024, **given)
+    test = train_linear(StoredTask(jnp.asarray(X), jnp.asarray(y), task()), steps, seed=6, seeds=1024, **given)
+    assert theory.test is not None
+    assert agrees(train.z_scores(theory.train)) and agrees(test.z_scores(theory.test))
+    # Fresh data in the place of stored ones: another curve.
+    fresh = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given)
+    assert not agrees(train.z_scores(exact_recursion(fresh, steps) + NOISE))
+
+
+def test_stored_spectrum_is_the_limit_of_many_samples() -> None:
+    """The spectrum's own gradient noise against the samples': the distance falls with n."""
+    rng = np.random.default_rng(7)
+    steps, distances = np.unique(np.round(np.geomspace(1, 300, 12))), []
+    for samples in (100, 1600):
+        X = rng.standard_normal((samples, 60)) * LAM[:60] ** 0.5
+        y = X @ THETA[:60] + NOISE**0.5 * rng.standard_normal(samples)
+        data = StoredData(X, y)
+        exact = repeated_passes(data, steps, learning_rate=ETA, batch=2).train
+        system = stored_spectrum(data, learning_rate=ETA, batch=2)
+        distances.append(np.max(np.abs((exact_recursion(system, steps) + float(system.noise)) / exact - 1)))
+    assert distances[1] < 0.6 * distances[0] and distances[1] < 0.01
+
+
+def test_stored_data_by_hand() -> None:
+    """Three samples, one weight: every batch of one drawn with replacement, enumerated for three steps."""
+    x, y, eta = np.array([1.0, -0.5, 2.0]), np.array([0.3, 0.4, -0.2]), 0.1
+    data = StoredData(x[:, None], y)
+    thetas = np.zeros(1)
+    for _ in range(3):
+        thetas = (thetas[:, None] - eta * x * (x * thetas[:, None] - y)).ravel()
+    expected = np.mean((thetas[:, None] * x - y) ** 2)
+    got = repeated_passes(data, np.array([3]), learning_rate=eta, batch=1)
+    assert abs(got.train[0] / expected - 1) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("argument", "call"),
+    [
+        ("steps", lambda: train_linear(task(), np.array([0, 1]), learning_rate=0.1)),
+        ("batch", lambda: train_linear(task(), np.array([1]), learning_rate=0.1, batch=0)),
+        ("start", lambda: train_linear(task(), np.array([1]), learning_rate=0.1, start=np.ones(3))),
+        ("learning_rate", lambda: train_linear(task(), np.array([1]), learning_rate=np.nan)),
+        ("covariance", lambda: repeated_passes(StoredData(np.eye(2), np.ones(2)), [1], covariance=np.eye(2))),
+    ],
+)
+def test_bad_input_names_the_argument(argument, call) -> None:
+    with pytest.raises(InputError) as caught:
+        call()
+    assert caught.value.argument == argument

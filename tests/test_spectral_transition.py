@@ -1,0 +1,110 @@
+"""The transition from exponential to power law on the spectral system: a gap in the spectrum, then a power law.
+
+20 modes with lam = 1 share the risk 1, and lam_j = j^-1.5 has the risk 1e-3 j^-2.1; eta = .02, B = 8. In intrinsic time.
+"""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from odescale.analysis.curves import find_transition_curve
+from odescale.analysis.transition import find_transition, transition_gradient
+from odescale.solve.spectral_exact import constant_rate
+from odescale.systems.spectral import Spectral, spectral
+from odescale.training.spectral_sgd import GaussianTask, train_linear
+
+ETA = 0.02
+RANKS = np.arange(1, 381)
+LAM = np.concatenate([np.ones(20), RANKS**-1.5])
+RISK = np.concatenate([np.full(20, 0.05), 1e-3 * RANKS**-2.1])
+
+
+def gap(rate: float = ETA) -> Spectral:
+    return spectral(eigenvalues=LAM, excess=RISK / LAM, learning_rate=rate, batch=8.0)
+
+
+def crossing(system: Spectral, discrete: bool) -> float:
+    """t_x in steps from the eigenmodes, E(r) = sum c exp(-mu r): q = 1 + r E''/E' - r E'/E."""
+    modes = constant_rate(system, discrete=discrete)
+
+    def off(r: float) -> float:
+        e = modes.amplitudes * np.exp(modes.rates * r)
+        first, second = e @ modes.rates, e @ modes.rates**2
+        return 0.5 + r * second / first - r * first / e.sum()
+
+    return float(brentq(off, 2.5 / ETA, 4.0 / ETA, xtol=1e-12))
+
+
+@pytest.fixture(scope="module")
+def found():
+    return find_transition(gap(), 3e4)
+
+
+@pytest.fixture(scope="module")
+def runs():
+    steps = np.unique(np.round(np.geomspace(5, 5000, 60)))
+    return train_linear(GaussianTask(LAM, np.sqrt(RISK / LAM)), steps, learning_rate=ETA, batch=8, seeds=64)
+
+
+def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
+    assert found.found and found.t_x == pytest.approx(crossing(gap(), discrete=False), rel=1e-6)
+    assert found.t_x * ETA == pytest.approx(3.06088, abs=5e-6)
+    assert crossing(gap(), discrete=True) * ETA == pytest.approx(3.0606, abs=5e-5)
+    assert [regime.kind for regime in found.regimes] == ["exponential", "power law"]
+
+
+def test_gradient_is_the_finite_difference(found) -> None:
+    gradient = transition_gradient(gap(), found)
+    assert isinstance(gradient, Spectral)
+    h = 1e-4 * ETA
+    slope = (crossing(gap(ETA + h), False) - crossing(gap(ETA - h), False)) / (2 * h)
+    assert float(gradient.learning_rate) == pytest.approx(slope, rel=1e-5)
+    parts = []
+    for sign in (1, -1):
+        start = gap().start.at[25].multiply(1 + sign * 1e-3)
+        parts.append(crossing(eqx.tree_at(lambda s: s.start, gap(), start), False))
+    change = 2e-3 * float(gap().start[25])
+    assert float(gradient.start[25]) == pytest.approx((parts[0] - parts[1]) / change, rel=1e-5)
+
+
+def test_mean_of_64_runs(runs) -> None:
+    """The fit is within 3 % of the exact recursion; the interval of either estimator holds what it finds on the exact curve."""
+    exact = constant_rate(gap())(runs.steps)
+    for estimator in ("fit", "spline"):
+        there = find_transition_curve(runs.steps * ETA, exact, estimator=estimator, bootstrap=0, min_aic_gap=None)
+        here = find_transition_curve(runs.steps * ETA, runs.risk, estimator=estimator)
+        assert here.found and here.interval[0] < there.t_x < here.interval[1]
+        if estimator == "fit":
+            assert here.t_x == pytest.approx(3.0606, rel=0.03)
+
+
+def test_intervals_of_single_runs_cover_the_truth(runs) -> None:
+    """At least 20 of 24 by the spline, the default; widths no larger than four times the median error."""
+    found = [find_transition_curve(runs.steps * ETA, row) for row in runs.risk[:24]]
+    intervals = np.array([one.interval for one in found])
+    errors = np.abs(np.array([one.t_x for one in found]) - 3.0606)
+    assert np.sum((intervals[:, 0] < 3.0606) & (3.0606 < intervals[:, 1])) >= 20
+    assert np.median(np.diff(intervals, axis=1)) <= 4 * np.median(errors)
+
+
+def test_no_exponential_phase() -> None:
+    """A pure power law, a constant, an increasing curve, noise: answered, never a number."""
+    t = np.geomspace(0.1, 100, 60)
+    rng = np.random.default_rng(0)
+    curves = {
+        "power law": (1 + t) ** -0.7 * np.exp(0.02 * rng.standard_normal(t.size)),
+        "constant": np.ones(t.size),
+        "increasing": 1 + 0.1 * t,
+        "noise": np.exp(0.3 * rng.standard_normal(t.size)),
+    }
+    for name, curve in curves.items():
+        for estimator in ("spline", "fit"):
+            found = find_transition_curve(t, curve, estimator=estimator)
+            assert not found.found and found.t_x is None and "no exponential" in found.reason, (name, found.reason)
+    flat = spectral(modes=300, spectrum_exponent=1.5, risk_exponent=1.8, learning_rate=0.05, batch=8.0)
+    assert not find_transition(flat, 3e4).found
+    assert jnp.isfinite(flat.kappa())
