@@ -260,7 +260,11 @@ def test_starts_that_do_not_fit_are_refused(change):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, pytest.param({"friction": 2.0, "learning_rate": 1.0}, marks=pytest.mark.slow)]
+    "settings",
+    [
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"friction": 2.0, "learning_rate": 1.0}, marks=pytest.mark.slow),
+    ],
 )
 def test_implicit_flows_and_an_explicit_solver_agree_on_a_spectrum(settings):
     """The engine's closure under the structure-preserving solver and under Tsit5, replicate by replicate."""

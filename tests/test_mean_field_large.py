@@ -72,6 +72,7 @@ def transition(nodes, seed):
     return find_transition(system, 30.0, min_depth=1.5, points=80)
 
 
+@pytest.mark.slow
 def test_transition_carries_an_interval():
     found = transition(1024, 0)
     assert found.found and found.interval is not None and found.stderr is not None

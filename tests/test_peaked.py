@@ -130,6 +130,7 @@ def test_soft_labels_end_in_the_teacher_and_sampled_ones_do_not():
     assert sampled.loss[-1] > 0.01 and sampled.exponent[-1] == pytest.approx(0, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_calibrated_loss_is_the_least_over_temperatures():
     system = peaked(classes=5)
     theory, at = course(system, 3.0, 40.0)
@@ -140,6 +141,7 @@ def test_calibrated_loss_is_the_least_over_temperatures():
         np.testing.assert_allclose(theory.observables["calibrated_loss"][place], losses.min(), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradient_through_the_integration():
     def late(eta):
         import equinox as eqx

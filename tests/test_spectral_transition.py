@@ -50,6 +50,7 @@ def runs():
     return train_linear(GaussianTask(LAM, np.sqrt(RISK / LAM)), steps, learning_rate=ETA, batch=8, seeds=64)
 
 
+@pytest.mark.slow
 def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
     assert found.found and found.t_x == pytest.approx(crossing(gap(), discrete=False), rel=1e-6)
     assert found.t_x * ETA == pytest.approx(3.06088, abs=5e-6)
@@ -57,6 +58,7 @@ def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
     assert [regime.kind for regime in found.regimes] == ["exponential", "power law"]
 
 
+@pytest.mark.slow
 def test_gradient_is_the_finite_difference(found) -> None:
     gradient = transition_gradient(gap(), found)
     assert isinstance(gradient, Spectral)
@@ -82,6 +84,7 @@ def test_mean_of_64_runs(runs) -> None:
             assert here.t_x == pytest.approx(3.0606, rel=0.03)
 
 
+@pytest.mark.slow
 def test_intervals_of_single_runs_cover_the_truth(runs) -> None:
     """At least 20 of 24 by the spline, the default; widths no larger than four times the median error."""
     found = [find_transition_curve(runs.steps * ETA, row) for row in runs.risk[:24]]
@@ -105,6 +108,6 @@ def test_no_exponential_phase() -> None:
         for estimator in ("spline", "fit"):
             found = find_transition_curve(t, curve, estimator=estimator)
             assert not found.found and found.t_x is None and "no exponential" in found.reason, (name, found.reason)
-    flat = spectral(modes=300, spectrum_exponent=1.5, risk_exponent=1.8, learning_rate=0.05, batch=8.0)
-    assert not find_transition(flat, 3e4).found
+    flat = spectral(modes=60, spectrum_exponent=1.5, risk_exponent=1.8, learning_rate=0.05, batch=8.0)
+    assert not find_transition(flat, 1e3).found
     assert jnp.isfinite(flat.kappa())
