@@ -4,11 +4,13 @@ use it."""
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import sympy
 from sympy.matrices.expressions import MatrixExpr, MatrixSymbol
 
+from derivations.compare import Call, same_numbers
 from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture, quickstart_architecture
 from odescale.symbolic.gaussian import Gaussian
 from odescale.symbolic.monte_carlo import monte_carlo_check
@@ -294,42 +296,32 @@ def quickstart(outputs: Sequence[Output], curve: sympy.Expr) -> CheckResult:
 def compare_modules(on_disk: str, derived: str) -> str:
     """Empty when the two module texts give the same numbers, else one line that names the function."""
     import jax
+
+    def evaluate(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+        networks = tuple(i for i, x in enumerate(arguments) if isinstance(x, FieldNetwork))
+        return jax.jit(function, static_argnums=networks)(*arguments)
+
+    return same_numbers(on_disk, derived, _calls, evaluate, complete=False)
+
+
+def _calls() -> list[Call]:
     import jax.numpy as jnp
 
-    if on_disk == derived:
-        return ""
-    scopes = []
-    for text in (on_disk, derived):
-        scope: dict = {}
-        try:
-            exec(compile(text, "generated", "exec"), scope)
-        except Exception as error:  # a hand edit may have broken anything
-            return f"the generated module does not run: {error!r}"
-        scopes.append(scope)
+    calls: list[Call] = []
     for heads, value, depth in ((1, "identity", 1), (2, "identity", 2), (1, "rows", 2)):
         network = build_architecture(depth, heads, value=value, outputs=2)
         trained = jnp.asarray(network.trained_mask)
         C, R = (jnp.asarray(random_covariance(network.size, seed, 0.3)) for seed in (10, 11))
-        q = jnp.stack([C, R])
         pair = (network.student, network.teacher)
-        calls = {
-            "population_loss": (C, R, *pair),
-            "closure": (C, R, *pair, trained),
-            "overlap_flow": (q, jnp.ones(2), C, R, C, 0.3, 2.0, 0.1, trained),
-            "quickstart_loss": (jnp.asarray(2.0), 1.0, 0.05, 0.3),
-        }
+        calls += [
+            ("population_loss", (C, R, *pair)),
+            ("closure", (C, R, *pair, trained)),
+            ("overlap_flow", (jnp.stack([C, R]), jnp.ones(2), C, R, C, 0.3, 2.0, 0.1, trained)),
+            ("quickstart_loss", (jnp.asarray(2.0), 1.0, 0.05, 0.3)),
+        ]
         if depth == 1:
-            calls |= {
-                "finite_context_loss": (C, 20.0, *pair),
-                "finite_context_closure": (C, 20.0, *pair, trained),
-            }
-        for name, arguments in calls.items():
-            if name not in scopes[0]:
-                return f"{name}: missing from the generated module"
-            networks = tuple(i for i, x in enumerate(arguments) if isinstance(x, FieldNetwork))
-            results = [jax.jit(scope[name], static_argnums=networks)(*arguments) for scope in scopes]
-            parts = [r if isinstance(r, tuple) else (r,) for r in results]
-            for x, y in zip(*parts, strict=True):
-                if not bool(jnp.all(jnp.abs(x - y) <= 1e-11 * (1 + jnp.max(jnp.abs(y))))):
-                    return f"{name}: the file on disk and the derivation give different numbers"
-    return ""
+            calls += [
+                ("finite_context_loss", (C, 20.0, *pair)),
+                ("finite_context_closure", (C, 20.0, *pair, trained)),
+            ]
+    return calls

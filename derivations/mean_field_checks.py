@@ -12,6 +12,7 @@ from scipy.special import erf
 from sympy.matrices.expressions import MatrixExpr
 
 from derivations.attention_checks import complex_step, numeric, random_covariance, worst
+from derivations.compare import Call, same_numbers
 from odescale.symbolic.gaussian import Gaussian
 from odescale.symbolic.record import CheckResult
 from odescale.symbolic.sgd import ENTRY, FLAG, MEAN, SECOND, OverlapFlow, batch, decay, eta, lam, trace
@@ -364,23 +365,17 @@ def attention_moments(phi: np.ndarray, weights: np.ndarray, noise: float, query_
 
 def compare_modules(on_disk: str, derived: str) -> str:
     """Empty when the two module texts give the same numbers, else one line that names the function."""
+    return same_numbers(on_disk, derived, _calls, lambda function, arguments: function(*arguments))
+
+
+def _calls() -> list[Call]:
     import jax.numpy as jnp
 
-    if on_disk == derived:
-        return ""
-    scopes = []
-    for text in (on_disk, derived):
-        scope: dict = {}
-        try:
-            exec(compile(text, "generated", "exec"), scope)
-        except Exception as error:  # a hand edit may have broken anything
-            return f"the generated module does not run: {error!r}"
-        scopes.append(scope)
     C = jnp.asarray(random_covariance(6, 10, 0.3))
     G, H, V = (jnp.asarray(random_covariance(6, seed, 0.3)) for seed in (11, 12, 13))
     c, moved = np.array([1.0, 1.0, 1.0, -0.8, -0.8, -0.8]), (0, 1, 2)
     rates = (G[:3], H[:3], V[:3, :3], jnp.eye(6)[:3], moved, 0.3, 2.0, 0.1)
-    calls = {
+    calls: dict[str, tuple] = {
         "overlap_flow": (jnp.stack([C, G]), jnp.ones(2), G, H, V, 0.3, 2.0, 0.1, jnp.ones(6)),
         "plain_sgd": rates,
         "heavy_ball": (*rates, 1.5),
@@ -392,12 +387,4 @@ def compare_modules(on_disk: str, derived: str) -> str:
         "linear_attention_loss": (C, 5.0),
         "linear_attention_closure": (C, 5.0, 0.2),
     }
-    for name, arguments in calls.items():
-        if name not in scopes[0]:
-            return f"{name}: missing from the generated module"
-        results = [scope[name](*arguments) for scope in scopes]
-        parts = [r if isinstance(r, tuple) else (r,) for r in results]
-        for x, y in zip(*parts, strict=True):
-            if not bool(jnp.all(jnp.abs(x - y) <= 1e-11 * (1 + jnp.max(jnp.abs(y))))):
-                return f"{name}: the file on disk and the derivation give different numbers"
-    return ""
+    return [*calls.items()]

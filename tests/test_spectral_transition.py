@@ -85,13 +85,23 @@ def test_mean_of_64_runs(runs) -> None:
 
 
 @pytest.mark.slow
-def test_intervals_of_single_runs_cover_the_truth(runs) -> None:
-    """At least 20 of 24 by the spline, the default; widths no larger than four times the median error."""
-    found = [find_transition_curve(runs.steps * ETA, row) for row in runs.risk[:24]]
+@pytest.mark.parametrize(("estimator", "least", "most"), [("spline", 52, 64), ("fit", 35, 47)])
+def test_intervals_of_single_runs(runs, estimator, least, most) -> None:
+    """Of 64 runs 55 cover the truth by the spline, the default (20 of the first 24 at least), 41 by the fit: as documented.
+
+    The spline's widths are no larger than four times the median error.
+    """
+    found = [find_transition_curve(runs.steps * ETA, row, estimator=estimator) for row in runs.risk]
     intervals = np.array([one.interval for one in found])
     errors = np.abs(np.array([one.t_x for one in found]) - 3.0606)
-    assert np.sum((intervals[:, 0] < 3.0606) & (3.0606 < intervals[:, 1])) >= 20
-    assert np.median(np.diff(intervals, axis=1)) <= 4 * np.median(errors)
+    inside = (intervals[:, 0] < 3.0606) & (3.0606 < intervals[:, 1])
+    widths = np.diff(intervals, axis=1)
+    print(
+        f"{estimator}: {inside.sum()} of 64, {inside[:24].sum()} of 24; {np.median(widths):.3f} / {np.median(errors):.3f}"
+    )
+    assert least <= inside.sum() <= most
+    if estimator == "spline":
+        assert inside[:24].sum() >= 20 and np.median(widths[:24]) <= 4 * np.median(errors[:24])
 
 
 def test_no_exponential_phase() -> None:
