@@ -1,5 +1,29 @@
-"""Shared settings of the tests: 64-bit numbers on, as a user of the library switches them on."""
+"""Shared settings of the tests: 64-bit numbers on, as a user of the library switches them on; compiled code dropped in time."""
 
+from collections.abc import Iterator
+from pathlib import Path
+
+import equinox
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
+
+# Linux gives a process 65530 memory mappings (vm.max_map_count). XLA's compiler for CPUs takes a few for every function
+# that it compiles and keeps them as long as the function is cached; where none is left it ends in a segmentation fault.
+MOST_MAPPINGS = 20_000
+
+
+def memory_mappings() -> int:
+    """Count the memory mappings of this process; 0 where the system does not list them (anywhere but on Linux)."""
+    maps = Path("/proc/self/maps")
+    return len(maps.read_bytes().splitlines()) if maps.exists() else 0
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _drop_compiled_functions() -> Iterator[None]:
+    """Forget what one module compiled once it is much, so that a process can run all of them."""
+    yield
+    if memory_mappings() > MOST_MAPPINGS:
+        equinox.clear_caches()
+        jax.clear_caches()
