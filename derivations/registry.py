@@ -8,7 +8,7 @@ from importlib import import_module
 from odescale.errors import InputError
 from odescale.symbolic.record import Derivation
 
-NAMES = ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral")
+NAMES = ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral", "schedule")
 
 
 def derive_function(name: str) -> Callable[[], Derivation]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from odescale.analysis.curves import find_transition_curve as find_transition_curve
     from odescale.analysis.escapes import compare_escapes as compare_escapes
     from odescale.analysis.escapes import time_to_loss as time_to_loss
+    from odescale.analysis.forecast import forecast as forecast
     from odescale.analysis.frontier import compute_frontier as compute_frontier
     from odescale.analysis.frontier import critical_compute as critical_compute
     from odescale.analysis.frontier_exponent import envelope_of_curves as envelope_of_curves
@@ -19,6 +20,11 @@ if TYPE_CHECKING:
     from odescale.analysis.frontier_numeric import compare_frontiers as compare_frontiers
     from odescale.analysis.frontier_numeric import numeric_frontier as numeric_frontier
     from odescale.analysis.frontier_tied import tied_frontier as tied_frontier
+    from odescale.analysis.isolated_fit import fit_isolated as fit_isolated
+    from odescale.analysis.law_choice import choose_law as choose_law
+    from odescale.analysis.law_choice import compare_laws as compare_laws
+    from odescale.analysis.loss_curve import LossCurve as LossCurve
+    from odescale.analysis.loss_curve import curve_from_rates as curve_from_rates
     from odescale.analysis.one_third import PeakedLaw as PeakedLaw
     from odescale.analysis.one_third import predict_law as predict_law
     from odescale.analysis.power_floor import fit_power_floor as fit_power_floor
@@ -31,6 +37,9 @@ if TYPE_CHECKING:
     from odescale.analysis.risk_law import risk_law as risk_law
     from odescale.analysis.risk_law import yang_v1 as yang_v1
     from odescale.analysis.risk_law import yang_v3 as yang_v3
+    from odescale.analysis.schedule_best import best_schedule as best_schedule
+    from odescale.analysis.schedule_fit import fit_law as fit_law
+    from odescale.analysis.schedule_ode import solve_schedule as solve_schedule
     from odescale.analysis.transition import find_transition as find_transition
     from odescale.analysis.transition import transition_gradient as transition_gradient
     from odescale.clock import Clock as Clock
@@ -38,11 +47,19 @@ if TYPE_CHECKING:
     from odescale.clock import CosineSchedule as CosineSchedule
     from odescale.clock import GrowthSchedule as GrowthSchedule
     from odescale.clock import PowerSchedule as PowerSchedule
+    from odescale.clock import StepDownSchedule as StepDownSchedule
+    from odescale.clock import WarmedSchedule as WarmedSchedule
     from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
     from odescale.compare.comparison import Comparison as Comparison
     from odescale.compare.comparison import compare as compare_runs  # noqa: F401
     from odescale.compare.kernel import compare_kernel as compare_kernel
     from odescale.compare.kernel import kernel_regime as kernel_regime
+    from odescale.compare.log_pages import write_log_report as write_log_report
+    from odescale.compare.log_report import LogReport as LogReport
+    from odescale.compare.log_report import report_logs as report_logs
+    from odescale.compare.logs import TrainingLog as TrainingLog
+    from odescale.compare.logs import read_log as read_log
+    from odescale.compare.logs import read_logs as read_logs
     from odescale.compare.mean_field import compare_mean_field as compare_mean_field
     from odescale.compare.mean_field_report import draw_mean_field as draw_mean_field
     from odescale.compare.peaked import compare_peaked as compare_peaked
@@ -123,6 +140,9 @@ if TYPE_CHECKING:
     from odescale.training.of_system import train_system as train_system
     from odescale.training.run import TrainingRun as TrainingRun
     from odescale.training.softmax_layer import train_peaked as train_peaked
+    from odescale.training.source_text import SourceText as SourceText
+    from odescale.training.source_text import source_text as source_text
+    from odescale.training.source_text import text_of as text_of
     from odescale.training.spectral_sgd import GaussianTask as GaussianTask
     from odescale.training.spectral_sgd import StoredTask as StoredTask
     from odescale.training.spectral_sgd import train_linear as train_linear
@@ -154,6 +174,8 @@ _HOMES: dict[str, tuple[str, str]] = {
     "InputError": ("odescale.errors", "InputError"),
     "Kernel": ("odescale.systems.kernel", "Kernel"),
     "LanguageModel": ("odescale.networks.language_model", "LanguageModel"),
+    "LogReport": ("odescale.compare.log_report", "LogReport"),
+    "LossCurve": ("odescale.analysis.loss_curve", "LossCurve"),
     "MLP": ("odescale.networks.blocks", "MLP"),
     "MeanField": ("odescale.systems.mean_field", "MeanField"),
     "MeanPool": ("odescale.networks.readouts", "MeanPool"),
@@ -173,24 +195,31 @@ _HOMES: dict[str, tuple[str, str]] = {
     "SelfAttention": ("odescale.networks.blocks", "SelfAttention"),
     "SequenceTransformer": ("odescale.networks.sequence_model", "SequenceTransformer"),
     "SolveError": ("odescale.errors", "SolveError"),
+    "SourceText": ("odescale.training.source_text", "SourceText"),
     "Spectral": ("odescale.systems.spectral", "Spectral"),
     "SquareLoss": ("odescale.networks.losses", "SquareLoss"),
+    "StepDownSchedule": ("odescale.clock", "StepDownSchedule"),
     "StoredData": ("odescale.systems.spectral_features", "StoredData"),
     "StoredTask": ("odescale.training.spectral_sgd", "StoredTask"),
     "TeacherStudent": ("odescale.networks.teacher_student", "TeacherStudent"),
+    "TrainingLog": ("odescale.compare.logs", "TrainingLog"),
     "TrainingRun": ("odescale.training.run", "TrainingRun"),
     "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
     "Transition": ("odescale.analysis.regimes", "Transition"),
+    "WarmedSchedule": ("odescale.clock", "WarmedSchedule"),
     "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
     "aligned_overlaps": ("odescale.systems.mean_field_start", "aligned_overlaps"),
     "attention": ("odescale.systems.catalog", "attention"),
     "available_systems": ("odescale.systems.catalog", "systems"),
+    "best_schedule": ("odescale.analysis.schedule_best", "best_schedule"),
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
+    "choose_law": ("odescale.analysis.law_choice", "choose_law"),
     "committee": ("odescale.systems.transformer", "committee"),
     "committee_network": ("odescale.networks.library", "committee_network"),
     "compare_escapes": ("odescale.analysis.escapes", "compare_escapes"),
     "compare_frontiers": ("odescale.analysis.frontier_numeric", "compare_frontiers"),
     "compare_kernel": ("odescale.compare.kernel", "compare_kernel"),
+    "compare_laws": ("odescale.analysis.law_choice", "compare_laws"),
     "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
     "compare_peaked": ("odescale.compare.peaked", "compare_peaked"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
@@ -199,12 +228,16 @@ _HOMES: dict[str, tuple[str, str]] = {
     "constant_rate": ("odescale.solve.spectral_exact", "constant_rate"),
     "coverage": ("odescale.systems.coverage", "coverage"),
     "critical_compute": ("odescale.analysis.frontier", "critical_compute"),
+    "curve_from_rates": ("odescale.analysis.loss_curve", "curve_from_rates"),
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
     "envelope_of_curves": ("odescale.analysis.frontier_exponent", "envelope_of_curves"),
     "exact_recursion": ("odescale.solve.spectral_exact", "exact_recursion"),
     "find_transition": ("odescale.analysis.transition", "find_transition"),
     "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
+    "fit_isolated": ("odescale.analysis.isolated_fit", "fit_isolated"),
+    "fit_law": ("odescale.analysis.schedule_fit", "fit_law"),
     "fit_power_floor": ("odescale.analysis.power_floor", "fit_power_floor"),
+    "forecast": ("odescale.analysis.forecast", "forecast"),
     "frontier_exponent": ("odescale.analysis.frontier_exponent", "frontier_exponent"),
     "gaussian_projection": ("odescale.systems.spectral_features", "gaussian_projection"),
     "integrate": ("odescale.solve.integrate", "integrate"),
@@ -224,16 +257,22 @@ _HOMES: dict[str, tuple[str, str]] = {
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
     "random_features": ("odescale.systems.spectral_features", "random_features"),
+    "read_log": ("odescale.compare.logs", "read_log"),
+    "read_logs": ("odescale.compare.logs", "read_logs"),
     "repeated_passes": ("odescale.solve.spectral_passes", "repeated_passes"),
+    "report_logs": ("odescale.compare.log_report", "report_logs"),
     "risk_law": ("odescale.analysis.risk_law", "risk_law"),
     "solve_binned": ("odescale.solve.spectral_binned", "solve_binned"),
+    "solve_schedule": ("odescale.analysis.schedule_ode", "solve_schedule"),
     "solve_spectral": ("odescale.solve.spectral", "solve_spectral"),
     "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
+    "source_text": ("odescale.training.source_text", "source_text"),
     "spectral": ("odescale.systems.spectral", "spectral"),
     "stored_spectrum": ("odescale.systems.spectral_features", "stored_spectrum"),
     "sweep": ("odescale.solve.sweep", "sweep"),
     "tangent_kernel": ("odescale.expectations.tangent_kernel", "tangent_kernel"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
+    "text_of": ("odescale.training.source_text", "text_of"),
     "tied_frontier": ("odescale.analysis.frontier_tied", "tied_frontier"),
     "time_to_loss": ("odescale.analysis.escapes", "time_to_loss"),
     "train": ("odescale.training.train", "train"),
@@ -250,6 +289,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "two_token_loss": ("odescale.expectations.two_tokens", "two_token_loss"),
     "two_token_minima": ("odescale.expectations.two_tokens", "two_token_minima"),
     "two_token_transition": ("odescale.expectations.two_tokens", "two_token_transition"),
+    "write_log_report": ("odescale.compare.log_pages", "write_log_report"),
     "yang_v1": ("odescale.analysis.risk_law", "yang_v1"),
     "yang_v3": ("odescale.analysis.risk_law", "yang_v3"),
 }

@@ -133,6 +133,38 @@ class WarmupStableDecaySchedule(eqx.Module):
         return rise * (1 - (1 - self.final) * fall)
 
 
+class StepDownSchedule(eqx.Module):
+    """s(t) = 1 up to `at` (units of t), `factor` from there on; at > 0, factor >= 0. A jump at `at`."""
+
+    at: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    factor: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float), default=0.1)  # type: ignore[assignment]
+
+    def __check_init__(self) -> None:
+        _require("at", "a positive time", self.at, lambda at: at > 0)
+        _require("factor", "a number >= 0", self.factor, lambda factor: factor >= 0)
+
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return jnp.where(jnp.asarray(t) < self.at, 1.0, self.factor)
+
+    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        """int_0^t s = min(t, at) + factor max(t - at, 0)."""
+        t = jnp.asarray(t)
+        return jnp.minimum(t, self.at) + self.factor * jnp.maximum(t - self.at, 0.0)
+
+
+class WarmedSchedule(eqx.Module):
+    """min(1, t/warmup) s(t): any schedule after a linear warm-up (units of t), which does not delay it."""
+
+    schedule: Schedule
+    warmup: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+
+    def __check_init__(self) -> None:
+        _require("warmup", "a positive time", self.warmup, lambda warmup: warmup > 0)
+
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return jnp.minimum(jnp.asarray(t) / self.warmup, 1.0) * self.schedule(t)
+
+
 def schedule_integral(schedule: Schedule, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """int_0^t s(t') dt': the schedule's own `integral` where it has one, else composite Gauss-Legendre (64 x 8 nodes).
 
@@ -159,6 +191,10 @@ def schedule_kinks(schedule: Schedule) -> tuple[Any, ...]:
         return (schedule.warmup, schedule.decay_start, schedule.decay_end)
     if isinstance(schedule, CosineSchedule):
         return (schedule.total,)
+    if isinstance(schedule, StepDownSchedule):
+        return (schedule.at,)
+    if isinstance(schedule, WarmedSchedule):
+        return (schedule.warmup, *schedule_kinks(schedule.schedule))
     return tuple(getattr(schedule, "kinks", ()))
 
 
@@ -265,12 +301,13 @@ _SCHEDULES: dict[str, tuple[type, int, int]] = {
     "growth": (GrowthSchedule, 1, 2),
     "cosine": (CosineSchedule, 1, 2),
     "wsd": (WarmupStableDecaySchedule, 3, 4),
+    "step": (StepDownSchedule, 1, 2),
 }
 
 
 def parse_schedule(text: str) -> Schedule:
     """A schedule from its text: `constant`, `power:g[:onset]`, `growth:h[:onset]`, `cosine:total[:final]`,
-    `wsd:warmup:start:end[:final]`.
+    `wsd:warmup:start:end[:final]`, `step:at[:factor]`.
 
     Times are in units of t.
     """
@@ -287,7 +324,8 @@ def parse_schedule(text: str) -> Schedule:
                 ) from None
     raise InputError(
         "schedule",
-        expected="constant, power:g[:onset], growth:h[:onset], cosine:total[:final] or wsd:warmup:start:end[:final]",
+        expected="constant, power:g[:onset], growth:h[:onset], cosine:total[:final], wsd:warmup:start:end[:final] or "
+        "step:at[:factor]",
         got=text,
         remedy="times are in units of t",
     )

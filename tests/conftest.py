@@ -11,7 +11,7 @@ jax.config.update("jax_enable_x64", True)
 
 # Linux gives a process 65530 memory mappings (vm.max_map_count). XLA's compiler for CPUs takes a few for every function
 # that it compiles and keeps them as long as the function is cached; where none is left it ends in a segmentation fault.
-MOST_MAPPINGS = 20_000
+MOST_MAPPINGS = 10_000
 
 
 def memory_mappings() -> int:

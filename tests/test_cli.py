@@ -48,7 +48,7 @@ def record_of(text: str) -> dict:
 
 # Those of the mean-field engine carry an error bar and remarks: tests/test_cli_mean_field.py.
 @pytest.mark.parametrize(
-    "system", [name for name in SYSTEMS if name not in ("transformer", "committee", "peaked", "kernel")]
+    "system", [name for name in SYSTEMS if name not in ("transformer", "committee", "peaked", "kernel", "spectral")]
 )
 def test_every_system_solves_with_its_defaults_alone(run, system):
     status, out, err = run("solve", system, "--json")
@@ -75,6 +75,30 @@ def test_the_kernel_of_a_transformer_solves_and_trains_nothing(run):
     assert status == 0 and err == "" and record["loss"][-1] < record["loss"][0]
     status, out, err = run("train", "kernel")
     assert status == 2 and out == "" and "train_full_batch" in err
+
+
+def test_the_spectral_system_solves_with_its_defaults_and_trains_nothing(run):
+    status, out, err = run("solve", "spectral", "--json")
+    record = record_of(out)
+    assert status == 0 and err == "" and record["code"] == 0 and record["solver"][0]["solver"] == "rank_one"
+    assert record["time_unit"] == "one unit of t = 1 SGD steps" and record["t"][-1] == SYSTEMS["spectral"].t1
+    loss = np.array(record["loss"])
+    assert len(loss) == 200 and np.isfinite(loss).all() and loss[-1] < 1e-3 * loss[0]
+    assert record["parameters"]["modes"] == 1024
+    for command in ("train", "compare"):
+        status, out, err = run(command, "spectral")
+        assert status == 2 and out == "" and err.count("\n") == 1
+        assert "train_linear" in err and "exact_recursion" in err
+    assert run("solve", "spectral", "--set", "learning_rate=3")[0] == 2
+
+
+@pytest.mark.slow
+def test_transition_of_the_spectral_system_names_its_cut_off(run):
+    status, out, err = run("transition", "spectral", "--json")
+    found = record_of(out)["transition"]
+    assert status == 0 and err == "" and not found["found"] and found["reason"].startswith("no exponential phase")
+    # 2 eta lam_d t is of order one where the last of the 1024 modes is learned.
+    assert 0.3 < 2 * 0.1 * 1024**-1.5 * found["finite_size_cutoff"] < 3
 
 
 def test_solve_prints_a_table_and_saves_and_draws(run, tmp_path):

@@ -12,9 +12,12 @@ from odescale.clock import (
     ConstantSchedule,
     CosineSchedule,
     PowerSchedule,
+    StepDownSchedule,
+    WarmedSchedule,
     WarmupStableDecaySchedule,
     parse_schedule,
     schedule_integral,
+    schedule_kinks,
     schedule_text,
 )
 from odescale.errors import InputError
@@ -24,6 +27,7 @@ SCHEDULES = {
     "power": PowerSchedule(0.4, 3.0),
     "power at one": PowerSchedule(1.0, 2.0),
     "cosine": CosineSchedule(7.0, 0.1),
+    "step": StepDownSchedule(5.0, 0.3),
     "own": lambda t: jnp.exp(-0.3 * t),
 }
 
@@ -79,7 +83,9 @@ def test_no_intrinsic_time_that_is_negative_or_not_a_number(schedule, value):
         Clock(1.0, learning_rate=1.0, schedule=schedule).t_of_tau(value)
 
 
-@pytest.mark.parametrize("text", ["constant", "power:0.4", "power:0.4:3", "cosine:30:0.1", "wsd:1:20:30:0.05"])
+@pytest.mark.parametrize(
+    "text", ["constant", "power:0.4", "power:0.4:3", "cosine:30:0.1", "wsd:1:20:30:0.05", "step:20:0.3"]
+)
 def test_schedule_text_reads_back(text):
     schedule = parse_schedule(text)
     again = parse_schedule(schedule_text(schedule))
@@ -105,12 +111,22 @@ def test_a_schedule_of_the_users_own_has_no_text():
         "cosine:3:2",
         "wsd:1:5:5",
         "wsd:3:2:5",
+        "step:0",
+        "step:4:-1",
     ],
 )
 def test_bad_schedules_are_refused_in_one_line(text):
     with pytest.raises(InputError) as error:
         parse_schedule(text)
     assert str(error.value).startswith("schedule: expected") and "\n" not in str(error.value)
+
+
+def test_a_warm_up_multiplies_and_keeps_the_kinks():
+    schedule = WarmedSchedule(StepDownSchedule(5.0, 0.2), 4.0)
+    np.testing.assert_allclose(schedule(jnp.asarray([0.0, 1.0, 4.0, 4.9, 6.0])), [0.0, 0.25, 1.0, 1.0, 0.2])
+    assert [float(k) for k in schedule_kinks(schedule)] == [4.0, 5.0]
+    with pytest.raises(InputError, match="warmup"):
+        WarmedSchedule(StepDownSchedule(5.0), 0.0)
 
 
 def test_clock_refuses_what_it_cannot_convert():

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from odescale.compare.comparison import compare
-from odescale.compare.logs import read_log
 from odescale.compare.report import plain, to_json, to_markdown, write_report
 from odescale.compare.verdict import judge
 from odescale.errors import InputError
@@ -272,45 +271,3 @@ def test_real_training_differs_from_a_theory_without_noise_at_a_higher_learning_
     without = compare(quickstart(**given, noise=0.0), run, min_depth=2.0, exact=False, tolerance=0.15)
     assert without.verdict.status == "differs", without.verdict
     assert with_noise.verdict.status == "agrees", with_noise.verdict
-
-
-# loss curves of a user's own
-
-
-def log(tmp_path, text: str):
-    path = tmp_path / "log.csv"
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def test_a_log_is_read_with_its_columns_and_gaps(tmp_path):
-    read = read_log(log(tmp_path, "Step, lr ,Train_Loss\n0,0.1,2.0\n10,0.1,\n\n20,0.1,1.5\n"))
-    assert read.step.tolist() == [0, 20] and read.loss.tolist() == [2.0, 1.5] and read.loss_column == "train_loss"
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("", "a step column"),
-        ("epoch,loss\n1,2\n", "a step column"),
-        ("step,accuracy\n1,2\n", "a loss column"),
-        ("step,loss\n1,2\nx,3\n", "row 3"),
-        ("step,loss\n1,2\n2\n3,1\n", "row 3"),
-        ("step,loss\n1,2\n2,nan\n3,1\n", "row 3"),
-        ("step,loss\n1,2\n5,1\n2,3\n", "row 4"),
-        ("step,loss\n", "at least"),
-        ("step,loss\n1,2\n", "at least"),
-    ],
-)
-def test_broken_logs_are_refused_with_their_row(tmp_path, text, words):
-    with pytest.raises(InputError) as error:
-        read_log(log(tmp_path, text))
-    assert error.value.argument == "LOG" and words in str(error.value) and "\n" not in str(error.value)
-
-
-def test_a_missing_or_binary_log_is_refused(tmp_path):
-    with pytest.raises(InputError, match="a CSV file"):
-        read_log(tmp_path / "none.csv")
-    (tmp_path / "log.csv").write_bytes(b"\xff\xfe\x00\x01")
-    with pytest.raises(InputError, match="CSV"):
-        read_log(tmp_path / "log.csv")

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize_scalar
 
+from benchmarks.random_features import measure
 from odescale.analysis.frontier import compute_frontier, critical_compute
 from odescale.analysis.frontier_exponent import envelope_of_curves, frontier_exponent
 from odescale.analysis.frontier_numeric import LawRisk, compare_frontiers, numeric_frontier
+from odescale.analysis.power_law_phases import compute_optimal
 from odescale.analysis.risk_law import RiskLaw, risk_law, yang_v3
 from odescale.errors import InputError
 
@@ -212,3 +214,22 @@ def test_envelope_of_runs_is_the_frontier():
     assert measured.exponent == pytest.approx(frontier_exponent(found.compute[kept], truth).exponent, abs=2e-3)
     with pytest.raises(InputError):
         envelope_of_curves(np.ones((2, 3)), np.ones((2, 3)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("a, b", [(1.8, 1.5), (2.8, 1.5)])
+def test_random_features_at_finite_size(a, b):
+    """Widths to 400: the exponent is within 0.1 of its limit, below it in phase II by more than its error; d* grows as predicted.
+
+    The same frontier without mixing (W = the first N modes) would have the exponent (a-1)/(b+1) at any a, and the formula of the
+    other phase is (a-1)/a or that: the measurement tells them apart.
+    """
+    found = measure(a, b, largest=400, sizes=7, seeds=24)
+    law, exponent = compute_optimal(a, b), found["measured"].exponent
+    assert found["limit"] == law.exponent and found["widths"][1] > 4 * found["widths"][0]
+    assert abs(found["bias"]) < 0.1 and found["measured"].stderr < 0.03
+    assert found["growth"] == pytest.approx(law.width, abs=0.06)
+    other = (a - 1) / a if law.phase == "Ia" else (a - 1) / (b + 1)
+    assert abs(exponent - other) > 4 * found["measured"].stderr
+    if law.phase == "II":
+        assert found["bias"] < -2 * found["measured"].stderr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -258,6 +260,12 @@ def test_bad_input(network, linear):
             call()
 
 
+def test_digits_without_their_package_name_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(InputError, match=r'pip install "odescale\[data\]"'):
+        digits_sequences(4, 4)
+
+
 def test_data_are_sequences():
     text = source_text_sequences(5, 4, context=6, characters=7)
     assert text.x.shape == (5, 6, 7) and text.y_test.shape == (4, 6, 7) and np.all(text.x.sum(-1) == 1)
@@ -305,6 +313,28 @@ def test_digits_at_width_64(loss):
     system = with_learning_rate(system, 0.25 * float(system.samples / system.eigenvalues[-1]))
     run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200, loss=loss)
     result = compare_kernel(system, run)
+    print(f"{loss}: function error {result.function_error:.4f}, train loss {result.train_loss_error.max():.3%}, "
+          f"test loss {result.test_loss_error.max():.3%}")  # fmt: skip
     limits = {"square": (0.02, 0.01), "cross_entropy": (0.12, 0.02)}[loss]
     assert result.function_error <= limits[0]
     assert max(result.train_loss_error.max(), result.test_loss_error.max()) <= limits[1]
+
+
+@pytest.mark.slow
+def test_an_un_centred_network_on_digits_is_outside():
+    """Random outputs at the start, width 32, scale 1: the kernel moves, said before training and seen in it."""
+    pytest.importorskip("sklearn", reason="scikit-learn ships the digits")
+    data = digits_sequences(16, 16, patch=4)
+    sets = (data.x, data.y, data.x_test, data.y_test)
+    verdicts = {}
+    for centred, scale in ((False, 1.0), (True, 8.0)):
+        net = lazy(build(32, inputs=16, outputs=16, tokens=3), scale, centred=centred)
+        system = kernel_system(net, *sets)
+        regime = kernel_regime(net, system, data.x, data.x_test, steps=200)
+        run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200)
+        result = compare_kernel(system, run, regime=regime)
+        print(
+            f"centred {centred}, scale {scale:g}: expected {regime.expected_error:.4f}, found {result.function_error:.4f}"
+        )
+        verdicts[centred] = (regime.verdict.status, result.verdict.status)
+    assert verdicts == {False: ("outside the theory",) * 2, True: ("agrees",) * 2}

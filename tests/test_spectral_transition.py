@@ -27,8 +27,8 @@ def gap(rate: float = ETA) -> Spectral:
     return spectral(eigenvalues=LAM, excess=RISK / LAM, learning_rate=rate, batch=8.0)
 
 
-def crossing(system: Spectral, discrete: bool) -> float:
-    """t_x in steps from the eigenmodes, E(r) = sum c exp(-mu r): q = 1 + r E''/E' - r E'/E."""
+def crossing(system: Spectral, discrete: bool, between: tuple[float, float] = (2.5 / ETA, 4.0 / ETA)) -> float:
+    """The step where q = 1/2 by the eigenmodes, E(r) = sum c exp(-mu r): q = 1 + r E''/E' - r E'/E."""
     modes = constant_rate(system, discrete=discrete)
 
     def off(r: float) -> float:
@@ -36,7 +36,7 @@ def crossing(system: Spectral, discrete: bool) -> float:
         first, second = e @ modes.rates, e @ modes.rates**2
         return 0.5 + r * second / first - r * first / e.sum()
 
-    return float(brentq(off, 2.5 / ETA, 4.0 / ETA, xtol=1e-12))
+    return float(brentq(off, *between, xtol=1e-12))
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +56,31 @@ def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
     assert found.t_x * ETA == pytest.approx(3.06088, abs=5e-6)
     assert crossing(gap(), discrete=True) * ETA == pytest.approx(3.0606, abs=5e-5)
     assert [regime.kind for regime in found.regimes] == ["exponential", "power law"]
+
+
+def test_event_on_a_small_gap() -> None:
+    """The same spectrum, 60 modes of it, through the rank-one solver: an event, not a reading from the grid."""
+    kept = np.r_[:10, 20:70]
+    lam, risk = LAM[kept], RISK[kept] * np.where(kept < 20, 2.0, 1.0)
+    system = spectral(eigenvalues=lam, excess=risk / lam, learning_rate=ETA, batch=8.0)
+    small = find_transition(system, 3e3)
+    assert small.found and "event" in small.estimator
+    assert small.t_x == pytest.approx(crossing(system, discrete=False), rel=1e-8)
+
+
+@pytest.mark.slow
+def test_golden_problem_has_a_cut_off_and_no_exponential_phase() -> None:
+    """lam_j = j^-1.5, rho_j(0) = j^-0.5, d = 1024, B = 1: a power law from the first steps on, until the last mode is learned."""
+    system = spectral(learning_rate=0.5 / np.sum(np.arange(1, 1025) ** -1.5))
+    golden = find_transition(system, 1e6)
+    assert not golden.found and golden.reason.startswith("no exponential phase") and golden.depth < 1
+    cutoff = golden.finite_size_cutoff
+    assert cutoff is not None and cutoff == pytest.approx(crossing(system, False, (3e4, 1e5)), rel=1e-5)
+    assert golden.regimes[-2].kind == "power law" and golden.regimes[-1].kind == "exponential"
+    # The local exponent on the plateau is near 2/3 (a - 1)/b; at the cut-off it has left it, and the modes' own time is reached.
+    assert golden.regimes[-2].exponent == pytest.approx(0.69, abs=0.04)
+    slowest = float(2 * system.learning_rate * system.eigenvalues[-1])
+    assert 0.3 < cutoff * slowest < 3
 
 
 @pytest.mark.slow

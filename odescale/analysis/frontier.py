@@ -57,6 +57,21 @@ class Frontier(eqx.Module):
             raise InputError("name", expected=f"one of {(*self.names, TIME)}", got=name, remedy="pick one")
         return self.sizes[:, self.names.index(name)]
 
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready: lists, sizes and `held` by name, None for NaN. Time in the law's unit."""
+
+        def numbers(values: Any) -> list[float | None]:
+            return [float(v) if np.isfinite(v) else None for v in np.asarray(values)]
+
+        rows = ("compute", "time", "risk", "exponent", "multiplier")
+        names = (*self.names, TIME)
+        return {name: numbers(getattr(self, name)) for name in rows} | {
+            "sizes": {name: numbers(self.size(name)) for name in self.names},
+            "held": {name: np.asarray(self.held[:, i]).tolist() for i, name in enumerate(names)},
+            "valid": np.asarray(self.valid).tolist(),
+            "method": self.method,
+        }
+
 
 class CriticalCompute(eqx.Module):
     """C*, the end of the exponential phase of the frontier, or the reason why there is none.
@@ -226,6 +241,24 @@ def local_exponent(law: RiskLaw, t: Float[ArrayLike, "..."]) -> Float[Array, "..
     if law.time_kind != "exponential":
         return jnp.broadcast_to(1 / law.S, time.shape)
     return formulas.local_exponent(law.S, law.rate * time, law.time_cost)
+
+
+def fixed_size_risk(law: RiskLaw, sizes: Float[ArrayLike, " n"], compute: Float[ArrayLike, " m"]) -> Float[Array, " m"]:
+    """R(x, t) at fixed sizes x, with t = (C/(c prod x_i^q_i))^(1/q_t): one model, trained ever longer.
+
+    **Arguments**: `sizes` (n,) in the order of `law.names`; `compute` (m,) > 0 in the unit of C. **Returns** (m,), nowhere below
+    the frontier of sizes that x may take. **Raises** `InputError`, `OutsideTheoryError` for a law in which time costs nothing.
+    """
+    require_x64("fixed_size_risk")
+    if law.time_kind == "none" or not float(law.time_cost) > 0:
+        raise OutsideTheoryError("law", expected="a time that costs compute", got=str(law), remedy="give time_cost")
+    C, x = check_compute(compute), jnp.asarray(sizes, float)
+    if x.shape != (len(law.names),) or not bool(jnp.all(jnp.isfinite(x) & (x > 0))):
+        raise InputError(
+            "sizes", expected=f"one positive number for each of {law.names}", got=sizes, remedy="see names"
+        )
+    t = (C / law.compute(x)) ** (1 / law.time_cost)
+    return law.risk(jnp.broadcast_to(x, (C.size, x.size)), t)
 
 
 def check_compute(compute: Any) -> Float[Array, " m"]:

@@ -20,13 +20,13 @@ from scipy.optimize import brentq
 
 from odescale.analysis.curves import find_transition_curve
 from odescale.analysis.regimes import MIN_DEPTH, Transition, select_transition
-from odescale.errors import InputError, PrecisionError
+from odescale.errors import InputError, PrecisionError, SolveError
 from odescale.precision import require_x64
 from odescale.solve.integrate import SOLVERS, integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
 
-EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5")
+EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5", "rank_one")
 """Solvers whose states are accurate enough for derivatives along the flow."""
 
 LossFormula = Callable[[Float[Array, ""]], Float[Array, ""]]
@@ -145,7 +145,7 @@ def _index_slope(system, t, y) -> Float[Array, ""]:
 
 @eqx.filter_jit
 def _event(system, before, state, after, rtol, solver, upwards=False):
-    """(t_x, L, dq/dt) at the crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
+    """(t_x, L, dq/dt, q - 1/2) at the crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
 
     def index_above_half(t, y, args, **_):
         return local_exponents(args, t, y)[2] - 0.5
@@ -154,11 +154,12 @@ def _event(system, before, state, after, rtol, solver, upwards=False):
     # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
     controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
     solution = diffrax.diffeqsolve(
-        _term(), SOLVERS[solver](), before, after, None, state, args=system, stepsize_controller=controller, event=event
-    )
+        _term(), SOLVERS[solver](), before, after, None, state, args=system, stepsize_controller=controller, event=event,
+        throw=False,
+    )  # fmt: skip
     assert solution.ts is not None and solution.ys is not None
     t_x, y = solution.ts[-1], solution.ys[-1]
-    return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y)
+    return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y), local_exponents(system, t_x, y)[2] - 0.5
 
 
 def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
@@ -201,7 +202,12 @@ def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[fl
         system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), jnp.asarray(trajectory.meta["rtol"]),
         trajectory.meta["solver"], upwards,
     )  # fmt: skip
-    time, loss, slope = (float(x) for x in located)
+    time, loss, slope, left = (float(x) for x in located)
+    # Where fast modes multiply the rounding of the state, q is not zero to 1e-13 at any time: bisection then ends at t's own.
+    if not (before <= time <= after and abs(left) < 1e-5):
+        raise SolveError(
+            f"the crossing of q = 1/2 near t = {near:.6g} was not located (q - 1/2 = {left:.2g}): raise points"
+        )
     return time, loss, slope
 
 

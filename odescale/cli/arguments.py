@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from odescale.errors import InputError
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     )
     solve.add_argument("--accuracy", default="fast", help="fast, or check: estimate the error of the loss")
     solve.add_argument("--rtol", type=_number, default=None, help="relative tolerance")
-    solve.add_argument("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5 or structured")
+    solve.add_argument("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5, structured or rank_one")
     solve.add_argument("--precision", default="float64", help="float64 or float32")
     solve.add_argument("--save", metavar="FILE", help="write the trajectory to FILE (.npz)")
     solve.add_argument("--plot", metavar="FILE", help="draw the trajectory to FILE (.png)")
@@ -68,14 +68,66 @@ def build_parser() -> Parser:
                 default=0.05,
                 help="deviation that counts as agreement (transformer, committee)",
             )
-    report = add("report", "regimes and transition of loss curves of your own (CSV with step and loss columns)")
-    report.add_argument("logs", nargs="+", metavar="LOG", help="CSV files")
-    report.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
-    report.add_argument("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
+    _logs(add)
+    _frontier(add("frontier", "the least risk at a given compute: sizes, time, C*, exponents of a risk law"))
     quick = add("quickstart", "derive, integrate, train, compare: the whole line on a small system")
     quick.add_argument("--seeds", type=_whole, default=2, help="how many seeds (default 2)")
     quick.add_argument("--out", metavar="FOLDER", default="results/quickstart", help="where the report goes")
     return parser
+
+
+def _logs(add: Callable[..., Parser]) -> None:
+    """Options of the commands on logs: how to read them, what to fit, what to predict."""
+    report = add("report", "regimes, laws, forecast and verdict of training curves of your own, as a page")
+    forecast = add("forecast", "the loss of another run, schedule or horizon from the runs you have")
+    schedule = add("schedule", "the best learning-rate schedule for a budget, under the law that your runs identify")
+    for command in (report, forecast, schedule):
+        formats = "CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard"
+        command.add_argument("logs", nargs="+", metavar="LOG", help=f"files or folders: {formats}")
+        command.add_argument("--step", metavar="COLUMN", help="column of steps (default: guessed, and said)")
+        command.add_argument("--loss", metavar="COLUMN", help="column of the loss (default: guessed, and said)")
+        command.add_argument("--learning-rate", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
+        command.add_argument("--run", metavar="NAME", help="only runs of this name or pattern")
+        command.add_argument("--warmup-steps", type=_number, help="linear warm-up before the first row, for tau")
+        command.add_argument("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
+        command.add_argument("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
+        command.add_argument(
+            "--after", type=_number, help="first step to fit (default: past warm-up and 1/20 of the run)"
+        )
+    for command in (report, forecast):
+        command.add_argument("--predict", action="append", metavar="NAMES", help="runs to predict, by commas (repeat)")
+    report.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
+    report.add_argument("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
+    report.add_argument("--title", help="of the page")
+    report.add_argument("--out", metavar="FOLDER", default="results/report", help="where the page goes")
+    forecast.add_argument("--schedule", metavar="TEXT", help="a planned run, e.g. cosine:20000:0.1 (SGD steps)")
+    schedule.add_argument("--save", metavar="FILE", help="write the schedule to FILE (.csv)")
+    for command in (forecast, schedule):
+        command.add_argument("--steps", type=_number, help="SGD steps of the planned run, warm-up included")
+        command.add_argument("--peak", type=_number, help="its peak learning rate")
+        command.add_argument("--warmup", type=_number, help="its linear warm-up in SGD steps")
+
+
+def _frontier(command: Parser) -> None:
+    """Options of `odescale frontier`: a law from a preset, from terms or from a spectrum; then computes and outputs."""
+    command.description = (
+        "R = sum A x^-alpha + D exp(-lam t), C = c prod x^q t^q_t. Example: odescale frontier --term width:1:.5:2:100 "
+        "--term data:1:.5:1:1000 --decay 50 --rate .8 --time-cost 1 --compute 2e7:1e12:12"
+    )
+    command.add_argument("--preset", metavar="NAME", default=None, help="yang_v1 or yang_v3")
+    command.add_argument(
+        "--term", action="append", default=[], metavar="NAME:A:ALPHA:Q[:FLOOR]",
+        help="A x^-ALPHA at cost x^Q, x no smaller than FLOOR (repeat); the name `time` makes t a power law",
+    )  # fmt: skip
+    command.add_argument("--decay", type=_number, default=None, help="D of D exp(-lam t)")
+    command.add_argument("--rate", type=_number, default=None, help="lam, per unit of t")
+    command.add_argument("--time-cost", type=_number, default=None, help="q_t of C ~ t^q_t")
+    command.add_argument("--unit", type=_number, default=None, help="c, FLOP at x = t = 1 (default 1)")
+    command.add_argument(
+        "--spectrum", metavar="A,B", default=None, help="phase of SGD on lam_j = j^-B, lam_j theta_j^2 = j^-A"
+    )
+    command.add_argument("--compute", metavar="LO:HI[:N]", default=None, help="N computes from LO to HI (default N 13)")
+    command.add_argument("--plot", metavar="FILE", help="draw to FILE (.png, .pdf, .svg)")
 
 
 def settings(pairs: Sequence[str], parameters: Sequence[Any], system: str) -> dict[str, Any]:

@@ -9,19 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.power_floor import fit_power_floor
 from odescale.analysis.transition import find_transition
 from odescale.cli.arguments import settings
 from odescale.cli.derivation import derive_again, shipped_text
+from odescale.cli.frontier import frontier_command
+from odescale.cli.logs import forecast_command, report_command, schedule_command
 from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks, train_run
 from odescale.cli.output import emit, trajectory_record, trajectory_text
 from odescale.cli.peaked import T1_OF_A_RUN, compare_record, law_remark, train_record
 from odescale.cli.quickstart import run_quickstart
 from odescale.compare.comparison import compare
-from odescale.compare.logs import read_log
 from odescale.compare.mean_field_report import LOSS_LABEL
-from odescale.compare.report import plain, to_json, write_report
+from odescale.compare.report import to_json, write_report
 from odescale.errors import InputError
 from odescale.plot.trajectory import plot_trajectory
 from odescale.solve.integrate import integrate
@@ -176,32 +175,6 @@ def compare_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def report_command(options: argparse.Namespace) -> int:
-    """Regimes and transition of a user's own loss curves."""
-    logs = {}
-    lines = []
-    for name in options.logs:
-        log = read_log(name)
-        entry: dict[str, Any] = {"column": log.loss_column, "steps": log.step, "loss": log.loss}
-        lines.append(f"{name}: {log.step.size} points, column {log.loss_column}")
-        for estimator in ("spline", "fit"):
-            found = find_transition_curve(
-                log.step, log.loss, estimator=estimator, min_depth=options.min_depth, irreducible=options.irreducible,
-                time_unit="SGD steps of the log",
-            )  # fmt: skip
-            entry[estimator] = found.to_dict()
-            lines.append(f"    {found}")
-        if np.sum(log.step > 0) >= 8:
-            floor = fit_power_floor(log.step, log.loss, time_unit="SGD steps")
-            entry["power_floor"] = floor.to_dict()
-            lines.append(f"    {floor}")
-        logs[name] = entry
-    first = next(iter(logs.values()))
-    record = {"time_unit": "SGD steps of the log", "t": first["steps"], "loss": first["loss"], "logs": plain(logs)}
-    emit(record, "\n".join(lines), options.json)
-    return 0
-
-
 def quickstart_command(options: argparse.Namespace) -> int:
     """The whole line on the quickstart system."""
     record, text = run_quickstart(options.seeds, Path(options.out), quiet=options.json)
@@ -223,6 +196,11 @@ def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple
             "system", expected="a system that trains its own network", got="kernel",
             remedy="use odescale.train_full_batch and odescale.compare_kernel on a network and data of yours",
         )  # fmt: skip
+    if of_a_run is not None and options.system == "spectral":
+        raise InputError(
+            "system", expected="a system that trains its own network", got="spectral",
+            remedy="use odescale.train_linear on an odescale.GaussianTask, against odescale.exact_recursion",
+        )  # fmt: skip
     system = entry.build(**settings(options.set, entry.parameters, options.system))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
@@ -241,5 +219,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "train": train_command,
     "compare": compare_command,
     "report": report_command,
+    "forecast": forecast_command,
+    "schedule": schedule_command,
+    "frontier": frontier_command,
     "quickstart": quickstart_command,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -14,10 +15,12 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike
 
 from odescale.errors import InputError
-from odescale.plot.style import COLOURS, CYCLE, new_figure, own_axes, shared_style
+from odescale.plot.style import COLOURS, CYCLE, new_figure, own_axes, plain_decades, shared_style
 
 PHASE_COLOURS = ("#56B4E9", "#E69F00", "#009E73")
 PHASE_NAMES = ("Ia", "II", "III")
+LABEL = 8.0
+"""Size in points of what is written at a grey curve."""
 
 
 def plot_frontier(
@@ -35,7 +38,8 @@ def plot_frontier(
 
     **Arguments**: `frontier`: a `Frontier`; `critical`: a `CriticalCompute`, marked when found, else its reason is written;
     `numeric`: a second `Frontier`, drawn as points; `curves`: label -> (compute (n,), risk (n,)) of fixed models, grey, at
-    most 8; `asymptote`: the exponent 1/S, marked on the right axes. `compute_unit`: what C counts.
+    most 8, the label above those that have become flat; `asymptote`: the exponent 1/S, marked on the right axes. `compute_unit`:
+    what C counts.
     **Raises** `InputError` when nothing can be drawn.
     """
     curves = curves or {}
@@ -49,10 +53,6 @@ def plot_frontier(
     with shared_style():
         figure = new_figure(11.6, 4.8) if figure is None else figure
         loss, exponent = figure.subplots(1, 2)
-        for i, (compute, risk) in enumerate(curves.values()):
-            x, y = np.asarray(compute, float), np.asarray(risk, float)
-            kept = (x >= C[0]) & (x <= C[-1]) & (y > 0)
-            loss.plot(x[kept], y[kept], color="#B5B5B5", linewidth=1.0, label="fixed sizes" if i == 0 else None)
         loss.plot(C, R, color=COLOURS["theory"], label=f"frontier, {frontier.method}")
         exponent.plot(C, p, color=COLOURS["theory"], label=frontier.method)
         if numeric is not None:
@@ -71,6 +71,7 @@ def plot_frontier(
         loss.set(yscale="log", ylabel="excess risk R")
         low, high = R.min(), R.max()
         loss.set_ylim(low / 1.6, high * 2.5)
+        _fixed_models(loss, curves, C)
         exponent.set_ylabel(r"local exponent  $-\,d\,\log R^*\,/\,d\,\log C$")
         exponent.set_ylim(0, 1.08 * float(np.max(p)))
         # An exponential phase may reach ten: then only a logarithmic axis shows 1/S too.
@@ -79,11 +80,31 @@ def plot_frontier(
             exponent.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
             exponent.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             exponent.yaxis.set_minor_formatter(NullFormatter())
-        loss.legend(loc="upper right")
-        exponent.legend(loc="upper right")
+        for axes in (loss, exponent):  # above the axes: curves may pass anywhere inside
+            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         if title:
             figure.suptitle(title, fontsize=12.5)
     return {"loss": loss, "exponent": exponent}
+
+
+def _fixed_models(axes: Axes, curves: Mapping[str, tuple[Any, Any]], C: Float[np.ndarray, " m"]) -> None:
+    """Grey curves within C; one that falls by less than 1 % over the last half decade has its label
+    above its end, unless it would touch the label before."""
+    first, last = True, np.inf
+    for label, (compute, risk) in curves.items():
+        x, y = np.asarray(compute, float), np.asarray(risk, float)
+        kept = (x >= C[0]) & (x <= C[-1]) & (y > 0)
+        x, y = x[kept], y[kept]
+        if x.size == 0:
+            continue
+        axes.plot(x, y, color="#A8A8A8", linewidth=1.0, zorder=1.5, label="fixed sizes" if first else None)
+        first = False
+        late = x >= x[-1] / 10**0.5
+        height = float(axes.transData.transform((x[-1], y[-1]))[1])
+        if late.sum() > 1 and y[late][0] < 1.01 * y[-1] and abs(height - last) > 1.2 * LABEL * axes.figure.dpi / 72:
+            last = height
+            axes.annotate(label, (x[-1], y[-1]), xytext=(-3, 2), textcoords="offset points", ha="right", va="bottom",
+                          fontsize=LABEL, color=COLOURS["grey"])  # fmt: skip
 
 
 def _mark_releases(loss: Axes, exponent: Axes, critical: Any, C: Float[np.ndarray, " m"]) -> None:
@@ -99,7 +120,8 @@ def _mark_releases(loss: Axes, exponent: Axes, critical: Any, C: Float[np.ndarra
             text = f"C* = {compute:.4g}: {name} released" if i == 0 else f"{name} released, C = {compute:.3g}"
             axes.axvline(compute, color=COLOURS["third"], linestyle="-" if i == 0 else ":", linewidth=1.5, label=text)
         if critical.compute > C[0]:
-            axes.axvspan(C[0], min(critical.compute, C[-1]), color=COLOURS["third"], alpha=0.08, linewidth=0)
+            axes.axvspan(C[0], min(critical.compute, C[-1]), color=COLOURS["third"], alpha=0.12, linewidth=0,
+                         label="exponential: only the time grows")  # fmt: skip
 
 
 def plot_isolated_laws(
@@ -127,13 +149,14 @@ def plot_isolated_laws(
                 raise InputError(f"values of {law.name}", expected="a row of positive numbers", got=values.shape,
                                  remedy="np.geomspace")  # fmt: skip
             risk = np.asarray(law(values))
-            parts = [rf"{float(a):.3g} $\cdot$ {law.name}$^{{-{float(e):.3g}}}$"
+            parts = [rf"{_factor(float(a))}{law.name}$^{{-{float(e):.3g}}}$"
                      for a, e in zip(law.amplitudes, law.exponents, strict=True)]  # fmt: skip
             if float(law.decay) > 0:
-                parts.append(rf"{float(law.decay):.3g} $\cdot$ exp(-{float(law.rate):.3g} t)")
+                parts.append(rf"{_factor(float(law.decay))}exp(-{float(law.rate):.3g} t)")
             axes.plot(values, risk, color=colour, label=" + ".join(parts))
             unit = (units or {}).get(law.name, "")
             axes.set(xscale="log", yscale="log", xlabel=f"{law.name}" + (f"  ({unit})" if unit else ""))
+            plain_decades(axes)
             axes.set_title(f"{law.name} alone")
             axes.legend(loc="lower left")
             found[law.name] = axes
@@ -145,6 +168,10 @@ def plot_isolated_laws(
         if title:
             figure.suptitle(title, fontsize=12.5)
     return found
+
+
+def _factor(value: float) -> str:
+    return "" if value == 1 else rf"{value:.3g} $\cdot$ "
 
 
 def plot_compute_phases(
@@ -175,7 +202,6 @@ def plot_compute_phases(
                         alpha=0.45, shading="nearest", rasterized=True, linewidth=0)  # fmt: skip
         lines = axes.contour(x, y, p, levels=MaxNLocator(levels).tick_values(np.nanmin(p), np.nanmax(p)),
                              colors="#202020", linewidths=0.9)  # fmt: skip
-        axes.clabel(lines, fmt="%.2g", fontsize=8.5)
         edge = np.linspace(max(1.0, y[0]), y[-1], 100)
         for value, name in ((edge + 1, r"$a = b + 1$"), (2 * edge, r"$a = 2b$")):
             axes.plot(value, edge, color="black", linewidth=2.0)
@@ -190,12 +216,44 @@ def plot_compute_phases(
                 place = np.argmin(np.hypot(x[columns] - np.median(x[columns]), y[rows] - np.median(y[rows])))
                 axes.text(float(x[columns[place]]), float(y[rows[place]]), name, fontsize=17, fontweight="bold", ha="center",
                           va="center", bbox={"facecolor": "white", "alpha": 0.65, "edgecolor": "none", "pad": 2})  # fmt: skip
-        for name, (u, v) in (marks or {}).items():
-            axes.plot([u], [v], "o", color=COLOURS["run"], markeredgecolor="white", markersize=8, label=name)
+        for (name, (u, v)), sign in zip((marks or {}).items(), cycle("osD^v"), strict=False):
+            axes.plot(
+                [u], [v], sign, color=COLOURS["run"], markeredgecolor="white", markersize=8, linestyle="", label=name
+            )
         axes.set(xlim=(x[0], x[-1]), ylim=(y[0], y[-1]))
+        _label_exponents(axes, lines, x, y, which, list((marks or {}).values()))
         axes.set_xlabel(r"target power  $a$   ($\lambda_j\theta_j^2 = j^{-a}$)")
         axes.set_ylabel(r"eigenvalue power  $b$   ($\lambda_j = j^{-b}$)")
-        if marks:
-            axes.legend(loc="lower right")
+        if marks:  # below the axes, clear of the lines
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3, frameon=False)
         axes.set_title(title or r"compute-optimal exponent  $-\,d\,\log L\,/\,d\,\log C$,  C = width $\times$ steps")
     return axes
+
+
+def _label_exponents(axes: Axes, lines: Any, x: np.ndarray, y: np.ndarray, which: np.ndarray, marks: list) -> None:
+    """One number on each line of equal exponent in each phase, clear of the edges, of the names and of each other."""
+    corner, size = np.array([x[0], y[0]]), np.array([x[-1] - x[0], y[-1] - y[0]])
+    taken = [(np.asarray(text.get_position()) - corner) / size for text in axes.texts if text.get_text() in PHASE_NAMES]
+    taken += [(np.asarray(note.xy) - corner) / size + (0.06, -0.03) for note in axes.texts if hasattr(note, "xy")]  # type: ignore[attr-defined]
+    taken += [(np.asarray(mark) - corner) / size for mark in marks]
+    chosen = []
+    for path in lines.get_paths():
+        points = path.vertices
+        if len(points) < 2:
+            continue
+        rows = np.searchsorted((y[1:] + y[:-1]) / 2, points[:, 1])
+        columns = np.searchsorted((x[1:] + x[:-1]) / 2, points[:, 0])
+        for i in range(len(PHASE_NAMES)):
+            mine = points[which[rows, columns] == i]
+            places = (mine - corner) / size
+            # A line along a boundary belongs to neither side.
+            if len(mine) < 2 or np.ptp(places, axis=0).max() < 0.08:
+                continue
+            for share in (0.3, 0.42, 0.54, 0.66, 0.18, 0.8):
+                at = places[int(share * (len(mine) - 1))]
+                inside = 0.03 < at.min() and at.max() < 0.95
+                if inside and all(np.hypot(*(at - other)) > 0.07 for other in taken):
+                    taken.append(at)
+                    chosen.append(tuple(at * size + corner))
+                    break
+    axes.clabel(lines, fmt="%.2g", fontsize=8.5, manual=chosen)

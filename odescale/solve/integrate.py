@@ -19,6 +19,8 @@ from odescale.errors import InputError, SolveError
 from odescale.expectations.nodes import Nodes
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
+from odescale.solve.sampled_exponents import sampled_exponents
+from odescale.solve.spectral_solver import RankOneSolver, is_rank_one, solve_with_diffrax
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention
@@ -30,11 +32,16 @@ SOLVERS = {
     "bosh3": diffrax.Bosh3,
     "dopri8": diffrax.Dopri8,
     "kvaerno5": diffrax.Kvaerno5,
+    "rank_one": RankOneSolver,
 }
 FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 """Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
-DEFAULT_RTOL = {"tsit5": 1e-8, "bosh3": 3e-4, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3}
-DEFAULT_MAX_STEPS = {"tsit5": 100_000, "bosh3": 100_000, "dopri8": 100_000, "kvaerno5": 20_000, "structured": 5_000}
+DEFAULT_RTOL = {
+    "tsit5": 1e-8, "bosh3": 3e-4, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3, "rank_one": 1e-6,
+}  # fmt: skip
+DEFAULT_MAX_STEPS = dict.fromkeys(("tsit5", "bosh3", "dopri8"), 100_000) | {
+    "kvaerno5": 20_000, "structured": 5_000, "rank_one": 20_000,
+}  # fmt: skip
 
 ENSEMBLE_MAX_STEPS = 5_000
 
@@ -51,6 +58,8 @@ def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | N
         raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
     if isinstance(points, bool) or int(points) != points or points < 2:
         raise InputError("points", expected="an integer >= 2", got=points, remedy="200 is a good value")
+    if points == 2:
+        return np.array([t0, t1], float)
     start = (t1 - t0) * 1e-4 if first is None else min(first, (t1 - t0) * 1e-4)
     return np.concatenate([[t0], t0 + np.geomspace(start, t1 - t0, int(points) - 1)])
 
@@ -83,15 +92,18 @@ def integrate(
 
     One unit of t is `system.clock.steps_per_unit` SGD steps. Runs on whatever device JAX uses; compiled once per shape
     (tolerances, times and parameters are arrays). Differentiable: `jax.grad` of any output with respect to the arrays
-    of `system` works (`eqx.filter_grad`); under a transformation only the first solver of the ladder is used.
+    of `system` works (`eqx.filter_grad`); under a transformation only the first solver of the ladder is used. `t1` may be traced
+    too, e.g. the time of a risk that `numeric_frontier` minimises: `integrate(system, time, points=2).loss[-1]`.
 
     **Arguments**
 
     - `t1`: end time > t0; or `ts` (n,): increasing output times, at or after t0, which is put in front when missing.
     - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
-    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver, 3e-4 for bosh3).
+    - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver, 3e-4 for bosh3,
+      1e-6 for rank_one, whose losses are then good to 1e-6).
     - `solver`: "auto" climbs the system's ladder until one finishes (recorded in `meta["ladder"]`); or "tsit5",
-      "bosh3", "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite).
+      "bosh3", "dopri8", "kvaerno5" (stiff), "structured" (spectra; implicit, keeps overlaps positive semi-definite),
+      "rank_one" (`Spectral`: modes coupled through one number; implicit, a thousand modes in milliseconds).
     - `accuracy`: "check" solves once more at rtol/100 (rtol/10 for "structured"), returns that and, in `error`, the
       relative change of the loss. A sampled closure is solved once more on an independent node set instead: `error` is
       then the relative difference of the two losses, sqrt(2) standard errors in the mean square. An ensemble of node
@@ -110,7 +122,7 @@ def integrate(
     if solver == "structured" and _is_sampled(system):
         raise InputError("solver", expected="an explicit solver with context=sampled", got=solver, remedy="use bosh3")
     ladder = system.solvers if solver == "auto" else (solver,)
-    traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
+    traced = is_traced(times) or any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
     cast = _cast(system, dtype)
     state = cast.initial_state() if start is None else _start(start, cast.initial_state())
     traced = traced or is_traced(state)
@@ -184,6 +196,11 @@ def solve_arrays(
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
+    if solver == "rank_one" and not is_rank_one(system):
+        raise InputError(
+            "solver", expected="one for any system: rank_one is for modes coupled through one number (`spectral`)",
+            got=f"rank_one for {system.name}", remedy="leave it at auto",
+        )  # fmt: skip
     traces[solver] += 1
     if solver == "structured":
         numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
@@ -207,21 +224,13 @@ def solve_arrays(
             code = solution.code
     else:
         meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
-        term, own_times = _term_and_time(system, times)
-        solution = diffrax.diffeqsolve(
-            term,
-            _method(system, solver),
-            own_times[0],
-            own_times[-1],
-            None,
-            state,
-            args=system,
-            saveat=diffrax.SaveAt(ts=own_times),
-            stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
-            max_steps=max_steps,
-            progress_meter=meter,
-            throw=False,
-        )
+        if solver == "rank_one":
+            solution = solve_with_diffrax(
+                system, times, rtol=rtol, atol=atol, start=state, onto_outputs=True, max_steps=max_steps,
+                progress_meter=meter, throw=False,
+            )  # fmt: skip
+        else:
+            solution = _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter)
         states = solution.ys
         assert states is not None
         stats = {name: solution.stats[f"num_{name}_steps"] for name in ("accepted", "rejected")}
@@ -251,13 +260,15 @@ def solve_arrays(
         exponent, index = sampled_exponents(times, loss)
     else:
         loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
+        exponent = jnp.where(times == 0, 0.0, exponent)
     observables = jax.vmap(system.observables)(times, safe)
     if half_width is not None:
         observables["replicate_loss"] = replicates
     # From the first loss within the rounding of the overlaps, whose flow is summed in the plain basis, nothing later can
     # be trusted either: its exponents are noise well before it turns negative.
     floor = ROUNDING_FLOOR * jnp.finfo(loss.dtype).eps * loss[0]
-    positive = jnp.cumprod((loss > floor) | ~valid).astype(bool)
+    # A start without risk (label noise alone) is no loss of digits.
+    positive = jnp.cumprod((loss > floor) | ~valid | ((loss == 0) & (times == times[0]))).astype(bool)
     code = jnp.where((code == Code.OK) & ~jnp.all(positive), int(Code.LOSS_NOT_POSITIVE), code)
     valid = valid & positive
 
@@ -287,6 +298,24 @@ def _method(system: AbstractSystem, solver: str) -> diffrax.AbstractSolver:
     return SOLVERS[solver]()
 
 
+def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> diffrax.Solution:
+    term, own_times = _term_and_time(system, times)
+    return diffrax.diffeqsolve(
+        term,
+        _method(system, solver),
+        own_times[0],
+        own_times[-1],
+        None,
+        state,
+        args=system,
+        saveat=diffrax.SaveAt(ts=own_times),
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        max_steps=max_steps,
+        progress_meter=meter,
+        throw=False,
+    )
+
+
 def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[diffrax.ODETerm, Float[Array, " n"]]:
     """dy/dt and t; for a slow system dy/dtheta = (t + tau) f and theta = log(1 + t/tau), tau its time scale."""
     if not isinstance(system, AbstractSlowSystem):
@@ -299,30 +328,6 @@ def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[d
 
     # Taken once: the logarithm of one time and of an array of them may round differently.
     return diffrax.ODETerm(field), jnp.log1p(times / scale)
-
-
-def sampled_exponents(
-    times: Float[Array, " n"], loss: Float[Array, " n"]
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """(p, q) from the loss at the output times: three-point differences of log L in log t, of second order in the spacing.
-
-    q is one more difference, of log p, so its ends are one-sided. At t = 0, p = 0 and q = 1.
-    """
-    started = times > 0
-    # t = 0 has no logarithm: place it one spacing before the first time, and give it its exact values afterwards.
-    log_t = jnp.log(jnp.where(started, times, times[1] ** 2 / times[2]))
-    exponent = -_difference(jnp.log(loss), log_t)
-    index = _difference(jnp.log(jnp.abs(exponent)), log_t)
-    return jnp.where(started, exponent, 0.0), jnp.where(started, index, 1.0)
-
-
-def _difference(values: Float[Array, " n"], at: Float[Array, " n"]) -> Float[Array, " n"]:
-    slopes = jnp.diff(values) / jnp.diff(at)
-    steps = jnp.diff(at)
-    inner = (steps[1:] * slopes[:-1] + steps[:-1] * slopes[1:]) / (steps[1:] + steps[:-1])
-    first = slopes[0] + (slopes[0] - inner[0]) if values.shape[0] > 2 else slopes[0]
-    last = slopes[-1] + (slopes[-1] - inner[-1]) if values.shape[0] > 2 else slopes[-1]
-    return jnp.concatenate([first[None], inner, last[None]])
 
 
 def _trajectory(system, times, values, error, record, rung, tolerances) -> Trajectory:
@@ -364,7 +369,11 @@ def _number(value: Any) -> Any:
     return number.item() if number.ndim == 0 else number.tolist()
 
 
-def _times(t0: float, t1: float | None, ts: Any, points: int, first: float | None) -> np.ndarray:
+def _times(t0: float, t1: Any, ts: Any, points: int, first: float | None) -> Any:
+    if is_traced(t1) and ts is None:
+        return t0 + (t1 - t0) * jnp.asarray(output_times(1.0, points))
+    if is_traced(ts):
+        raise InputError("ts", expected="numbers", got="a traced array", remedy="trace t1, with points for the grid")
     if ts is None:
         if t1 is None:
             raise InputError("t1", expected="an end time, or ts", got=None, remedy="pass t1=...")

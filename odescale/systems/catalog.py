@@ -23,6 +23,7 @@ from odescale.systems.kernel import Kernel
 from odescale.systems.kernel_build import kernel
 from odescale.systems.parameters import Parameter, complete, is_traced, positive
 from odescale.systems.peaked import Peaked, peaked
+from odescale.systems.spectral import Spectral, spectral
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
 from odescale.systems.transformer import COMMITTEE_PARAMETERS, TRANSFORMER_PARAMETERS, committee, transformer
 
@@ -255,6 +256,12 @@ SYSTEMS: dict[str, Entry] = {
     ),
     "kernel": Entry(
         kernel, Kernel.parameters, "full-batch gradient descent of a real transformer at its tangent kernel", 200.0
+    ),
+    "spectral": Entry(
+        spectral,
+        Spectral.parameters,
+        "one-pass SGD of a linear model on any spectrum, every mode exact: scaling laws",
+        1e6,
     ),
 }
 

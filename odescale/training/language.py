@@ -1,8 +1,7 @@
-"""Training of a language model on a language of known conditionals: exact excess loss, logit scale, checkpoints, seeds."""
+"""Training of a language model, on a language of known conditionals or on real text: probes, checkpoints, branches, seeds."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import sys
 import time
@@ -19,28 +18,38 @@ import optax
 from jaxtyping import Array, Float, Int, PyTree
 from tqdm import tqdm
 
-from odescale.errors import CheckpointError, InputError, SolveError
+from odescale.errors import InputError, SolveError
 from odescale.networks.language_model import LanguageModel
-from odescale.training.checkpoint import fingerprint, read_arrays, write_arrays
 from odescale.training.grammar import Grammar
+from odescale.training.language_checkpoint import (
+    branch_run,
+    identity,
+    kept_checkpoint,
+    resume_run,
+    save,
+    schedule_samples,
+)
 from odescale.training.language_probe import PROBES, measure_language
 from odescale.training.loop import Finished, check_seeds, choose_record_steps, require_positive, session
 from odescale.training.sgd import cores, seed_key
+from odescale.training.source_text import SourceText
+from odescale.training.text_probe import KERNEL_OUTPUTS, NOISE_BATCHES, TextProbe, measure_text, sampled_kernel
+
+Language = Grammar | SourceText
 
 OPTIMIZERS = ("sgd", "adamw")
-MEASURED = ("train_loss", *PROBES)
 SECONDS_PER_CALL = 1.0  # of one compiled loop: how often the bar moves and a divergence is seen
-KIND = "language checkpoint"
 # Streams of a seed's key: held-out sequences, initial weights, training data.
-HELD_OUT, WEIGHTS, DATA = 2**32 - 2, 2**32 - 3, 2**32 - 4
+HELD_OUT, WEIGHTS, DATA, NOISE = 2**32 - 2, 2**32 - 3, 2**32 - 4, 2**32 - 5
 
 
 class LanguageRun(eqx.Module):
     """Seeds s, record steps n of a language-model training; one unit of time is one step.
 
     - `step` (n,), `seeds` (s,).
-    - `records`: by name an array (s, n). `train_loss`: mean sample cross-entropy since the last record; the others are
-      `odescale.training.language_probe.LanguageProbe`'s, on held-out contexts.
+    - `records`: by name an array (s, n). `train_loss`: mean sample cross-entropy since the last record; the others, on held-out
+      contexts, are those of `odescale.training.language_probe.LanguageProbe`, or on real text of
+      `odescale.training.text_probe.TextProbe`.
     - `models`: the trained model of every seed. `config`: what was trained; `meta`: machine, versions, seconds.
     """
 
@@ -89,7 +98,7 @@ class LanguageRates(eqx.Module):
 def _advance(
     state: SeedState,
     static: LanguageModel,
-    grammar: Grammar,
+    grammar: Language,
     rates: LanguageRates,
     schedule: Callable | None,
     batch: int,
@@ -121,7 +130,7 @@ def _advance(
 
 def train_language(
     build: Callable[[Array], LanguageModel],
-    grammar: Grammar,
+    grammar: Language,
     *,
     steps: int,
     batch: int,
@@ -136,6 +145,8 @@ def train_language(
     checkpoint: str | os.PathLike | None = None,
     checkpoint_seconds: float = 60.0,
     resume: bool = True,
+    keep_at: Sequence[int] = (),
+    branch: str | os.PathLike | None = None,
     progress: bool = True,
     callback: Callable[[int, tuple[LanguageModel, ...]], None] | None = None,
 ) -> LanguageRun:
@@ -147,13 +158,16 @@ def train_language(
     **Arguments**
 
     - `build`: from a JAX key to a fresh `LanguageModel`; a seed's key decides its weights, its data come from another stream.
-    - `grammar`: the language; the model must have its vocabulary and a context of its length at least.
+    - `grammar`: the language, a `Grammar` or a `SourceText`; the model must have its vocabulary and a context of its length.
     - `steps`, `batch` >= 1. `learning_rate` > 0.
     - `optimizer`: "sgd" (u <- momentum u + gradient, 0 <= momentum < 1) or "adamw" (beta 0.9, 0.999, momentum ignored);
       `weight_decay` w >= 0, decoupled: theta loses lr s w theta per step. `schedule`: JAX-traceable s(step), None constant.
     - `record_steps`: default 41 log-spaced from steps/1000 on. `held_out`: sequences of the probes, the same for all seeds.
     - `checkpoint`: path of an npz, written at every record and every `checkpoint_seconds`; with `resume` a run found there
       goes on to the same numbers bit for bit on the same machine. `progress`: a bar on stderr when that is a terminal.
+    - `keep_at`: steps at which a copy of the checkpoint stays, with ".STEP" before its suffix. `branch`: such a copy to begin from
+      instead of step 0; what that run recorded up to there comes with it. Everything but steps, record_steps and the schedule's
+      later part must be that run's: optimizer, data order and weights go on as if it had always been this run.
     - `callback(step, models)`: after each record.
 
     **Returns** a `LanguageRun`. **Errors**: `InputError` before anything is compiled; `CheckpointError` for a checkpoint of
@@ -174,6 +188,10 @@ def train_language(
         raise InputError("weight_decay", expected="a number >= 0", got=weight_decay, remedy="0 switches it off")
     seed_list = check_seeds(seeds)
     records_at = choose_record_steps(steps, None, _record_times(steps, record_steps), 1.0)
+    if len(keep_at) and checkpoint is None:
+        raise InputError("checkpoint", expected="a path beside keep_at", got=None, remedy="name the file to copy")
+    if any(not 0 < step <= steps for step in keep_at):
+        raise InputError("keep_at", expected=f"steps from 1 to {steps}", got=list(keep_at), remedy="drop the others")
     models = [build(jax.random.fold_in(seed_key(seed), WEIGHTS)) for seed in seed_list]
     _check_model(models[0], grammar)
     dtype = models[0].unembedding.dtype
@@ -181,26 +199,61 @@ def train_language(
     rates = LanguageRates(eta, memory, decay, optimizer)
     config = {
         "grammar": grammar.config,
-        "start": _identity(models),
+        "start": identity(models),
         "steps": int(steps),
         "batch": int(batch),
         "learning_rate": float(learning_rate),
         "optimizer": optimizer,
         "momentum": float(momentum),
         "weight_decay": float(weight_decay),
-        "schedule": _samples(schedule, steps),
+        "schedule": schedule_samples(schedule, steps),
         "record_steps": records_at.tolist(),
         "seeds": seed_list,
         "held_out": int(held_out),
     }
-    sequences = grammar.sample(jax.random.fold_in(seed_key(0), HELD_OUT), held_out)
     loop = _Loop(models, grammar, rates, schedule, int(batch), seed_list)
+    probes = (
+        _grammar_probes(grammar, held_out) if isinstance(grammar, Grammar) else _text_probes(loop, int(batch), held_out)
+    )
     done, trained = _run(
-        loop, sequences, records_at, config,
-        checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, resume=resume, progress=progress, callback=callback,
+        loop, probes, records_at, config, checkpoint=checkpoint, checkpoint_seconds=checkpoint_seconds, resume=resume,
+        keep_at=sorted(int(step) for step in keep_at), branch=branch, schedule=schedule, progress=progress, callback=callback,
     )  # fmt: skip
     meta = session(done)
     return LanguageRun(records_at, np.asarray(seed_list), done.records, trained, config, meta)
+
+
+class _Probes(NamedTuple):
+    """Names of the records, how to take them from the model of seed number i, and the one that the bar shows."""
+
+    names: tuple[str, ...]
+    measure: Callable[[int, LanguageModel], Any]
+    shown: str
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        return ("train_loss", *self.names)
+
+
+def _grammar_probes(grammar: Grammar, held_out: int) -> _Probes:
+    sequences = grammar.sample(jax.random.fold_in(seed_key(0), HELD_OUT), held_out)
+    return _Probes(PROBES, lambda number, model: measure_language(model, grammar, sequences), "excess_loss")
+
+
+def _text_probes(loop: _Loop, batch: int, held_out: int) -> _Probes:
+    """On real text; the kernel at the start is that of the fresh weights, whatever checkpoint the run goes on from."""
+    text = loop.grammar
+    assert isinstance(text, SourceText)
+    sequences = text.held_out(max(held_out, KERNEL_OUTPUTS))
+    keys = [jax.random.fold_in(seed_key(seed), NOISE) for seed in loop.seeds]
+    shape = (NOISE_BATCHES, batch, text.length + 1)
+    batches = [text.sample(key, NOISE_BATCHES * batch).reshape(shape) for key in keys]
+    references = [sampled_kernel(loop.model(number), sequences) for number in range(len(loop.seeds))]
+
+    def measure(number: int, model: LanguageModel) -> TextProbe:
+        return measure_text(model, sequences, batches[number], references[number])
+
+    return _Probes(tuple(TextProbe.__dataclass_fields__), measure, "loss")
 
 
 class _Loop:
@@ -209,7 +262,7 @@ class _Loop:
     def __init__(
         self,
         models: list[LanguageModel],
-        grammar: Grammar,
+        grammar: Language,
         rates: LanguageRates,
         schedule: Callable | None,
         batch: int,
@@ -273,20 +326,26 @@ class _Loop:
 
 def _run(
     loop: _Loop,
-    sequences: Int[Array, "B T+1"],
+    probes: _Probes,
     record_steps: Int[np.ndarray, " n"],
     config: dict[str, Any],
     *,
     checkpoint: str | os.PathLike | None,
     checkpoint_seconds: float,
     resume: bool,
+    keep_at: list[int],
+    branch: str | os.PathLike | None,
+    schedule: Callable | None,
     progress: bool,
     callback: Callable[[int, tuple[LanguageModel, ...]], None] | None,
 ) -> tuple[Finished, tuple[LanguageModel, ...]]:
-    records: dict[str, list] = {name: [] for name in MEASURED}
+    records: dict[str, list] = {name: [] for name in probes.records}
     step = 0
     if checkpoint is not None and resume and Path(checkpoint).exists():
-        step, records = _resume(checkpoint, loop, config)
+        step, records = resume_run(checkpoint, loop, config, probes.records)
+    elif branch is not None:
+        step, records = branch_run(branch, loop, config, record_steps, schedule, probes.records)
+    stops = [kept for kept in keep_at if kept > step]
     began, first_step, saved, per_second = time.monotonic(), step, time.monotonic(), 8.0
     numbers = range(len(loop.seeds))
     bar = tqdm(
@@ -298,7 +357,8 @@ def _run(
             number = len(records["train_loss"])
             target = int(record_steps[number])
             while step < target:
-                count = min(target - step, max(1, int(per_second * SECONDS_PER_CALL)))
+                until = min([target, *stops[:1]])
+                count = min(until - step, max(1, int(per_second * SECONDS_PER_CALL)))
                 call = time.monotonic()
                 loop.advance(step, count)
                 # The first call compiles: let the length of a call grow at most fourfold, never trust one timing.
@@ -306,17 +366,19 @@ def _run(
                 loop.stop_if_diverged()
                 step += count
                 bar.update(count)
-                if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                    _save(checkpoint, loop, config, step, records)
+                if checkpoint is not None and stops[:1] == [step]:
+                    save(kept_checkpoint(checkpoint, stops.pop(0)), loop, config, step, records)
+                elif checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
+                    save(checkpoint, loop, config, step, records)
                     saved = time.monotonic()
             records["train_loss"].append(loop.take_losses(target - (int(record_steps[number - 1]) if number else 0)))
             models = tuple(loop.model(i) for i in numbers)
-            probes = [measure_language(model, loop.grammar, sequences) for model in models]
-            for name in PROBES:
-                records[name].append(np.array([float(getattr(probe, name)) for probe in probes]))
-            bar.set_postfix(excess=f"{records['excess_loss'][-1].mean():.3g}", refresh=False)
+            measured = [probes.measure(number, model) for number, model in enumerate(models)]
+            for name in probes.names:
+                records[name].append(np.array([float(getattr(probe, name)) for probe in measured]))
+            bar.set_postfix(**{probes.shown: f"{records[probes.shown][-1].mean():.4g}"}, refresh=False)
             if checkpoint is not None:
-                _save(checkpoint, loop, config, step, records)
+                save(checkpoint, loop, config, step, records)
                 saved = time.monotonic()
             if callback is not None:
                 callback(step, models)
@@ -324,28 +386,6 @@ def _run(
     # Rows of `Finished` are those of teacher tasks; a language model has none.
     done = Finished(np.zeros(0), stacked, time.monotonic() - began, step - first_step)
     return done, tuple(loop.model(i) for i in numbers)
-
-
-def _save(path: str | os.PathLike, loop: _Loop, config: dict, step: int, records: dict[str, list]) -> None:
-    arrays = {f"record_{name}": np.stack(values, axis=1) for name, values in records.items() if values}
-    header = {"config_hash": fingerprint(config), "config": config, "step": step}
-    write_arrays(path, KIND, {**loop.leaves(), **arrays}, header)
-
-
-def _resume(path: str | os.PathLike, loop: _Loop, config: dict) -> tuple[int, dict[str, list]]:
-    remedy = "give another path, or resume=False to overwrite it"
-    arrays, header = read_arrays(path, KIND, "checkpoint", remedy)
-    if header["config_hash"] != fingerprint(config):
-        other = header["config"]
-        changed = sorted(name for name in config if config[name] != other.get(name)) or ["fields of another version"]
-        raise CheckpointError("checkpoint", expected=f"a checkpoint of this configuration at {path}",
-                              got=f"another {', '.join(changed)}", remedy=remedy)  # fmt: skip
-    loop.restore(arrays)
-    records = {
-        name: list(np.moveaxis(arrays[f"record_{name}"], 1, 0)) if f"record_{name}" in arrays else []
-        for name in MEASURED
-    }
-    return int(header["step"]), records
 
 
 def _record_times(steps: int, record_steps: Any) -> Any:
@@ -356,33 +396,9 @@ def _record_times(steps: int, record_steps: Any) -> Any:
     )
 
 
-def _samples(schedule: Callable | None, steps: int) -> dict[str, list[float]] | None:
-    if schedule is None:
-        return None
-    at = np.unique(np.linspace(0, steps, 513).astype(int))
-    values = np.asarray(jax.vmap(schedule)(jnp.asarray(at)), dtype=float)
-    if not np.isfinite(values).all():
-        raise InputError(
-            "schedule", expected="finite s(step) on the run", got="NaN or infinity", remedy="check its domain"
-        )
-    return {"step": at.tolist(), "s": values.tolist()}
-
-
-def _check_model(model: LanguageModel, grammar: Grammar) -> None:
+def _check_model(model: LanguageModel, grammar: Language) -> None:
     if model.vocabulary != grammar.vocabulary or model.context < grammar.length:
         raise InputError(
             "build", expected=f"{grammar.vocabulary} tokens and a context of {grammar.length} or more",
-            got=f"{model.vocabulary} tokens, context {model.context}", remedy="match the grammar",
+            got=f"{model.vocabulary} tokens, context {model.context}", remedy="match the language",
         )  # fmt: skip
-
-
-def _identity(models: list[LanguageModel]) -> str:
-    """A hash of every initial weight and of what the modules say beside them."""
-    digest = hashlib.sha256()
-    for model in models:
-        leaves, structure = jax.tree.flatten(model)
-        digest.update(str(structure).encode())
-        for leaf in leaves:
-            array = np.asarray(leaf)
-            digest.update(f"{array.dtype.str}{array.shape}".encode() + array.tobytes())
-    return digest.hexdigest()

@@ -36,7 +36,7 @@ def digits_sequences(
     square loss); or "label", the digit at every position, one-hot (either loss). Pixels are centred and scaled to unit variance
     over all images. `samples`, `test_samples`: disjoint, drawn by `seed`, at most 1797 together.
 
-    **Raises** `InputError` when scikit-learn is not installed (`pip install scikit-learn`), or for a bad size.
+    **Raises** `InputError` when scikit-learn is not installed (`pip install "odescale[data]"`), or for a bad size.
     Source: Alpaydin & Kaynak 1998, Optical Recognition of Handwritten Digits, UCI; as shipped with scikit-learn.
     """
     try:
@@ -44,7 +44,7 @@ def digits_sequences(
     except ImportError as error:
         raise InputError(
             "data", expected="scikit-learn, which ships the digits", got=str(error),
-            remedy="pip install scikit-learn, or use source_text_sequences",
+            remedy='pip install "odescale[data]", or use source_text_sequences',
         ) from error  # fmt: skip
     if patch not in (2, 4):
         raise InputError("patch", expected="2 or 4", got=patch, remedy="4 gives sequences of four patches")

@@ -1,0 +1,189 @@
+"""The commands on training logs of a user's own: report, forecast, schedule."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from odescale.analysis.forecast import forecast, model_bias
+from odescale.analysis.law_choice import choose_law
+from odescale.analysis.loss_curve import LossCurve
+from odescale.analysis.schedule_best import best_schedule
+from odescale.analysis.schedule_fit import fit_law
+from odescale.cli.output import emit
+from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
+from odescale.compare.log_pages import report_record, write_log_report
+from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
+from odescale.compare.logs import TrainingLog, read_logs
+from odescale.errors import InputError
+
+PLAN_POINTS = 200
+
+
+def report_command(options: argparse.Namespace) -> int:
+    """Regimes, laws, forecast and verdict of logs, as a page; the short version on stdout."""
+    logs = _read(options)
+    report = report_logs(
+        logs, fit_on=_names(options.fit_on), predict=_names(options.predict), law=options.law, after=options.after,
+        min_depth=options.min_depth, irreducible=options.irreducible,
+    )  # fmt: skip
+    page = write_log_report(report, options.out, title=options.title or f"Theory beside {', '.join(options.logs)[:80]}")
+    first = report.runs[0].log
+    whole = report_record(report)
+    entries = {
+        name: entry | {"column": entry["columns"]["loss"], "steps": run.log.step, "loss": run.log.loss}
+        for (name, entry), run in zip(whole["runs"].items(), report.runs, strict=True)
+    }
+    record = {"t": first.step, "loss": first.loss, "logs": entries, "path": str(page)}
+    emit(whole | record, _text(report, page), options.json)
+    return 0
+
+
+def forecast_command(options: argparse.Namespace) -> int:
+    """The loss of other runs, or of a planned one, from a law fitted to some."""
+    logs = _read(options)
+    if not options.fit_on:
+        raise InputError("--fit-on", expected="names of runs", got=None, remedy=f"runs are {_listed(logs)}")
+    if bool(options.predict) == bool(options.schedule):
+        raise InputError("--predict", expected="runs to predict, or --schedule for a planned one", got=options.predict,
+                         remedy="give one of the two")  # fmt: skip
+    chosen = pick_logs(logs, _names(options.fit_on) or (), "--fit-on")
+    curves, start = _fitted(chosen, options.after)
+    if options.predict:
+        others = pick_logs(logs, _names(options.predict) or (), "--predict")
+        planned: Sequence[LossCurve] = [thinned(log).curve().between(start, np.inf) for log in others]
+    else:
+        planned = [_planned(options, curves, start)]
+    found = forecast(curves, planned, law=options.law)
+    rows = found.at_horizons()
+    record: dict[str, Any] = {
+        "system": "forecast", "time_unit": "SGD steps of the log", "t": found.runs[0].step, "loss": found.runs[0].loss,
+        "law": found.fit.to_dict(), "model_bias": found.bias, "horizons": rows,
+        "error": found.errors() if options.predict else None,
+        "runs": {run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in found.runs},
+    }  # fmt: skip
+    lines = [str(found), f"{'run':22s} {'step':>10s} {'loss':>8s}  90 % interval        truth"]
+    for row in rows:
+        truth = f"{row['truth']:.4f}" if "truth" in row else "-"
+        lines.append(
+            f"{row['run']:22s} {row['step']:10.6g} {row['loss']:8.4f}  {row['low']:.4f} to {row['high']:.4f}   {truth}"
+        )
+    emit(record, "\n".join(lines), options.json)
+    return 0
+
+
+def schedule_command(options: argparse.Namespace) -> int:
+    """The learning-rate schedule of least final loss for a budget, under the law that the logs identify."""
+    logs = _read(options)
+    chosen = pick_logs(logs, _names(options.fit_on) or tuple(log.name for log in logs), "--fit-on")
+    curves, _ = _fitted(chosen, options.after)
+    if options.law is None:
+        choice = choose_law(curves, laws=("relaxing", "spectral"))
+        fit, bias = choice.fit, choice.bias
+    else:
+        fit = fit_law(curves, law=options.law)
+        bias = model_bias(curves, options.law)
+    top = max(float(np.max(np.asarray(curve.learning_rate))) for curve in curves)
+    peak = top if options.peak is None else options.peak
+    if options.steps is None:
+        raise InputError("--steps", expected="the budget in SGD steps", got=None, remedy="e.g. --steps 20000")
+    best = best_schedule(fit, steps=options.steps, peak=peak, warmup=options.warmup or 0.0, bias=bias)
+    if options.save:
+        with Path(options.save).open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["step", "learning_rate"])
+            writer.writerows(zip(best.step.tolist(), best.rate.tolist(), strict=True))
+    record = {
+        "system": "schedule", "time_unit": "SGD steps", "t": best.step, "rate": best.rate, "loss": best.loss,
+        "interval": best.interval, "references": best.references, "gain": best.gain, "law": fit.to_dict(),
+    }  # fmt: skip
+    lines = [str(fit), str(best), f"{'up to step':>12s}  {'rate':>10s}"]
+    shown = np.unique(np.linspace(0, best.step.size - 1, 13).astype(int))
+    lines += [f"{best.step[i]:12.6g}  {best.rate[i]:10.4g}" for i in shown]
+    if options.save:
+        lines.append(f"saved to {options.save}: each rate holds up to its step")
+    emit(record, "\n".join(lines), options.json)
+    return 0
+
+
+def _read(options: argparse.Namespace) -> tuple[TrainingLog, ...]:
+    rate: Any = options.learning_rate
+    if rate is not None:
+        try:
+            rate = float(rate)
+        except ValueError:
+            pass
+    return read_logs(
+        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run, warmup_steps=options.warmup_steps
+    )  # fmt: skip
+
+
+def _names(words: list[str] | None) -> tuple[str, ...] | None:
+    """Names given one by one or separated by commas."""
+    return tuple(part for word in words for part in word.split(",") if part) if words else None
+
+
+def _listed(logs: Sequence[TrainingLog]) -> str:
+    return ", ".join(log.name for log in logs[:12])
+
+
+def _fitted(chosen: Sequence[TrainingLog], after: float | None) -> tuple[tuple[LossCurve, ...], float]:
+    unrated = [log.name for log in chosen if log.learning_rate is None]
+    if unrated:
+        raise InputError("--learning-rate", expected="a learning rate in the fitted logs", got=f"none in {', '.join(unrated)}",
+                         remedy="name its column, or give the number that held throughout")  # fmt: skip
+    curves = [thinned(log).curve() for log in chosen]
+    start = first_step(curves) if after is None else after
+    return tuple(curve.between(start, np.inf) for curve in curves), start
+
+
+def _planned(options: argparse.Namespace, curves: Sequence[LossCurve], start: float) -> LossCurve:
+    """A run that does not exist yet: its schedule in SGD steps, its losses unknown."""
+    for name in ("steps", "peak"):
+        if getattr(options, name) is None:
+            raise InputError(
+                f"--{name}", expected="a number with --schedule", got=None, remedy="times are in SGD steps"
+            )
+    schedule = ConstantSchedule() if options.schedule == "constant" else parse_schedule(options.schedule)
+    if options.warmup:
+        schedule = WarmedSchedule(schedule, options.warmup)
+    if not options.steps > start:
+        raise InputError("--steps", expected=f"more than {start:g}, where the fit begins", got=options.steps,
+                         remedy="plan a longer run")  # fmt: skip
+    edges = np.unique(np.concatenate([np.linspace(0, options.steps, 2001), np.geomspace(1, options.steps, 200)]))
+    middle = 0.5 * (edges[1:] + edges[:-1])
+    rate = np.concatenate([[0.0], options.peak * np.asarray(jax.vmap(schedule)(jnp.asarray(middle)))])
+    step = np.unique(np.searchsorted(edges, np.linspace(start, options.steps, PLAN_POINTS)).clip(1, edges.size - 1))
+    tau = np.cumsum(rate[1:] * np.diff(edges))
+    return LossCurve(
+        f"{options.schedule}, peak {options.peak:g}", edges[step], np.full(step.size, np.nan), rate[step], float(tau[step[0] - 1]),
+        None, None, edges, rate,
+    )  # fmt: skip
+
+
+def _text(report: LogReport, page: Path) -> str:
+    lines = []
+    for run in report.runs:
+        column = dict(run.log.columns).get("loss", "loss")
+        lines.append(f"{run.log.name}: {run.log.step.size} points, column {column} of {run.log.source}")
+        lines += [f"    {note}" for note in run.log.notes]
+        lines += [f"    {found}" for found in (run.spline, run.fitted, run.floor) if found is not None]
+        lines += [f"    {run.reason}"] if run.reason else []
+    left = len(report.names) - len(report.runs)
+    lines += [f"and {left} more runs, not described one by one"] if left else []
+    lines.append(str(report.table) if report.table is not None else f"laws: {report.table_reason}")
+    if report.forecast is not None:
+        lines.append(str(report.forecast))
+    lines += [
+        f"verdict: {report.verdict.status}",
+        *(f"    {reason}" for reason in report.verdict.reasons),
+        f"report: {page}",
+    ]
+    return "\n".join(lines)

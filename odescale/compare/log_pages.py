@@ -1,0 +1,306 @@
+"""A `LogReport` as one self-contained HTML page, as Markdown with pictures beside it, and as JSON."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from odescale.compare.log_report import LogReport, RunReport, thinned
+from odescale.compare.report import plain
+from odescale.plot.log_report import plot_curves, plot_forecast, plot_indices, plot_residuals
+
+PICTURES = 3
+"""Runs and forecasts that are drawn; the tables name all."""
+
+STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
+table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; display: block; overflow-x: auto; }
+th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left; vertical-align: top; }
+th { background: #f4f4f4; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+img { max-width: 100%; height: auto; } .verdict { background: #eef4fa; padding: .6rem 1rem; border-left: 4px solid #0072b2; }
+"""
+
+
+class Part(NamedTuple):
+    """A heading with paragraphs, bullets, tables (rows of equal keys) and pictures (name, words, PNG), in this order."""
+
+    title: str
+    paragraphs: tuple[str, ...] = ()
+    bullets: tuple[str, ...] = ()
+    tables: tuple[Sequence[dict[str, Any]], ...] = ()
+    pictures: tuple[tuple[str, str, bytes], ...] = ()
+
+
+def write_log_report(
+    report: LogReport, folder: str | os.PathLike, *, title: str = "Training curves and theory"
+) -> Path:
+    """Writes report.html (self-contained), report.md with its pictures, and report.json into `folder`; returns the page's path."""
+    place = Path(folder)
+    place.mkdir(parents=True, exist_ok=True)
+    parts = _parts(report)
+    (place / "report.html").write_text(_to_html(parts, title), encoding="utf-8")
+    for part in parts:
+        for name, _, figure in part.pictures:
+            (place / f"{name}.png").write_bytes(figure)
+    (place / "report.md").write_text(_to_markdown(parts, title), encoding="utf-8")
+    record = json.dumps(report_record(report) | {"title": title}, indent=1, allow_nan=False)
+    (place / "report.json").write_text(record + "\n", encoding="utf-8")
+    return place / "report.html"
+
+
+def report_record(report: LogReport) -> dict[str, Any]:
+    """The report as JSON-ready values; null for what is not known."""
+    runs = {}
+    for run in report.runs:
+        runs[run.log.name] = {
+            "source": run.log.source, "sha256": run.log.sha256, "points": int(run.log.step.size), "columns": dict(run.log.columns),
+            "notes": list(run.log.notes), "clocks": list(run.clocks), "reason": run.reason,
+            "spline": None if run.spline is None else run.spline.to_dict(),
+            "fit": None if run.fitted is None else run.fitted.to_dict(),
+            "power_floor": None if run.floor is None else run.floor.to_dict(),
+        }  # fmt: skip
+    forecasts = None
+    if report.forecast is not None:
+        forecasts = {
+            "law": report.forecast.fit.law, "bias": report.forecast.bias, "horizons": report.forecast.at_horizons(),
+            "runs": {
+                run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in report.forecast.runs
+            },
+            "errors": {run.name: run.errors() for run in report.forecast.runs if run.truth is not None},
+        }  # fmt: skip
+    record = {
+        "time_unit": "SGD steps of the log", "names": list(report.names), "runs": runs, "fit_window": report.window,
+        "fitted": [curve.name for curve in report.fitted],
+        "laws": None if report.table is None else {name: fit.to_dict() for name, fit in report.table.fits.items()},
+        "law_table": None if report.table is None else report.table.rows(), "laws_reason": report.table_reason,
+        "forecast": forecasts, "forecast_reason": report.forecast_reason,
+        "kernel": None if report.kernel is None else report.kernel.verdict.to_dict(),
+        "verdict": report.verdict.to_dict(), "versions": report.versions, "seconds": report.seconds,
+    }  # fmt: skip
+    return plain(record)
+
+
+def _parts(report: LogReport) -> list[Part]:
+    parts = [Part("Verdict", (f"**{report.verdict.status}**",), report.verdict.reasons)]
+    parts.append(_data(report))
+    parts += [_regimes(run, drawn=number < PICTURES) for number, run in enumerate(report.runs)]
+    parts.append(_laws(report))
+    if report.forecast is not None or report.forecast_reason:
+        parts.append(_forecasts(report))
+    parts.append(_kernel(report))
+    words = ", ".join(f"{name} {number}" for name, number in report.versions.items())
+    hashes = [f"{run.log.name}: sha256 {run.log.sha256[:16]}" for run in report.runs]
+    parts.append(Part("How this was made", (f"{words}; {report.seconds:.1f} s.",), tuple(hashes)))
+    return parts
+
+
+def _data(report: LogReport) -> Part:
+    rows = [
+        {
+            "run": run.log.name, "points": run.log.step.size, "steps": f"{run.log.step[0]:g} to {run.log.step[-1]:g}",
+            "loss": f"{run.log.loss[0]:.4g} to {run.log.loss[-1]:.4g}",
+            "read as": ", ".join(f"{role} = {column}" for role, column in run.log.columns),
+        }
+        for run in report.runs
+    ]  # fmt: skip
+    clocks = [
+        {"run": run.log.name} | {k: row.get(k) for k in ("moment", "steps", "tau", "tokens", "flops") if k in row}
+        for run in report.runs
+        for row in run.clocks
+    ]
+    notes = [f"{run.log.name}: {note}" for run in report.runs for note in run.log.notes]
+    left = len(report.names) - len(report.runs)
+    said = ("Every guess and repair of the reader:",) if notes else ()
+    more = (f"{left} more runs were read and are not described one by one.",) if left else ()
+    clock_words = (
+        "tau = intrinsic time, the sum of learning rates, warm-up included"
+        if any("tau" in row for row in clocks)
+        else ""
+    )
+    texts = (*more, *((clock_words + ".",) if clock_words else ()), *said)
+    return Part("Data and clocks", texts, tuple(dict.fromkeys(notes)), (rows, clocks))
+
+
+def _regimes(run: RunReport, drawn: bool) -> Part:
+    if run.spline is None or run.exponents is None or run.fitted is None:
+        return Part(f"Regimes of {run.log.name}", (run.reason,))
+    rows = [
+        {
+            "regime": r.kind, "from step": r.start, "to step": r.end, "exponent p": r.exponent, "rate per step": r.rate,
+            "e-folds": r.efolds,
+        }
+        for r in run.spline.regimes
+    ]  # fmt: skip
+    words = [f"By smoothing spline: {run.spline}.", f"By a two-regime fit: {run.fitted}."]
+    if run.floor is not None:
+        words.append(f"As a power law with a floor: {run.floor}.")
+    if not drawn:
+        return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,))
+    stem = _stem(run.log.name)
+    pictures = (
+        (f"curve_{stem}", "loss and learning rate", _png(plot_curves([thinned(run.log).curve()], run.spline))),
+        (f"exponents_{stem}", "local exponent p and exponentiality q", _png(plot_indices(run.exponents, run.spline))),
+    )
+    return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,), pictures)
+
+
+def _laws(report: LogReport) -> Part:
+    title = "Laws and baselines"
+    if report.table is None:
+        return Part(title, (f"None was fitted: {report.table_reason}.",))
+    least = min((a for a in report.table.aic.values() if np.isfinite(a)), default=0.0)
+    rows = []
+    for row in report.table.rows():
+        fit = report.table.fits[row["law"]]
+        held = row["cross_validated"]
+        rows.append({
+            "law": row["law"], "parameters": row["parameters"], "rms": f"{fit.rms:.3%}" if np.isfinite(fit.rms) else "-",
+            "AIC - least": f"{row['aic'] - least:.1f}" if np.isfinite(row["aic"]) else "-",
+            "cross-validated error": "-" if held is None or not np.isfinite(held) else f"{held:.3%}",
+            "parameters, 90 % interval": _numbers(fit) if fit.identified else f"unidentified: {fit.reason}",
+        })  # fmt: skip
+    first, last = report.window or (0.0, 0.0)
+    words = (
+        f"Fitted to {', '.join(curve.name for curve in report.fitted)}, steps {first:.6g} to {last:.6g}. Errors are relative to "
+        "the loss.",
+        "instant: L = L0 + A tau^-alpha + B eta. relaxing: the noise B eta is reached at speed C in tau. spectral: a power law "
+        "of such speeds. two_phase: an exponential and a power law. power_tau: no noise. one_third: exponent 1/3. multi_power: "
+        "the published form of MultiPowerLaw.",
+    )
+    known = [name for name, fit in report.table.fits.items() if fit.identified]
+    pictures = ()
+    if known:
+        best = min(known, key=lambda name: report.table.aic[name])  # type: ignore[union-attr]
+        if report.forecast is not None:
+            best = report.forecast.fit.law
+        fit = report.table.fits.get(best, report.table.fits[known[0]])
+        pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, report.fitted))),)
+    return Part(title, words, (), (rows,), pictures)
+
+
+def _numbers(fit: Any) -> str:
+    parts = []
+    for name, value in fit.parameters.items():
+        bounds = fit.interval[name]
+        parts.append(f"{name} = {value:.4g}" + (f" ({bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""))
+    return ", ".join(parts)
+
+
+def _forecasts(report: LogReport) -> Part:
+    title = "Forecast"
+    if report.forecast is None:
+        return Part(title, (f"None: {report.forecast_reason}.",))
+    rows = []
+    for run in report.forecast.runs:
+        row: dict[str, Any] = {
+            "run": run.name,
+            "loss at the end": f"{run.loss[-1]:.4f} ({run.low[-1]:.4f} to {run.high[-1]:.4f})",
+        }
+        if run.truth is not None:
+            errors = run.errors()
+            row |= {"truth": f"{run.truth[-1]:.4f}", "mean abs. error": f"{errors['mean_absolute']:.4f}"}
+            row |= {"unseen part": f"{errors['unseen']:.4f}" if np.isfinite(errors["unseen"]) else "-"}
+            row |= {"R2": f"{errors['r2']:.4f}"}
+            row |= {name: f"{run.errors(name)['mean_absolute']:.4f}" for name in run.baselines}
+        rows.append(row)
+    words = (
+        f"By the law '{report.forecast.fit.law}' with a relative model bias of {report.forecast.bias:.3%}; 90 % intervals. Grey in "
+        "the pictures: there the learning-rate history is one of the fitted runs'. Baselines: their mean absolute errors.",
+    )
+    pictures = tuple(
+        (f"forecast_{_stem(run.name)}", f"forecast of {run.name}", _png(plot_forecast(run, curve.rate)))
+        for run, curve in list(zip(report.forecast.runs, report.predicted, strict=True))[:PICTURES]
+    )
+    return Part(title, words, (), (rows,), pictures)
+
+
+def _kernel(report: LogReport) -> Part:
+    if report.kernel is None:
+        return Part(
+            "Kernel regime",
+            ("Not measured: a log does not hold the network. In Python, pass kernel=odescale.kernel_regime(...).",),
+        )
+    return Part("Kernel regime", (f"**{report.kernel.verdict.status}**",), report.kernel.verdict.reasons)
+
+
+def _png(figure: Any) -> bytes:
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=110)
+    return stream.getvalue()
+
+
+def _stem(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _to_markdown(parts: Sequence[Part], title: str) -> str:
+    lines = [f"# {title}", ""]
+    for part in parts:
+        lines += [f"## {part.title}", ""]
+        for text in part.paragraphs:
+            lines += [text, ""]
+        lines += [*(f"- {text}" for text in part.bullets), ""] if part.bullets else []
+        for rows in part.tables:
+            names = _columns(rows)
+            if names:
+                lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+                lines += [
+                    "| " + " | ".join(_cell(row.get(n)).replace("|", "\\|") for n in names) + " |" for row in rows
+                ]
+                lines.append("")
+        for name, words, _ in part.pictures:
+            lines += [f"![{words}]({name}.png)", ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _to_html(parts: Sequence[Part], title: str) -> str:
+    out = [
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
+    ]
+    for part in parts:
+        boxed = part.title == "Verdict"
+        out.append(f"<h2>{html.escape(part.title)}</h2>" + ('<div class="verdict">' if boxed else ""))
+        out += [f"<p>{_bold(text)}</p>" for text in part.paragraphs]
+        if part.bullets:
+            out.append("<ul>" + "".join(f"<li>{_bold(text)}</li>" for text in part.bullets) + "</ul>")
+        out.append("</div>" if boxed else "")
+        for rows in part.tables:
+            names = _columns(rows)
+            if names:
+                out.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
+                out += ["<tr>" + "".join(_html_cell(row.get(name)) for name in names) + "</tr>" for row in rows]
+                out.append("</table>")
+        for _, words, figure in part.pictures:
+            data = base64.b64encode(figure).decode()
+            out.append(f'<p><img alt="{html.escape(words)}" src="data:image/png;base64,{data}"></p>')
+    return "\n".join([*out, "</body></html>", ""])
+
+
+def _bold(text: str) -> str:
+    safe = html.escape(text)
+    return f"<strong>{safe[2:-2]}</strong>" if safe.startswith("**") and safe.endswith("**") else safe
+
+
+def _html_cell(value: Any) -> str:
+    start = '<td class="number">' if isinstance(value, int | float | np.number) else "<td>"
+    return f"{start}{html.escape(_cell(value))}</td>"
+
+
+def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
+    return list(dict.fromkeys(name for row in rows for name in row))
