@@ -25,7 +25,8 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 # Test processes share a GPU, if there is one: none may take its memory whole.
-PYTEST := XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest
+# Nearly all of their time is compilation of programs that then run for milliseconds: compile with less effort.
+PYTEST := XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0 $(PY) -m pytest
 
 .PHONY: help quickstart test validate lint derivations check-derivations notebooks bench clean
 .DELETE_ON_ERROR:
@@ -39,11 +40,11 @@ quickstart: $(VENV)/.installed
 	$(VENV)/bin/odescale quickstart $(ARGS)
 
 test: $(VENV)/.installed-dev
-	$(PYTEST) -n $(WORKERS) --dist loadfile $(TEST)
+	$(PYTEST) -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(TEST)
 
 validate: $(VENV)/.installed-dev
 	$(PY) -m benchmarks.validity
-	$(PYTEST) -m slow $(TEST)
+	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -m slow $(TEST)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

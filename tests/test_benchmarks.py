@@ -15,6 +15,7 @@ def test_every_case_has_a_name() -> None:
     assert tuple(CASES) == NAMES
 
 
+@pytest.mark.slow
 def test_writes_a_table_with_cold_and_warm_apart(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

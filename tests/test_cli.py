@@ -139,6 +139,7 @@ def test_set_changes_a_parameter(run):
     assert record["parameters"]["learning_rate"] == 0.1 and record["parameters"]["noise"] == 0.0
 
 
+@pytest.mark.slow
 def test_transition_says_depth_steps_and_intrinsic_time(run):
     status, out, err = run("transition", "quickstart", "--min-depth", 2, "--json")
     record = record_of(out)

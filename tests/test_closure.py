@@ -103,6 +103,7 @@ def test_gauss_hermite_is_exact_for_polynomials():
     np.testing.assert_allclose(D, grad[:2], rtol=1e-11, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_chunks_bound_the_memory_and_change_nothing():
     problem = two_layers(3)
     nodes = sobol_nodes(node_dimension(problem), 1024, 1)
@@ -164,6 +165,7 @@ def test_linear_student_has_its_closed_form():
     np.testing.assert_allclose(m.V.mean(), gap + 0.25, rtol=1e-2)
 
 
+@pytest.mark.slow
 def test_automatic_choice_reaches_the_accuracy_or_says_that_it_did_not():
     problem = one_layer(2)
     C = in_differences(problem, random_gram(problem.size))

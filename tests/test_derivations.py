@@ -126,6 +126,7 @@ def test_unknown_name_is_one_line_and_status_2(capsys):
     assert NAMES == ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral", "schedule")
 
 
+@pytest.mark.slow
 def test_deleted_generated_code_is_restored_byte_for_byte(tree):
     """In a fresh process with another hash seed: the text depends on the derivation alone."""
     before = {name: (tree / name).read_bytes() for name in FILES}
@@ -170,6 +171,7 @@ def test_every_assumption_changes_the_output(derivation):
         AttentionOptions(depth=0)
 
 
+@pytest.mark.slow
 def test_the_written_out_network_follows_its_options():
     titles = []
     for changes in ({}, {"depth": 1}, {"heads": 2}, {"outputs": 2}, {"train_readouts": False}):

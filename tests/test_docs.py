@@ -18,7 +18,14 @@ def text_of(page: str) -> str:
     return (ROOT / page).read_text()
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if "\n>>> " in text_of(page)])
+# The solves of this page are small in number and long in time.
+LONG = ("docs/one_third_law.md",)
+SHOWING = [
+    pytest.param(page, marks=[pytest.mark.slow] if page in LONG else []) for page in PAGES if "\n>>> " in text_of(page)
+]
+
+
+@pytest.mark.parametrize("page", SHOWING)
 def test_examples_give_what_they_show(page: str) -> None:
     # A closing fence would be read as expected output: blank it, keeping the line numbers.
     text = re.sub(r"^```.*$", "", text_of(page), flags=re.M)

@@ -23,6 +23,7 @@ from odescale.plot.escapes import plot_escapes
 from odescale.solve.integrate import integrate
 
 
+@pytest.mark.slow
 def test_the_flow_has_the_loss_at_the_time_found() -> None:
     system = sgd(3, 1.0, batch=4.0)
     for observable in ("loss", "error", "calibrated_loss"):

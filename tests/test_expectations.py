@@ -89,6 +89,7 @@ def test_standard_error_is_honest():
     assert 0.65 < runs[:, 0].std(ddof=1) / runs[:, 1].mean() < 1.4
 
 
+@pytest.mark.slow
 def test_long_context_meets_the_infinite_loss_as_one_over_T():
     architecture = build_architecture(2)
     C = np.asarray(random_overlaps(jax.random.key(5), architecture.size, scale=0.2))
@@ -108,6 +109,7 @@ def test_student_equal_to_teacher_has_no_loss():
     assert mean < 1e-25 and error < 1e-25
 
 
+@pytest.mark.slow
 def test_chunk_and_precision_keep_the_numbers():
     architecture = quickstart_architecture()
     C = singular_overlaps(8, 6)

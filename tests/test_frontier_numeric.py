@@ -107,6 +107,7 @@ class Relaxation(eqx.Module):
         return width**-0.5 + done.ys[0]
 
 
+@pytest.mark.slow
 def test_a_system_that_is_an_ODE():
     """r solves log r - 1/r = log 5 - 1/5 - t, so that the optimum is known to scipy without any ODE."""
     C = np.geomspace(1e4, 1e8, 5)

@@ -67,6 +67,7 @@ def test_kernel_of_a_transformer_is_j_j_transposed_in_any_blocks(network):
     assert np.abs(last - exact[np.ix_(picks, picks)]).max() <= 1e-12 * np.abs(exact).max()
 
 
+@pytest.mark.slow
 def test_kernel_of_other_networks(linear):
     x, _, _ = points()
     assert np.allclose(tangent_kernel(linear, x), np.kron(x @ x.T, np.eye(3)), atol=1e-13)

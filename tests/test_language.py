@@ -311,6 +311,7 @@ def test_a_seed_has_its_own_numbers_whatever_runs_beside_it():
         alone.stderr("error")
 
 
+@pytest.mark.slow
 def test_learns_a_small_table_and_stops_at_its_entropy():
     """Order one, eight contexts: the excess loss falls from log V - H to below 2 % of it, the training loss to the entropy,
     and with the tokens of another language it does not."""

@@ -171,6 +171,7 @@ def test_a_committee_by_nodes_is_the_closed_form():
     assert np.all(np.abs(nodes.loss - exact.loss) < 3 * nodes.error * nodes.loss + 1e-3 * nodes.loss)
 
 
+@pytest.mark.slow
 def test_sweep_over_the_learning_rate():
     rates = [0.1, 0.3]
     family = odescale.sweep("transformer", 1.0, {"learning_rate": rates}, points=6, depth=1, tokens=2, nodes=64)

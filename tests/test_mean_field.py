@@ -117,6 +117,7 @@ def test_fixed_momentum_is_plain_sgd_at_a_larger_rate():
 
 
 @pytest.mark.parametrize("problem", [two_layers(2), write_back()])
+@pytest.mark.slow
 def test_modes_and_difference_rows_are_bookkeeping(problem):
     """A spectrum of equal eigenvalues in two bins is one mode; the drift by G equals the direct one."""
     C = random_gram(problem.size, scale=0.7)
@@ -186,6 +187,7 @@ def test_drift_approaches_the_infinite_context_closure_as_one_over_T():
         assert abs(slope + 1) < 0.2
 
 
+@pytest.mark.slow
 def test_trajectory_carries_its_error_bar():
     problem = two_layers(2)
     C = aligned_overlaps(problem, alignment=0.5, common=0.3)

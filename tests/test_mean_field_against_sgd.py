@@ -44,6 +44,7 @@ def fails(found: MeanFieldComparison) -> None:
     assert found.rms_z > 4 and found.max_deviation > 0.1
 
 
+@pytest.mark.slow
 def test_attention_with_and_without_the_noise_term() -> None:
     """One softmax layer at T = 3, d = 500: with V it agrees, without V the loss is far too low."""
     found, others = shortened("noise", seeds=16, t1=4.0)
@@ -53,6 +54,7 @@ def test_attention_with_and_without_the_noise_term() -> None:
     assert np.all(others["V"].ratio > 1)
 
 
+@pytest.mark.slow
 def test_write_back_with_and_without_its_term() -> None:
     """MLP units that write back: output rows move by H alone."""
     found, others = shortened("write_back_alone", seeds=16, t1=8.0)
@@ -61,6 +63,7 @@ def test_write_back_with_and_without_its_term() -> None:
     fails(others["H"])
 
 
+@pytest.mark.slow
 def test_correlated_tokens_with_and_without_their_correlation() -> None:
     """AR(1) tokens, r = 0.5, one layer, T = 3."""
     one_layer = {"problem": lambda: layers(1, 3, correlation=0.5), "start": ONE, "learning_rate": 0.2}

@@ -51,6 +51,7 @@ def test_text_does_not_depend_on_the_hash_seed(derivation) -> None:
     assert done.returncode == 0 and done.stdout.strip() == expected, done.stderr
 
 
+@pytest.mark.slow
 def test_numeric_checks_pass(derivation) -> None:
     results = run_checks(derivation)
     assert len(results) == len(derivation.steps) == 10

@@ -95,6 +95,7 @@ def test_transition_of_an_engine_network_with_its_error_bar():
     assert fine.t_x + 4 * fine.stderr < infinite.t_x
 
 
+@pytest.mark.slow
 def test_no_exponential_phase_is_an_answer():
     start = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.9, surplus=0.9, readout_scale=4.0))[0]
     system = mean_field(surplus_layer(3), initial_overlaps=start, learning_rate=0.2, nodes=256, dimension=200)
@@ -102,6 +103,7 @@ def test_no_exponential_phase_is_an_answer():
     assert not found.found and found.interval is None
 
 
+@pytest.mark.slow
 def test_one_node_set_has_no_error_bar_and_says_so():
     start = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
     system = mean_field(surplus_layer(3), initial_overlaps=start, nodes=256, replicates=1, dimension=200)

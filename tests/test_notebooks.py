@@ -17,8 +17,8 @@ def test_there_is_a_notebook() -> None:
     assert NOTEBOOKS
 
 
-# One notebook in `make test`; the others compile for a minute or two and run in `make validate`.
-RUNS = [pytest.param(path, marks=[] if path.stem == "quickstart" else pytest.mark.slow) for path in NOTEBOOKS]
+# They compile for a minute or two each: `make validate` runs them.
+RUNS = [pytest.param(path, marks=pytest.mark.slow) for path in NOTEBOOKS]
 
 
 @pytest.mark.parametrize("notebook", RUNS, ids=lambda path: path.stem)

@@ -67,6 +67,7 @@ def test_number_of_classes_costs_nothing():
     assert many.meta["ladder"][-1]["accepted"] <= few.meta["ladder"][-1]["accepted"]
 
 
+@pytest.mark.slow
 def test_gradient_flow_of_the_loss():
     """Without noise the flow descends dL/dD: dL/dt = -(K - 1) (dD/dt)^2/eta for the aligned student."""
     for labels, b in (("hard", np.inf), ("soft", 7.0)):
@@ -79,6 +80,7 @@ def test_gradient_flow_of_the_loss():
             assert float(flow[1]) == 0
 
 
+@pytest.mark.slow
 def test_regimes_from_one_sweep_over_temperature():
     """Flat targets: exponential throughout. Peaked: power law. Between: a cut-off at .651 alpha_c, where q passes 1/2."""
     b = np.array([0.5, 30.0, 300.0])
@@ -122,6 +124,7 @@ def test_soft_labels_of_a_cold_teacher_start_as_hard_ones():
         assert (np.abs(got / expected - 1) < bound * (hard.observables["overlap"][at] + 0.5) / 5e3).all(), name
 
 
+@pytest.mark.slow
 def test_soft_labels_end_in_the_teacher_and_sampled_ones_do_not():
     soft, _ = course(peaked(classes=3, labels="soft", inverse_temperature=5.0), *np.geomspace(3, 2000, 9))
     sampled, _ = course(peaked(classes=3, labels="sampled", inverse_temperature=5.0), 1e4)
@@ -188,6 +191,7 @@ def test_bad_input_is_refused_by_name(given, name):
         peaked(**given)
 
 
+@pytest.mark.slow
 def test_outside_the_theory():
     """Unstable steps, losses without a closure, decay that would overshoot: refused before anything is compiled."""
     soft = peaked(classes=3, labels="soft", inverse_temperature=5.0, learning_rate=20.0)

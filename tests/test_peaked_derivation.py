@@ -115,6 +115,7 @@ def _run(derivation, names) -> None:
     assert all(result.passed for result in results.values()), {k: str(v) for k, v in results.items()}
 
 
+@pytest.mark.slow
 def test_numeric_checks_pass(derivation) -> None:
     assert all(step.check is not None for step in derivation.steps)
     _run(derivation, [step.name for step in derivation.steps if step.name not in SLOW])

@@ -106,7 +106,7 @@ def agree(found: dict[str, Deviation], widest: dict[str, float]) -> None:
     ("classes", "labels", "settings"),
     [
         (3, "hard", {}),
-        (5, "hard", {}),
+        pytest.param(5, "hard", {}, marks=pytest.mark.slow),
         pytest.param(3, "soft", {}, marks=pytest.mark.slow),
         pytest.param(3, "sampled", {}, marks=pytest.mark.slow),
         pytest.param(3, "hard", {"batch": 4.0, "weight_decay": 0.1, "schedule": "power:0.3"}, marks=pytest.mark.slow),

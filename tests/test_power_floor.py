@@ -18,6 +18,7 @@ def test_recovers_what_is_there():
     assert fit.identified and abs(fit.late_exponent - 0.34) < 1e-3
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth():
     """95 % intervals over 40 noisy curves: at least 34 cover a (binomial, 99.9 % at a true coverage of 95 %)."""
     rng = np.random.default_rng(4)

@@ -58,6 +58,7 @@ def overlaps_of_quickstart():
     return rows + 0.02 * np.diag([1, 1, 1, 1, 0, 0, 0, 0])
 
 
+@pytest.mark.slow
 def test_long_contexts_tend_to_the_infinite_closure():
     C = overlaps_of_quickstart()
     G, _, V_limit = jax.jit(lambda C: oracle_closure(C, C, QUICKSTART))(jnp.asarray(C))
@@ -77,6 +78,7 @@ def test_long_contexts_tend_to_the_infinite_closure():
     assert distance[128][0] < 0.03 and distance[128][2] < 0.03
 
 
+@pytest.mark.slow
 def test_one_layer_agrees_with_the_expansion_in_the_inverse_context():
     architecture, tokens = build_architecture(1, 1), 64
     C = overlaps_of(architecture, strength=0.1)
@@ -137,6 +139,7 @@ def test_float32_networks_agree_with_float64_ones():
     assert float(single.loss(C, QUICKSTART)) == pytest.approx(float(moments(single, C, QUICKSTART)[2]), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_sampled_system_integrates_and_checks_itself_on_other_nodes():
     system = quickstart(context="sampled", tokens=16, sequences=512)
     times = np.array([0.0, 0.5, 1.0, 2.0, 3.0])

@@ -78,6 +78,7 @@ def test_low_temperature_limit(classes):
     np.testing.assert_allclose(excess[0] / excess[1], 100 if classes == 2 else 10, rtol=0.02)
 
 
+@pytest.mark.slow
 def test_many_classes_against_sampling():
     """K = 128: H, F, C and G from 2e5 samples, within four standard errors."""
     K, D, spread, samples = 128, 4.0, 0.3, 200_000

@@ -219,6 +219,7 @@ def test_bins_keep_their_moments() -> None:
         np.testing.assert_allclose(np.sort(got), np.sort(given), rtol=1e-15)
 
 
+@pytest.mark.slow
 def test_binned_modes_against_all_of_them() -> None:
     """1e4 modes, 10 bins per decade: 1e-3 in the power law and after twelve e-folds of the slowest mode; the stated error holds."""
     ranks = np.arange(1, 10_001.0)
@@ -256,6 +257,7 @@ def test_a_million_modes_in_bounded_memory() -> None:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_an_array_of_rates_is_the_schedule() -> None:
     cosine = spectral(learning_rate=0.1, batch=4, modes=64, schedule="cosine:2000:0.1")
     rates = 0.1 * np.asarray(CosineSchedule(2000.0, 0.1)(jnp.arange(2001.0)))
@@ -345,6 +347,7 @@ def test_bad_input_names_the_argument(argument, call) -> None:
     assert caught.value.argument == argument
 
 
+@pytest.mark.slow
 def test_gradients_through_the_vector_field_and_the_solver() -> None:
     """Forward mode through the adaptive loop against differences."""
     times = jnp.array([0.0, 10.0, 300.0])

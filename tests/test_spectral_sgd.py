@@ -42,6 +42,7 @@ def test_online_sgd(batch, schedule) -> None:
     assert not agrees(run.z_scores(exact_recursion(other, STEPS) + NOISE))
 
 
+@pytest.mark.slow
 def test_momentum() -> None:
     run = train_linear(task(), STEPS, learning_rate=0.04, batch=2, momentum=0.8, seed=2)
     system = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, learning_rate=0.04, batch=2)
@@ -51,6 +52,7 @@ def test_momentum() -> None:
     assert not agrees(run.z_scores(exact_recursion(effective, STEPS) + NOISE))
 
 
+@pytest.mark.slow
 def test_random_features_in_data_space() -> None:
     W = gaussian_projection(100, 400, seed=3)
     start = 0.1 * np.random.default_rng(4).standard_normal(100)
@@ -70,7 +72,8 @@ def test_random_features_in_data_space() -> None:
     assert not agrees(run.z_scores(exact_recursion(deaf, STEPS) + float(system.residual_noise)))
 
 
-@pytest.mark.parametrize("samples", [300, pytest.param(800, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("samples", [300, 800])
 def test_repeated_passes_over_stored_data(samples) -> None:
     """n below and above d; three passes and one. Training and test error from the same runs' law."""
     rng = np.random.default_rng(5)

@@ -174,6 +174,7 @@ def test_a_rate_that_turns_into_nan_is_a_code() -> None:
     assert int(out["code"]) != Code.OK and bool(jnp.isnan(out["loss"][-1])) and bool(jnp.isfinite(out["loss"][1]))
 
 
+@pytest.mark.slow
 def test_the_diffrax_solver_takes_the_same_curve_and_gradients() -> None:
     """Curve against eigenmodes; reverse-mode gradient in the learning rate and in one eigenvalue against differences."""
     times = np.array([0.0, 10.0, 1e3, 1e5])

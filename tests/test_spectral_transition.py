@@ -58,6 +58,7 @@ def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
     assert [regime.kind for regime in found.regimes] == ["exponential", "power law"]
 
 
+@pytest.mark.slow
 def test_event_on_a_small_gap() -> None:
     """The same spectrum, 60 modes of it, through the rank-one solver: an event, not a reading from the grid."""
     kept = np.r_[:10, 20:70]
@@ -98,6 +99,7 @@ def test_gradient_is_the_finite_difference(found) -> None:
     assert float(gradient.start[25]) == pytest.approx((parts[0] - parts[1]) / change, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_mean_of_64_runs(runs) -> None:
     """The fit is within 3 % of the exact recursion; the interval of either estimator holds what it finds on the exact curve."""
     exact = constant_rate(gap())(runs.steps)

@@ -107,7 +107,7 @@ def test_stiff_oscillation_is_damped_at_steps_far_beyond_it():
 
 
 @pytest.mark.parametrize("depth", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("noise", [0.0, 1.0])
+@pytest.mark.parametrize("noise", [pytest.param(0.0, marks=pytest.mark.slow), 1.0])
 def test_attention_against_an_independent_integrator(noise, depth):
     problem, y0 = few_modes(depth, noise=noise, weight_decay=1e-4, batch=2.0)
     exact_ys = reference(problem, y0, TIMES)
@@ -203,6 +203,7 @@ def test_kinks_of_the_schedules():
     assert schedule_kinks(lambda t: 1.0) == ()
 
 
+@pytest.mark.slow
 def test_outputs_do_not_change_the_steps():
     problem, q = golden(MODES)
     few = solve_structured(problem, q, jnp.full(6, 200.0), rtol=1e-4)

@@ -42,6 +42,7 @@ def golden_loss(theta, adjoint=None):
 THETA = jnp.asarray([0.2, 2.0, 1.0])
 
 
+@pytest.mark.slow
 def test_reverse_derivative_of_the_golden_loss():
     value, gradient = jax.value_and_grad(golden_loss)(THETA)
     np.testing.assert_allclose(gradient, differences(golden_loss, THETA, 1e-3), rtol=1e-5)

@@ -20,7 +20,8 @@ def order_of(steps: list[int], errors: list[float]) -> float:
     return float(-np.polyfit(np.log(steps), np.log(errors), 1)[0])
 
 
-@pytest.mark.parametrize("rows", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [1, 2])
 def test_golden_problem_has_order_two_and_more_in_its_power_law(rows):
     """Against the eigendecomposition of the same equation; t = 1e6 in at most 300 steps at rtol 1e-3."""
     problem, q = golden(1024, rows=rows)

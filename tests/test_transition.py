@@ -74,6 +74,7 @@ def test_transition_of_the_closed_form_to_six_digits(formula):
     assert formula.tail_exponent == pytest.approx(2 * middle / (middle + 1 / 0.6), rel=5e-3)
 
 
+@pytest.mark.slow
 def test_transition_of_the_noisy_system_to_six_digits(noisy):
     assert noisy.found and noisy.t_x * S_PER_T == pytest.approx(2.153729, abs=5e-7)
     assert noisy.depth == pytest.approx(2.692, abs=5e-4)
@@ -87,6 +88,7 @@ def test_event_is_the_root_of_the_closed_form(silent, formula):
     assert silent.conditioning == pytest.approx(formula.conditioning * S_PER_T, rel=1e-4)
 
 
+@pytest.mark.slow
 def test_gradient_is_the_exact_scaling_and_the_finite_difference(silent):
     system = quickstart(noise=0.0)
     slopes = transition_gradient(system, silent)
@@ -104,6 +106,7 @@ def test_gradient_is_the_exact_scaling_and_the_finite_difference(silent):
     assert along == pytest.approx(difference, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_noise_makes_the_gradient_differ_from_pure_scaling(noisy):
     slopes = transition_gradient(quickstart(), noisy)
     h = 2e-4

@@ -107,10 +107,12 @@ class LawTable(eqx.Module):
 
     def of(self, laws: Sequence[str]) -> LawTable:
         """The part of these laws."""
-        fits, validations, aic = (
-            {k: v for k, v in part.items() if k in laws} for part in (self.fits, self.validations, self.aic)
+        return LawTable(
+            {law: self.fits[law] for law in laws if law in self.fits},
+            {law: self.validations[law] for law in laws if law in self.validations},
+            {law: self.aic[law] for law in laws if law in self.aic},
+            self.memory,
         )
-        return LawTable(fits, validations, aic, self.memory)
 
     def rows(self) -> list[dict[str, Any]]:
         """law, parameters, rms, aic, cross-validated error (relative), identified, reason."""

@@ -376,7 +376,7 @@ def _run(
             measured = [probes.measure(number, model) for number, model in enumerate(models)]
             for name in probes.names:
                 records[name].append(np.array([float(getattr(probe, name)) for probe in measured]))
-            bar.set_postfix(**{probes.shown: f"{records[probes.shown][-1].mean():.4g}"}, refresh=False)
+            bar.set_postfix({probes.shown: f"{records[probes.shown][-1].mean():.4g}"}, refresh=False)
             if checkpoint is not None:
                 save(checkpoint, loop, config, step, records)
                 saved = time.monotonic()
