@@ -69,6 +69,8 @@ if TYPE_CHECKING:
     from odescale.errors import OutsideTheoryError as OutsideTheoryError
     from odescale.errors import PrecisionError as PrecisionError
     from odescale.errors import SolveError as SolveError
+    from odescale.expectations.structured_kernel import kernel_structure as kernel_structure
+    from odescale.expectations.structured_kernel import structured_kernel as structured_kernel
     from odescale.expectations.tangent_kernel import tangent_kernel as tangent_kernel
     from odescale.expectations.two_tokens import two_token_loss as two_token_loss
     from odescale.expectations.two_tokens import two_token_minima as two_token_minima
@@ -245,6 +247,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
     "joint_surface": ("odescale.analysis.risk_law", "joint_surface"),
     "kernel_regime": ("odescale.compare.kernel", "kernel_regime"),
+    "kernel_structure": ("odescale.expectations.structured_kernel", "kernel_structure"),
     "kernel_system": ("odescale.systems.kernel_build", "kernel_system"),
     "lazy": ("odescale.networks.sequence_model", "lazy"),
     "listed": ("odescale.systems.spectrum", "listed"),
@@ -269,6 +272,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "source_text": ("odescale.training.source_text", "source_text"),
     "spectral": ("odescale.systems.spectral", "spectral"),
     "stored_spectrum": ("odescale.systems.spectral_features", "stored_spectrum"),
+    "structured_kernel": ("odescale.expectations.structured_kernel", "structured_kernel"),
     "sweep": ("odescale.solve.sweep", "sweep"),
     "tangent_kernel": ("odescale.expectations.tangent_kernel", "tangent_kernel"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),

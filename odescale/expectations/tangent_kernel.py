@@ -23,7 +23,7 @@ from odescale.networks.sequence_model import trainable as default_trainable
 MEMORY_LIMIT = 1_000_000_000
 
 
-class _Piece(NamedTuple):
+class Piece(NamedTuple):
     """Rows start..stop of the kernel: outputs from `first` on of the samples first_sample..last_sample."""
 
     start: int
@@ -33,19 +33,19 @@ class _Piece(NamedTuple):
     first: int
 
 
-class _Blocks(eqx.Module):
+class Blocks(eqx.Module):
     """Jacobian blocks of `samples` whole samples, or of one sample and `outputs` of its outputs."""
 
     samples: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
 
-    def pieces(self, samples: int, outputs: int) -> list[_Piece]:
+    def pieces(self, samples: int, outputs: int) -> list[Piece]:
         """The blocks of all rows, in order."""
         if self.outputs == outputs:
             ends = [(a, min(a + self.samples, samples)) for a in range(0, samples, self.samples)]
-            return [_Piece(a * outputs, b * outputs, a, b, 0) for a, b in ends]
+            return [Piece(a * outputs, b * outputs, a, b, 0) for a, b in ends]
         return [
-            _Piece(i * outputs + a, i * outputs + min(a + self.outputs, outputs), i, i + 1, a)
+            Piece(i * outputs + a, i * outputs + min(a + self.outputs, outputs), i, i + 1, a)
             for i in range(samples)
             for a in range(0, outputs, self.outputs)
         ]
@@ -80,20 +80,20 @@ def tangent_kernel(
     **Errors**: `InputError` before any heavy work: empty or mismatched samples, no parameter, a limit too small for one row (it
     says what one row takes). **Good values**: memory_limit 1e9. Source: Jacot, Gabriel & Hongler, arXiv 1806.07572.
     """
-    first = _samples("x", x)
-    others = first if x2 is None else _samples("x2", x2)
+    first = checked_samples("x", x)
+    others = first if x2 is None else checked_samples("x2", x2)
     if others.shape[1:] != first.shape[1:]:
         raise InputError("x2", expected=f"samples of shape {first.shape[1:]}", got=others.shape[1:], remedy="as in x")
     moved, rest = eqx.partition(network, default_trainable(network) if trainable is None else trainable)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(moved))
     if parameters == 0:
         raise InputError("network", expected="at least one trainable array", got="none", remedy="check `trainable`")
-    one = jax.eval_shape(lambda m, s: _flat(m, rest, output, s), moved, first[0])
+    one = jax.eval_shape(lambda m, s: flat_outputs(m, rest, output, s), moved, first[0])
     blocks, compiled = _plan(moved, rest, output, first, one.shape[0], parameters, memory_limit)
     rows, columns = (blocks.pieces(samples.shape[0], one.shape[0]) for samples in (first, others))
     result = np.empty((first.shape[0] * one.shape[0], others.shape[0] * one.shape[0]), one.dtype)
 
-    def jacobian(samples: Array, piece: _Piece) -> list[Array]:
+    def jacobian(samples: Array, piece: Piece) -> list[Array]:
         # The last block repeats a sample up to the size of the others: one shape, compiled once.
         picks = np.minimum(np.arange(piece.first_sample, piece.first_sample + blocks.samples), piece.last_sample - 1)
         return compiled(moved, rest, output, samples[picks], jnp.asarray(piece.first), blocks.outputs)
@@ -117,7 +117,7 @@ def tangent_kernel(
 
 def network_outputs(network: eqx.Module, x: Float[ArrayLike, "n ..."], output: Callable | None = None) -> Array:
     """f(x_i) of all samples, (n, ...) in the network's own output shape."""
-    return _outputs(network, _samples("x", x), output)
+    return _outputs(network, checked_samples("x", x), output)
 
 
 @eqx.filter_jit
@@ -125,7 +125,8 @@ def _outputs(network: Any, x: Array, output: Callable | None) -> Array:
     return jax.vmap(network if output is None else lambda s: output(network(s)))(x)
 
 
-def _flat(moved: PyTree, rest: PyTree, output: Callable | None, sample: Array) -> Array:
+def flat_outputs(moved: PyTree, rest: PyTree, output: Callable | None, sample: Array) -> Array:
+    """The outputs for one sample in one row."""
     value = eqx.combine(moved, rest)(sample)
     return jnp.ravel(value if output is None else output(value))
 
@@ -134,7 +135,7 @@ def _block(moved: PyTree, rest: PyTree, output: Callable | None, samples: Array,
     """Jacobian rows of outputs first..first+count of every sample, leaves (samples * count, size of the leaf)."""
 
     def of(sample: Array) -> PyTree:
-        value, pull = jax.vjp(lambda m: _flat(m, rest, output, sample), moved)
+        value, pull = jax.vjp(lambda m: flat_outputs(m, rest, output, sample), moved)
         basis = jax.nn.one_hot(first + jnp.arange(count), value.shape[0], dtype=value.dtype)
         return jax.vmap(lambda v: pull(v)[0])(basis)
 
@@ -150,14 +151,14 @@ def _contract(left: list[Array], right: list[Array]) -> Array:
     return sum((jnp.matmul(a, b.T, precision="highest") for a, b in zip(left, right, strict=True)), jnp.zeros(()))
 
 
-_compiled: OrderedDict[Any, tuple[_Blocks, Callable[..., list[Array]]]] = OrderedDict()
+_compiled: OrderedDict[Any, tuple[Blocks, Callable[..., list[Array]]]] = OrderedDict()
 """Plans of this process by shapes: the kernel of the same network at another step compiles nothing."""
 KEPT = 16
 
 
 def _plan(
     moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, parameters: int, limit: float
-) -> tuple[_Blocks, Callable[..., list[Array]]]:
+) -> tuple[Blocks, Callable[..., list[Array]]]:
     """The largest blocks whose compiled computation, twice the block included, stays below the limit; and that computation."""
     if isinstance(limit, bool | str) or not (np.isfinite(limit) and limit > 0):
         raise InputError("memory_limit", expected="a positive number of bytes", got=limit, remedy="1e9 is a good value")
@@ -175,10 +176,10 @@ def _plan(
 
 def _measured_plan(
     moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, row_size: int, rows: int, limit: float
-) -> tuple[_Blocks, Callable[..., list[Array]]]:
+) -> tuple[Blocks, Callable[..., list[Array]]]:
     """Compiles blocks of at most `rows` rows, fewer until they fit."""
     while rows >= 1:
-        blocks = _Blocks(rows // outputs, outputs) if rows >= outputs else _Blocks(1, rows)
+        blocks = Blocks(rows // outputs, outputs) if rows >= outputs else Blocks(1, rows)
         rows = blocks.samples * blocks.outputs
         # Two blocks, and what the compiler says that making one takes besides.
         samples = jnp.zeros((blocks.samples, *x.shape[1:]), x.dtype)
@@ -200,7 +201,8 @@ def _too_small(limit: float, needed: float) -> InputError:
     )  # fmt: skip
 
 
-def _samples(name: str, x: Any) -> Array:
+def checked_samples(name: str, x: Any) -> Array:
+    """`x` as an array with samples along its first axis; `InputError` otherwise."""
     shape = np.shape(x)
     if len(shape) < 1 or shape[0] < 1:
         raise InputError(name, expected="samples along the first axis", got=shape, remedy="pass at least one sample")
