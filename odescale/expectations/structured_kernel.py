@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from odescale.errors import InputError
 from odescale.expectations.structured_kernel_walk import Use, Walk
-from odescale.expectations.tangent_kernel import KEPT, MEMORY_LIMIT, Blocks, flat_outputs, Piece, checked_samples
+from odescale.expectations.tangent_kernel import KEPT, MEMORY_LIMIT, Blocks, Piece, checked_samples, flat_outputs
 from odescale.networks.sequence_model import trainable as default_trainable
 
 
