@@ -106,6 +106,7 @@ def test_transition_has_an_interval_or_a_reason(run):
     assert record["nodes"]["kind"] == "closed form"
 
 
+@pytest.mark.slow
 def test_train_saves_resumes_and_compare_reports(run, tmp_path):
     common = (*settings(*TINY), "--t1", 2, "--records", 6, "--checkpoint", tmp_path / "c.npz", "--json")
     status, out, err = run("train", "transformer", *common, "--out", tmp_path / "train")

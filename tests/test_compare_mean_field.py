@@ -202,6 +202,7 @@ def test_other_refusals() -> None:
         compare_mean_field(system, foreign, theory=theory)
 
 
+@pytest.mark.slow
 def test_a_small_real_comparison() -> None:
     """Eight seeds at d = 400: agrees, and the error that both sides share through the nodes cancels in the ratio."""
     system = theory_of(nodes=1024)

@@ -157,6 +157,7 @@ def test_the_report_is_written(tmp_path: Any) -> None:
 # Real runs
 
 
+@pytest.mark.slow
 def test_normalised_descent_with_a_large_batch_grows_linearly_and_follows_the_flow() -> None:
     """Batch 5e4 in 20 dimensions, steps of the same length: D = eta t/sqrt(K - 1) to 1 %, loss to 2 % of the ODE."""
     system = silent(dimension=20, batch=50_000, optimizer="normalised", learning_rate=4.0)

@@ -278,6 +278,7 @@ def spectral():
     return attention(architecture=rows, spectrum=spectrum, initial_overlaps=jnp.asarray(overlaps))
 
 
+@pytest.mark.slow
 def test_structure_preserving_solver_agrees_with_the_explicit_one_on_three_modes(spectral):
     ts = np.concatenate([[0.0], np.geomspace(0.1, 40.0, 39)])
     explicit = integrate(spectral, ts=ts, solver="tsit5")

@@ -95,6 +95,7 @@ def test_exponents_are_those_of_the_derivation() -> None:
 
 
 @pytest.mark.parametrize(("classes", "prefactor"), [(2, 2e-3), (3, 3e-3)])
+@pytest.mark.slow
 def test_late_flow(classes: int, prefactor: float) -> None:
     """alpha = 1e5, eta = B = 1. For K >= 3 the prefactor is met as 1/D: at K = 3 it is still 0.27 % off, see the next test."""
     system = sgd(classes, 1.0)

@@ -52,6 +52,7 @@ def test_log_time_reaches_ten_decades():
     assert engine.output_times(1e10, 50, first=engine.first_time(system))[1] < 1  # where something happens
 
 
+@pytest.mark.slow
 def test_exponent_is_the_slope_of_the_curve():
     theory, at = course(peaked(classes=5), *np.geomspace(50, 60, 5))
     slope = -np.diff(np.log(theory.loss[at])) / np.diff(np.log(theory.t[at]))

@@ -131,6 +131,7 @@ def test_intervals_of_single_runs(runs, estimator, least, most) -> None:
         assert inside[:24].sum() >= 20 and np.median(widths[:24]) <= 4 * np.median(errors[:24])
 
 
+@pytest.mark.slow
 def test_no_exponential_phase() -> None:
     """A pure power law, a constant, an increasing curve, noise: answered, never a number."""
     t = np.geomspace(0.1, 100, 60)

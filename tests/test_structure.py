@@ -284,6 +284,7 @@ def test_divergence_returns_a_code():
     assert float(solution.t_reached) < 1e4
 
 
+@pytest.mark.slow
 def test_a_tolerance_below_rounding_is_a_code():
     problem, q = golden(MODES)
     solution = solve_structured(problem, q, TIMES, rtol=1e-17, atol=0.0)

@@ -105,6 +105,7 @@ def test_mean_gradient_is_the_drift_of_the_theory(value):
     assert np.abs(expected / error).max() > 8  # there is a drift to be seen
 
 
+@pytest.mark.slow
 def test_gradient_noise_is_the_noise_of_the_theory():
     """E[grad grad^T] = V, T = 256, d = 200: within 4.5 errors and what 1/T and 1/d leave (P/d + 5/T of the largest)."""
     d, tokens, samples, q = 200, 256, 1500, start_overlaps()

@@ -274,6 +274,7 @@ def test_published_slopes() -> None:
     np.testing.assert_allclose(slope[20:60], curve.gradient[20:60], rtol=0.01)
 
 
+@pytest.mark.slow
 def test_toy_network_is_gradient_descent_to_its_teacher() -> None:
     """Six steps from zero: the overlap follows the flow without noise to 12 % (K = 16 rows in 32 dimensions)."""
     run = train_toy(0.05, "sgd", 0.5, seeds=4, steps=6, records=6, classes=16, inputs=32, batch=2048, test_inputs=512)

@@ -46,8 +46,7 @@ class CrossValidation(eqx.Module):
 def cross_validate(curves: Sequence[LossCurve], *, law: str = "relaxing") -> CrossValidation:
     """The law's error on what it was not fitted to, inside the runs given: last segments and whole runs left out.
 
-    Leave last segment out: all runs cut at 35, 50 and 70 % of the last tau, the law fitted before and compared behind.
-    Leave one run
+    Last segment left out: all runs cut at 35, 50 and 70 % of the last tau, the law fitted before and compared behind. One run left
     out, with two or more. A fold whose rest cannot carry the law (no change of the learning rate, too few points) is skipped.
     """
     runs = tuple(curves)

@@ -25,8 +25,7 @@ REFERENCES = ("constant", "cosine", "wsd")
 
 
 class BestSchedule(eqx.Module):
-    """`step`, `rate` (m,): rate j holds on the interval that ends at step j, warm-up first; the final `loss` with its 90
-    % `interval`.
+    """`step`, `rate` (m,): rate j holds on the interval that ends at step j, warm-up first; the final `loss`, 90 % `interval`.
 
     `references`: final losses of constant, cosine to a tenth and WSD (last fifth linear to a tenth) at the same steps and peak;
     `gain`: reference - best with its 90 % interval from the bootstrap, in which errors that both share cancel.
@@ -79,18 +78,18 @@ def best_schedule(
 ) -> BestSchedule:
     """min over eta(r) of L(steps): monotone from `peak` after linear warm-up, >= `floor`, by Adam on 200 stairs.
 
-        eta_j = peak - (peak - floor) sum_(i <= j) softmax(z)_i,   one more softmax weight than stairs: the end may stay
-        above the floor
+        eta_j = peak - (peak - floor) sum_(i <= j) softmax(z)_i,   one more weight than stairs: the end may stay above the floor
 
     Stairs are finer towards the end, where the optimum bends. Started from four decays; the best is returned.
 
-    **Arguments**: `fit`: relaxing or spectral, identified. `steps`: budget in SGD steps, warm-up included; `peak`: eta,
-    that of the fit or
-    near it (the law says nothing of stability). `floor`: least rate. `bias`: relative model bias for the interval, see `forecast`.
+    **Arguments**: `fit`: relaxing or spectral, identified. `steps`: budget in SGD steps, warm-up included; `peak`: eta, that of
+    the fit or near it (the law says nothing of stability). `floor`: least rate. `bias`: relative model bias, see `forecast`.
 
-    **Raises** `OutsideTheoryError` for an unidentified fit and for the instant law, under which any schedule is best
-    that falls to its
-    floor in the last step.
+    **The 90 % interval** of a run that will be trained is +- 1.645 s, s^2 = s_fit^2 + s_noise^2 + bias^2 (1 + h), in the words of
+    `forecast`: the run's own noise and the law's bias add up.
+
+    **Raises** `OutsideTheoryError` for an unidentified fit and for the instant law, under which any schedule is best that falls to
+    its floor in the last step.
     **Failure regime**: rates below all fitted ones; the gain is then the law's extrapolation.
     """
     require_x64("best_schedule")
@@ -131,7 +130,9 @@ def best_schedule(
     drawn = {name: np.array([evaluate(law, c, v)[-1] for v in fit.draws]) for name, c in courses.items()}
     ahead = max(float(np.log(courses["best"].tau[-1] / fit.end_tau)), 0.0)
     spread = float(drawn["best"].std()) if fit.draws.size else 0.0
-    half = 1.645 * float(np.hypot(spread, max(fit.rms, bias * np.sqrt(1 + ahead)) * middle["best"]))
+    # A run that does not exist yet is off by its own noise and by the law's bias, and the two are independent.
+    share = np.hypot(fit.rms, bias * np.sqrt(1 + ahead))
+    half = 1.645 * float(np.hypot(spread, share * middle["best"]))
     gain: dict[str, tuple[float, float, float]] = {}
     for name in REFERENCES:
         low, high = np.percentile(drawn[name] - drawn["best"], [5, 95]) if fit.draws.size else (np.nan, np.nan)
