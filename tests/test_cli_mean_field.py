@@ -84,6 +84,7 @@ def test_solve_prints_nodes_coverage_and_error_and_saves_and_draws(run, tmp_path
     assert (tmp_path / "a.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_solve_in_json_says_nodes_and_coverage(run):
     words = ("mlp=1", "loss=cross_entropy", "labels=sampled", "causal=true", "correlation=0.5", "readout=per_token")
     status, out, err = run("solve", "transformer", *settings(*TINY, *words), "--t1", 40, "--clock", "steps",

@@ -44,6 +44,7 @@ def test_a_schedule_that_the_spread_cannot_follow_is_said_to_be_outside(run):
     assert status == 0 and not law["inside"] and any("spread" in reason for reason in law["reasons"])
 
 
+@pytest.mark.slow
 def test_train_and_compare(run, tmp_path):
     given = ("--set", "classes=3", "--set", "dimension=60", "--t1", 3, "--seeds", 2, "--records", 6)
     status, out, _ = run("train", "peaked", *given, "--out", tmp_path, "--json")

@@ -180,6 +180,7 @@ def test_the_written_out_network_follows_its_options():
     assert len({str(t) for t in titles}) == len(titles)
 
 
+@pytest.mark.slow
 def test_logit_scale_reaches_the_generated_functions():
     """Logits twice as large are keys twice as long: scale 2 at C equals scale 1 with the key rows doubled."""
     scaled = derive(AttentionOptions(logit_scale=2))

@@ -288,6 +288,7 @@ def test_what_the_frontier_does_not_cover_is_nan():
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_tied_frontier_is_the_closed_form_where_there_is_one():
     C = np.geomspace(1.1e7, 1e14, 12)
     for law in (example(), no_floors(), yang_v1(), yang_v3()):

@@ -159,6 +159,7 @@ def test_weight_decay() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 3, 10])
+@pytest.mark.slow
 def test_finite_temperature(classes: int) -> None:
     b = 1e4
     system = peaked(classes=classes, labels="soft", inverse_temperature=b, noise=0.0)

@@ -43,6 +43,7 @@ def test_local_exponents_that_were_computed_elsewhere(classes, at, value):
     assert abs(theory.exponent[-1] - value) < (1e-4 if at < 1e4 else 1e-5)
 
 
+@pytest.mark.slow
 def test_log_time_reaches_ten_decades():
     """t = 1e10 with noise, whose slaved spread relaxes a million times faster than D grows: few steps, one third."""
     system = peaked(classes=3)

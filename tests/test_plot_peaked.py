@@ -55,6 +55,7 @@ def test_one_third_draws_loss_law_and_exponent(tmp_path):
     assert path.stat().st_size > 20_000
 
 
+@pytest.mark.slow
 def test_phase_diagram_colours_by_the_exponent_and_hides_rounding(phase, hand_over):
     axes = plot_phase_diagram(phase, hand_over=hand_over, peaked_from=2.1, cutoff=[7e7, None, np.nan, 1e4])
     image = axes.collections[0]

@@ -37,6 +37,7 @@ def over_node_sets(context, C, architecture, sets):
 
 
 @pytest.mark.parametrize("architecture", [build_architecture(2, 1), QUICKSTART], ids=["two layers", "quickstart"])
+@pytest.mark.slow
 def test_moments_agree_with_plain_monte_carlo(architecture):
     tokens, size = 8, architecture.size
     C = overlaps_of(architecture) if architecture.size == 10 else np.asarray(overlaps_of_quickstart())
