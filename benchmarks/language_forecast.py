@@ -11,6 +11,7 @@ warm-up-stable-decay.
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import jax
@@ -35,25 +36,9 @@ def curves_of(folder: Path, name: str) -> tuple[list[LossCurve], LossCurve]:
     logs = read_logs(folder / f"{name}.csv", loss="loss")
     warmup = WARMUP * float(logs[0].step[-1])
     singles = [log.curve(warmup) for log in logs]
-    mean = renamed(singles[0], f"{name}, mean of {len(logs)}", np.mean([log.loss for log in logs], axis=0))
+    mean = replace(singles[0], name=f"{name}, mean of {len(logs)}", loss=np.mean([log.loss for log in logs], axis=0))
     first = FIT_FROM * float(mean.step[-1])
     return [curve.between(first, np.inf) for curve in singles], mean.between(first, np.inf)
-
-
-def renamed(curve: LossCurve, name: str, loss: np.ndarray | None = None) -> LossCurve:
-    """The same schedule under another name, and with other losses."""
-    losses = curve.loss if loss is None else loss
-    return LossCurve(
-        name,
-        curve.step,
-        losses,
-        curve.learning_rate,
-        curve.start_tau,
-        None,
-        None,
-        curve.schedule_step,
-        curve.schedule_rate,
-    )
 
 
 def branch_errors(found: Forecast, name: str, first: float) -> dict[str, float]:
@@ -76,7 +61,7 @@ def forecasts(folder: Path) -> Forecast | None:
     for place in (*range(seeds), -1):
         picked = {name: mean if place < 0 else singles[place] for name, (singles, mean) in parts.items()}
         label = "mean" if place < 0 else f"seed {place}"
-        plans = [renamed(picked[name], name) for name in ("decay", "cosine")]
+        plans = [replace(picked[name], name=name) for name in ("decay", "cosine")]
         try:
             found = forecast((picked["constant"], picked["step_down"]), plans)
         except OdescaleError as error:

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import multiprocessing
+import os
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
 from importlib import import_module
 from pathlib import Path
 
 import sympy
 
+from derivations.checked import checked
 from derivations.registry import NAMES, derive_function
 from odescale.errors import InputError
 from odescale.symbolic.document import to_markdown
@@ -23,6 +27,7 @@ from odescale.symbolic.record import Derivation, run_checks
 ROOT = Path(__file__).resolve().parents[1]
 # The version of sympy whose text is compared byte for byte; others are compared numerically.
 PINNED_SYMPY = "1.14"
+LONG = ("mean_field", "peaked", "attention")
 PACKAGE = "odescale/generated/__init__.py"
 PACKAGE_TEXT = (
     '"""Plain JAX written by `python -m derivations`; no sympy. Every file says in its header what wrote it."""\n'
@@ -123,24 +128,38 @@ def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
 
     jax.config.update("jax_enable_x64", True)
     exact = sympy.__version__.startswith(f"{PINNED_SYMPY}.") or sympy.__version__ == PINNED_SYMPY
+    names = NAMES if options.only is None else (options.only,)
     fine = True
     try:
-        for name in [options.only] if options.only is not None else NAMES:
-            start = time.perf_counter()
-            derivation = derive_function(name)()
-            if options.check:
-                fine = check(root, derivation, exact) and fine
-            else:
-                if not exact:
-                    raise InputError(
-                        "sympy",
-                        expected=f"version {PINNED_SYMPY}.x to write files",
-                        got=sympy.__version__,
-                        remedy="install the pinned version (constraints.txt), or use --check",
-                    )
-                for path in write(root, texts(derivation)):
-                    print(f"wrote {path}")
-            print(f"{name}: {len(derivation.steps)} steps in {time.perf_counter() - start:.1f} s")
+        if options.check and len(names) > 1:
+            # Each in a process of its own, the longest first, which leaves no long one for the end.
+            spawn = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(min(len(names), os.cpu_count() or 1), mp_context=spawn) as pool:
+                jobs = {
+                    name: pool.submit(checked, root, name, exact)
+                    for name in sorted(names, key=lambda name: LONG.index(name) if name in LONG else len(LONG))
+                }
+                for name in names:
+                    good, text = jobs[name].result()
+                    fine = good and fine
+                    print(text, end="", flush=True)
+        else:
+            for name in names:
+                start = time.perf_counter()
+                derivation = derive_function(name)()
+                if options.check:
+                    fine = check(root, derivation, exact) and fine
+                else:
+                    if not exact:
+                        raise InputError(
+                            "sympy",
+                            expected=f"version {PINNED_SYMPY}.x to write files",
+                            got=sympy.__version__,
+                            remedy="install the pinned version (constraints.txt), or use --check",
+                        )
+                    for path in write(root, texts(derivation)):
+                        print(f"wrote {path}")
+                print(f"{name}: {len(derivation.steps)} steps in {time.perf_counter() - start:.1f} s")
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 LN_TWO = np.log(2)
 
 
+# The flows ask for it at every evaluation, and an eigenvalue problem each time was most of what they cost.
+_reference_rule = lru_cache(np.polynomial.legendre.leggauss)
+
+
 def legendre(start: float, end: float, order: int, pieces: int = 1) -> tuple[np.ndarray, np.ndarray]:
     """Nodes and weights of a composite Gauss-Legendre rule."""
-    x, w = np.polynomial.legendre.leggauss(order)
+    x, w = _reference_rule(order)
     edges = np.linspace(start, end, pieces + 1)
     half = np.diff(edges) / 2
     return ((edges[:-1] + half)[:, None] + half[:, None] * x).ravel(), (half[:, None] * w).ravel()

@@ -11,7 +11,7 @@ from scipy.signal import lfilter
 from odescale.analysis.forecast import forecast, unseen_part
 from odescale.analysis.isolated_fit import fit_isolated
 from odescale.analysis.law_choice import choose_law
-from odescale.analysis.loss_curve import LossCurve, curve_from_rates
+from odescale.analysis.loss_curve import LossCurve, curve_from_rates, planned_curve
 from odescale.analysis.schedule_best import best_schedule, final_loss
 from odescale.analysis.schedule_fit import LawFit, evaluate, fit_law
 from odescale.analysis.schedule_laws import LAWS, course_of, law_named
@@ -189,10 +189,8 @@ def test_final_loss_is_that_of_the_law_and_has_a_gradient() -> None:
     """The differentiable closed form against the fit's own; an early cut of the rate costs, one at the end saves."""
     edges, vector = np.linspace(1000, 20000, 40), np.array([*TRUTH.values()])
     rate = np.array([step_down(s) for s in edges])
-    grid, rates = np.concatenate([[0.0], edges]), np.concatenate([[0.0], rate])
-    tau = float(np.sum(rate * np.diff(grid)))
-    plan = LossCurve("plan", edges[-1:], np.full(1, np.nan), rate[-1:], tau, None, None, grid, rates)
-    width = jnp.asarray(np.diff(grid))
+    plan = planned_curve("plan", edges, rate, edges[-1:])
+    width = jnp.asarray(np.diff(edges, prepend=0.0))
     for law, values in (("relaxing", vector), ("spectral", np.array([*vector, 0.8]))):
         own = float(final_loss(law, jnp.asarray(values), jnp.asarray(rate), width))
         assert own == pytest.approx(float(evaluate(LAWS[law], course_of(plan), values)[-1]), rel=1e-12)

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy.stats import norm
 
-from odescale.analysis.law_choice import THEORY, Choice, choose_law, cross_validate
+from odescale.analysis.law_choice import Choice, choose_law, model_bias
 from odescale.analysis.loss_curve import LossCurve
 from odescale.analysis.schedule_fit import LawFit, evaluate, fit_law
 from odescale.analysis.schedule_laws import course_of, law_named
@@ -133,15 +133,12 @@ def forecast(
 
         s^2 = s_fit^2 + max(s_noise^2, [unseen] bias^2 (1 + h)),
 
-    s_fit the block bootstrap of the fit, s_noise the residual of the fit, bias the geometric mean of the candidates'
-    cross-validated errors
-    (whole runs and last segments left out inside `fit_on`), h = log(tau/last fitted tau) >= 0: the variance of the bias
-    doubles with
-    an e-fold of tau. The bias acts only where the learning-rate history is unseen.
+    s_fit the block bootstrap of the fit, s_noise the residual of the fit, bias the geometric mean of the candidates' errors in
+    cross-validation (whole runs and last segments left out inside `fit_on`), h = log(tau/last fitted tau) >= 0: the variance of the
+    bias doubles with an e-fold of tau. The bias acts only where the learning-rate history is unseen.
 
-    **Raises** `OutsideTheoryError`, "unidentified", as `choose_law`. **Failure regime**: a schedule unlike all fitted
-    ones (constant
-    from cosines alone: too high by .02 to .05), tau more than ten times beyond the fit.
+    **Raises** `OutsideTheoryError`, "unidentified", as `choose_law`. **Failure regime**: a schedule unlike all fitted ones
+    (constant from cosines alone: too high by .02 to .05), tau more than ten times beyond the fit.
     """
     runs = (fit_on,) if isinstance(fit_on, LossCurve) else tuple(fit_on)
     others = (predict,) if isinstance(predict, LossCurve) else tuple(predict)
@@ -158,13 +155,6 @@ def forecast(
     rivals = {name: fit_law(runs, law=name, draws=0) for name in baselines}
     made = tuple(_one(fit, bias, rivals, runs, curve) for curve in others)
     return Forecast(fit, bias, made, choice)
-
-
-def model_bias(runs: Sequence[LossCurve], law: str) -> float:
-    """Relative bias: the geometric mean of the cross-validated errors of this law and the theory's others; NaN without a fold."""
-    done = [cross_validate(runs, law=name) for name in dict.fromkeys((law, *THEORY))]
-    errors = [d.error for d in done if np.isfinite(d.error)]
-    return float(np.exp(np.mean(np.log(np.maximum(errors, 1e-12))))) if errors else float("nan")
 
 
 def interval(

@@ -82,12 +82,10 @@ def fit_isolated(
     - `sizes`: by name, each (n,) > 0: width, depth, tokens. `loss` (n,). `runs` (n,): labels; points of one run are drawn together
       in the bootstrap of whole runs (n, all different, by default).
 
-    **Returns** `IsolatedFit`. A size is unidentified if it spans less than a factor 2, has fewer than four values, its
-    exponent ends at the
-    range .05 to 4, its amplitude vanishes in more than 5 % of the draws, or the 90 % interval is wider than twice the
-    exponent. The runs
-    drawn know nothing of the law's own bias. **Failure regime**: sizes that were varied together (see `correlation`); runs that
-    differ in learning rate or batch as well.
+    **Returns** `IsolatedFit`. A size is unidentified if it spans less than a factor 2, has fewer than four values, its exponent
+    ends at the range .05 to 4, its amplitude vanishes in more than 5 % of the draws, or the 90 % interval is wider than twice the
+    exponent. The runs drawn know nothing of the law's own bias. **Failure regime**: sizes that were varied together (see
+    `correlation`); runs that differ in learning rate or batch as well.
     """
     names = tuple(sizes)
     values = np.array([np.asarray(sizes[n], float) for n in names])

@@ -176,9 +176,8 @@ def _aic(fit: LawFit, sizes: Sequence[int], memory: float) -> float:
 class Choice(eqx.Module):
     """`law`: the chosen one; `bias`, its relative model bias; the `table` of all candidates.
 
-    `bias` is the geometric mean of the cross-validated errors of the identified candidates, not that of the winner,
-    whose error is small
-    partly because it was picked.
+    `bias` is the geometric mean of the cross-validated errors of the identified candidates, not that of the winner, whose error is
+    small partly because it was picked.
     """
 
     law: str = eqx.field(static=True)
@@ -220,5 +219,16 @@ def choose_from(table: LawTable) -> Choice:
         )  # fmt: skip
     least = min(errors.values())
     law = min((name for name, error in errors.items() if error <= CLOSE * least), key=lambda name: table.aic[name])
-    bias = float(np.exp(np.mean(np.log(np.maximum(list(errors.values()), 1e-12)))))
-    return Choice(law, bias, table)
+    return Choice(law, _geometric_mean(list(errors.values())), table)
+
+
+def model_bias(runs: Sequence[LossCurve], law: str) -> float:
+    """Relative bias of a law that was named: the geometric mean of its cross-validated error and the theory's others; NaN without
+    a fold."""
+    done = [cross_validate(runs, law=name).error for name in dict.fromkeys((law, *THEORY))]
+    finite = [error for error in done if np.isfinite(error)]
+    return _geometric_mean(finite) if finite else float("nan")
+
+
+def _geometric_mean(errors: Sequence[float]) -> float:
+    return float(np.exp(np.mean(np.log(np.maximum(errors, 1e-12)))))

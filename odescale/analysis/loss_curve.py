@@ -164,6 +164,24 @@ def curve_from_rates(
     return LossCurve(name, steps, _series(loss), interval, start, _maybe(tokens), parameters, fine_step, fine_rate)
 
 
+def planned_curve(name: str, step: ArrayLike, rate: ArrayLike, at: ArrayLike) -> LossCurve:
+    """A run not yet made: rate_j in force on the interval that ends at step_j, the first one from step 0 on; losses NaN.
+
+    **Arguments**: `step`, `rate` (m,), warm-up included; `at` (n,): the steps to forecast at, each one of `step`.
+    """
+    steps, rates, points = _series(step), _series(rate), _series(at)
+    _increasing("step", steps)
+    _finite("rate", rates, steps.shape, negative=False)
+    place = np.searchsorted(steps, points)
+    if not np.array_equal(steps[np.minimum(place, steps.size - 1)], points):
+        raise InputError("at", expected="steps of the schedule", got=points, remedy="take them from `step`")
+    tau = np.cumsum(rates * np.diff(steps, prepend=0.0))
+    grid, values = np.concatenate([[0.0], steps]), np.concatenate([[0.0], rates])
+    return LossCurve(
+        name, points, np.full(points.size, np.nan), rates[place], float(tau[place[0]]), None, None, grid, values
+    )
+
+
 def _increasing(name: str, values: np.ndarray) -> None:
     if values.ndim != 1 or values.size == 0 or not np.isfinite(values).all() or (np.diff(values) <= 0).any():
         raise InputError(

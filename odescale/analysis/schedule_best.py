@@ -12,12 +12,13 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float
 
-from odescale.analysis.loss_curve import LossCurve
+from odescale.analysis.loss_curve import planned_curve
 from odescale.analysis.schedule_fit import LawFit, evaluate
 from odescale.analysis.schedule_laws import course_of, law_named
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import schedule as formulas
 from odescale.precision import require_x64
+from odescale.solve.integrate import traces
 
 STAIRS = 200
 ITERATIONS = 1000
@@ -113,10 +114,9 @@ def best_schedule(
     up = peak * (np.arange(rise.size) + 0.5) / max(rise.size, 1)
     vector = jnp.asarray(fit.vector)
 
-    def rates(z: Array) -> Array:
-        return jnp.concatenate([jnp.asarray(up), peak - (peak - floor) * jnp.cumsum(jax.nn.softmax(z))[:-1]])
-
-    rate = np.asarray(_minimise(fit.law, vector, jnp.asarray(width), rates, _starts(step[rise.size :], warmup, steps)))
+    starts = _starts(step[rise.size :], warmup, steps)
+    rise_rates, top, least = (jnp.asarray(v, float) for v in (up, peak, floor))
+    rate = np.asarray(_minimise(fit.law, vector, jnp.asarray(width), rise_rates, top, least, starts))
     places = (step[rise.size :] - 0.5 * width[rise.size :] - warmup) / (steps - warmup)
     shapes = {
         "constant": np.ones(STAIRS),
@@ -125,7 +125,7 @@ def best_schedule(
     }
     runs = {"best": rate} | {name: np.concatenate([up, peak * shape]) for name, shape in shapes.items()}
     law = law_named(fit.law)
-    courses = {name: course_of(_plan(name, step, values)) for name, values in runs.items()}
+    courses = {name: course_of(planned_curve(name, step, values, step[-1:])) for name, values in runs.items()}
     middle = {name: float(evaluate(law, course, fit.vector)[-1]) for name, course in courses.items()}
     drawn = {name: np.array([evaluate(law, c, v)[-1] for v in fit.draws]) for name, c in courses.items()}
     ahead = max(float(np.log(courses["best"].tau[-1] / fit.end_tau)), 0.0)
@@ -141,26 +141,27 @@ def best_schedule(
     return BestSchedule(step, rate, best, (best - half, best + half), {n: middle[n] for n in REFERENCES}, gain)
 
 
-def _plan(name: str, step: np.ndarray, rate: np.ndarray) -> LossCurve:
-    tau = float(np.sum(rate * np.diff(step, prepend=0.0)))
-    grid, values = np.concatenate([[0.0], step]), np.concatenate([[0.0], rate])
-    return LossCurve(name, step[-1:], np.full(1, np.nan), rate[-1:], tau, None, None, grid, values)
-
-
 def _starts(step: np.ndarray, warmup: float, steps: float) -> Float[Array, "starts stairs"]:
     place = (step - warmup) / (steps - warmup)
     drops = [np.diff(np.clip((place - onset) / (1 - onset), 0, 1), prepend=0.0) for onset in (0.0, 0.4, 0.7, 0.9)]
     return jnp.asarray(np.log(np.concatenate([np.array(drops), np.full((4, 1), 0.05)], axis=1) + 1e-4))
 
 
+def _staircase(
+    z: Float[Array, " stairs+1"], up: Float[Array, " rise"], peak: Float[Array, ""], floor: Float[Array, ""]
+) -> Float[Array, " m"]:
+    return jnp.concatenate([up, peak - (peak - floor) * jnp.cumsum(jax.nn.softmax(z))[:-1]])
+
+
 @eqx.filter_jit
 def _minimise(
-    law: str, vector: Array, width: Array, rates: Any, starts: Float[Array, "starts stairs"]
+    law: str, vector: Array, width: Array, up: Array, peak: Array, floor: Array, starts: Float[Array, "starts stairs+1"]
 ) -> Float[Array, " m"]:
+    traces["best_schedule"] += 1
     rule = optax.adam(optax.cosine_decay_schedule(0.1, ITERATIONS))
 
     def loss(z: Array) -> Array:
-        return final_loss(law, vector, rates(z), width)
+        return final_loss(law, vector, _staircase(z, up, peak, floor), width)
 
     def one(z: Array) -> tuple[Array, Array]:
         def advance(carry: tuple[Array, Any], _: None) -> tuple[tuple[Array, Any], None]:
@@ -174,4 +175,4 @@ def _minimise(
         return loss(end), end
 
     losses, ends = jax.vmap(one)(starts)
-    return rates(ends[jnp.argmin(losses)])
+    return _staircase(ends[jnp.argmin(losses)], up, peak, floor)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -29,8 +29,8 @@ class LawFit(eqx.Module):
 
     - `law`. `parameters`: by name; None for every one that the curves do not identify. `interval`: 90 %, by name.
     - `identified`; `reason`: why not, one clause per parameter; empty otherwise. **A fit that is not identified predicts nothing.**
-    - `rms`: root mean square of (L - model)/L. `memory`: lag-1 autocorrelation of it, the mean over the curves. `aic` of AR(1)
-      residuals with that memory, 2 per parameter. `points`; `condition`: of the Jacobian with columns of length 1.
+    - `rms`: root mean square of (L - model)/L. `memory`: lag-1 autocorrelation of it, the mean over the curves.
+      `points`; `condition`: of the Jacobian with columns of length 1. AIC needs one memory for all laws: see `compare_laws`.
     - `rate_span`, `tau_span`: see `RATE_SPAN`, `TAU_SPAN`. `end_tau`: largest tau fitted. `runs`: names of the curves.
     - `vector` (parameters,), `draws` (draws, parameters): best values and the bootstrap behind the intervals, amplitudes first;
       `residual` (n,): relative.
@@ -43,7 +43,6 @@ class LawFit(eqx.Module):
     reason: str
     rms: float
     memory: float
-    aic: float
     points: int
     condition: float
     rate_span: float
@@ -70,11 +69,17 @@ class LawFit(eqx.Module):
     def __str__(self) -> str:
         if not self.identified:
             return f"{self.law}: unidentified ({self.reason})"
+        return f"{self.law}: {self.numbers()}; rms {self.rms:.2%} of {self.points} points of {', '.join(self.runs)}"
+
+    def numbers(self) -> str:
+        """Every parameter with its 90 % interval, or why there are none."""
+        if not self.identified:
+            return f"unidentified: {self.reason}"
         parts = []
         for name, value in self.parameters.items():
             bounds = self.interval[name]
             parts.append(f"{name} = {value:.4g}" + (f" ({bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""))
-        return f"{self.law}: {', '.join(parts)}; rms {self.rms:.2%} of {self.points} points of {', '.join(self.runs)}"
+        return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready, without the draws."""
@@ -87,10 +92,10 @@ def evaluate(law: Law, course: Course, vector: Float[np.ndarray, " parameters"])
     return law.columns(course, tuple(float(v) for v in vector[count:])) @ vector[:count]
 
 
-class Problem(eqx.Module):
+class Problem(NamedTuple):
     """min over amplitudes >= 0 and searched parameters of sum_i ((L_i - model_i)/L_i)^2 over all points of all curves."""
 
-    law: Law = eqx.field(static=True)
+    law: Law
     courses: tuple[Course, ...]
     loss: Float[np.ndarray, " n"]
 
@@ -181,9 +186,8 @@ def fit_law(
     The residual is relative, near that of log L, so that the amplitudes stay linear; this rule was fixed before any forecast.
 
     **Returns** `LawFit`; look at `identified`. A parameter is not identified, and the answer then has no numbers, if: the window
-    has fewer than 20 points or less than a factor 3 in tau; the rate changes by less than a factor 1.5 after the peak
-    (B); its value
-    ends on its bound; its 90 % interval is wider than twice its value (L0: than 2 (L_min - L0), what it is extrapolated over).
+    has fewer than 20 points or less than a factor 3 in tau; the rate changes by less than a factor 1.5 after the peak (B); its
+    value ends on its bound; its 90 % interval is wider than twice its value (L0: than 2 (L_min - L0), how far it is extrapolated).
 
     **Good values**: two runs, one of them with a step-down. **Failure regime**: the law's own bias; a window that holds the
     first, exponential fall.
@@ -210,7 +214,7 @@ def fit_law(
     if early:
         empty = np.zeros((0, len(names)))
         return LawFit(
-            law, dict.fromkeys(names), dict.fromkeys(names), False, early, float("nan"), float("nan"), float("nan"), loss.size,
+            law, dict.fromkeys(names), dict.fromkeys(names), False, early, float("nan"), float("nan"), loss.size,
             float("inf"), rate_span, spans["tau_span"], end, tuple(c.name for c in runs), np.full(len(names), np.nan),
             np.full(loss.size, np.nan), empty,
         )  # fmt: skip
@@ -222,7 +226,6 @@ def fit_law(
     condition = (
         float(np.linalg.cond(jacobian / np.where(length > 0, length, 1.0))) if (length > 0).all() else float("inf")
     )
-    memory, aic = _quality(courses, residual, len(names))
     drawn = _bootstrap(problem, model, residual, inward, draws, seed)
     doubts = _doubts(problem, vector, drawn, loss)
     numbers = {n: None if doubts else float(v) for n, v in zip(names, vector, strict=True)}
@@ -231,7 +234,8 @@ def fit_law(
         for n, a, b in zip(names, *_percentiles(drawn), strict=True)
     }
     return LawFit(
-        law, numbers, bounds, not doubts, "; ".join(doubts), float(np.sqrt(np.mean(residual**2))), memory, aic, loss.size,
+        law, numbers, bounds, not doubts, "; ".join(doubts), float(np.sqrt(np.mean(residual**2))),
+        _memory(courses, residual), loss.size,
         condition, rate_span, spans["tau_span"], end, tuple(c.name for c in runs), vector, residual, drawn,
     )  # fmt: skip
 
@@ -264,20 +268,11 @@ def _blocks(courses: Sequence[Course]) -> list[slice]:
     return [slice(int(b - c.tau.size), int(b)) for c, b in zip(courses, ends, strict=True)]
 
 
-def _quality(courses: Sequence[Course], residual: np.ndarray, parameters: int) -> tuple[float, float]:
-    """(lag-1 memory, AIC of AR(1) residuals)."""
-    blocks = _blocks(courses)
-    sizes = np.array([b.stop - b.start for b in blocks], dtype=float)
-    rho = np.array([autocorrelation(residual[b]) if b.stop - b.start > 2 else 0.0 for b in blocks])
-    memory = float(np.clip((rho * sizes).sum() / sizes.sum(), 0.0, 0.95))
-    total, logarithm = 0.0, 0.0
-    for b in blocks:
-        r = residual[b]
-        innovation = r[1:] - memory * r[:-1]
-        total += float((1 - memory**2) * r[0] ** 2 + innovation @ innovation)
-        logarithm += np.log(1 - memory**2)
-    square = max(total / residual.size, 1e-14)
-    return memory, float(residual.size * np.log(square) - logarithm + 2 * (parameters + 2))
+def _memory(courses: Sequence[Course], residual: np.ndarray) -> float:
+    """Lag-1 autocorrelation of the residuals, the mean over the curves."""
+    parts = [residual[b] for b in _blocks(courses)]
+    rho = np.array([autocorrelation(part) if part.size > 2 else 0.0 for part in parts])
+    return float(np.clip(np.average(rho, weights=[part.size for part in parts]), 0.0, 0.95))
 
 
 def _bootstrap(

@@ -50,9 +50,8 @@ def solve_schedule(
     **Arguments**
 
     - `law`: instant (no noise mode: n = B eta), relaxing (one mode, c = C), spectral (`mixture`). `parameters`: by name.
-    - `rate`: eta(r), traceable; then `steps` (n,) increasing are the output times, the first one the start, with
-      `start_tau` > 0 and
-      the noise `start_noise` there. Or a `LossCurve`: its schedule from its first grid point on, output at its points.
+    - `rate`: eta(r), traceable; then `steps` (n,) increasing are the output times, the first one the start, with `start_tau` > 0
+      and the noise `start_noise` there. Or a `LossCurve`: its schedule from its first grid point on, output at its points.
     - `kinks`: steps at which eta jumps or bends.
 
     **Returns** L at `steps`. Differentiable. **Raises** `InputError`.

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from odescale.errors import InputError
+
+PICTURES = (".png", ".pdf", ".svg")
 
 
 class Parser(argparse.ArgumentParser):
@@ -128,6 +131,14 @@ def _frontier(command: Parser) -> None:
     )
     command.add_argument("--compute", metavar="LO:HI[:N]", default=None, help="N computes from LO to HI (default N 13)")
     command.add_argument("--plot", metavar="FILE", help="draw to FILE (.png, .pdf, .svg)")
+
+
+def require_picture(path: str | None) -> None:
+    """Refuses a --plot target that is no picture, before anything is computed; None passes."""
+    if path and Path(path).suffix.lower() not in PICTURES:
+        raise InputError(
+            "--plot", expected=f"a file ending in {', '.join(PICTURES)}", got=path, remedy="e.g. --plot loss.png"
+        )
 
 
 def settings(pairs: Sequence[str], parameters: Sequence[Any], system: str) -> dict[str, Any]:

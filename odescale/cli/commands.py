@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from odescale.analysis.transition import find_transition
-from odescale.cli.arguments import settings
+from odescale.cli.arguments import require_picture, settings
 from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.frontier import frontier_command
 from odescale.cli.logs import forecast_command, report_command, schedule_command
@@ -30,8 +30,6 @@ from odescale.systems.mean_field import MeanField
 from odescale.systems.peaked import Peaked
 from odescale.training.of_system import train_system
 from odescale.training.run import TrainingRun
-
-PICTURES = (".png", ".pdf", ".svg")
 
 
 def systems_command(options: argparse.Namespace) -> int:
@@ -66,13 +64,7 @@ def derive_command(options: argparse.Namespace) -> int:
 def solve_command(options: argparse.Namespace) -> int:
     """Integrates and prints a trajectory."""
     system, t1 = _system(options)
-    if options.plot and Path(options.plot).suffix.lower() not in PICTURES:
-        raise InputError(
-            "--plot",
-            expected=f"a file ending in {', '.join(PICTURES)}",
-            got=options.plot,
-            remedy="e.g. --plot loss.png",
-        )
+    require_picture(options.plot)
     engine = isinstance(system, MeanField)
     points = options.points or (POINTS if engine else 200)
     trajectory = integrate(

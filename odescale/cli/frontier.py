@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ from jaxtyping import Float
 from odescale.analysis.frontier import CriticalCompute, Frontier, compute_frontier, critical_compute, fixed_size_risk
 from odescale.analysis.power_law_phases import ComputeOptimal, compute_optimal, phase_map
 from odescale.analysis.risk_law import TIME, RiskLaw, risk_law, yang_v1, yang_v3
+from odescale.cli.arguments import require_picture
 from odescale.cli.output import emit
 from odescale.errors import InputError
 from odescale.plot.frontier import plot_compute_phases, plot_frontier
 
 PRESETS = {"yang_v1": yang_v1, "yang_v3": yang_v3}
-PICTURES = (".png", ".pdf", ".svg")
 POINTS, DRAWN, MODELS = 13, 400, 5
 TIME_UNITS = {
     "exponential": "that of the rate lam: with lam per SGD step one unit of t is one SGD step",
@@ -29,10 +28,7 @@ EXAMPLE = "--term width:1:.5:2:100"
 
 def frontier_command(options: argparse.Namespace) -> int:
     """Prints C* and the frontier of a law, or the compute-optimal phase of a spectrum."""
-    if options.plot and Path(options.plot).suffix.lower() not in PICTURES:
-        raise InputError(
-            "--plot", expected=f"a file ending in {', '.join(PICTURES)}", got=options.plot, remedy="--plot f.png"
-        )
+    require_picture(options.plot)
     chosen = [name for name in ("preset", "term", "spectrum") if getattr(options, name)]
     if len(chosen) != 1:
         got = " and ".join(f"--{name}" for name in chosen) or "neither"

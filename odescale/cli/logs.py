@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odescale.analysis.forecast import forecast, model_bias
-from odescale.analysis.law_choice import choose_law
-from odescale.analysis.loss_curve import LossCurve
+from odescale.analysis.forecast import forecast
+from odescale.analysis.law_choice import choose_law, model_bias
+from odescale.analysis.loss_curve import LossCurve, planned_curve
 from odescale.analysis.schedule_best import best_schedule
 from odescale.analysis.schedule_fit import fit_law
 from odescale.cli.output import emit
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import report_record, write_log_report
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
-from odescale.compare.logs import TrainingLog, read_logs
+from odescale.compare.logs import TrainingLog, log_names, read_logs
 from odescale.errors import InputError
 
 PLAN_POINTS = 200
@@ -50,7 +50,7 @@ def forecast_command(options: argparse.Namespace) -> int:
     """The loss of other runs, or of a planned one, from a law fitted to some."""
     logs = _read(options)
     if not options.fit_on:
-        raise InputError("--fit-on", expected="names of runs", got=None, remedy=f"runs are {_listed(logs)}")
+        raise InputError("--fit-on", expected="names of runs", got=None, remedy=f"runs are {log_names(logs)}")
     if bool(options.predict) == bool(options.schedule):
         raise InputError("--predict", expected="runs to predict, or --schedule for a planned one", got=options.predict,
                          remedy="give one of the two")  # fmt: skip
@@ -130,10 +130,6 @@ def _names(words: list[str] | None) -> tuple[str, ...] | None:
     return tuple(part for word in words for part in word.split(",") if part) if words else None
 
 
-def _listed(logs: Sequence[TrainingLog]) -> str:
-    return ", ".join(log.name for log in logs[:12])
-
-
 def _fitted(chosen: Sequence[TrainingLog], after: float | None) -> tuple[tuple[LossCurve, ...], float]:
     unrated = [log.name for log in chosen if log.learning_rate is None]
     if unrated:
@@ -159,13 +155,11 @@ def _planned(options: argparse.Namespace, curves: Sequence[LossCurve], start: fl
                          remedy="plan a longer run")  # fmt: skip
     edges = np.unique(np.concatenate([np.linspace(0, options.steps, 2001), np.geomspace(1, options.steps, 200)]))
     middle = 0.5 * (edges[1:] + edges[:-1])
-    rate = np.concatenate([[0.0], options.peak * np.asarray(jax.vmap(schedule)(jnp.asarray(middle)))])
-    step = np.unique(np.searchsorted(edges, np.linspace(start, options.steps, PLAN_POINTS)).clip(1, edges.size - 1))
-    tau = np.cumsum(rate[1:] * np.diff(edges))
-    return LossCurve(
-        f"{options.schedule}, peak {options.peak:g}", edges[step], np.full(step.size, np.nan), rate[step], float(tau[step[0] - 1]),
-        None, None, edges, rate,
-    )  # fmt: skip
+    rate = options.peak * np.asarray(jax.vmap(schedule)(jnp.asarray(middle)))
+    place = np.unique(
+        np.searchsorted(edges[1:], np.linspace(start, options.steps, PLAN_POINTS)).clip(max=middle.size - 1)
+    )
+    return planned_curve(f"{options.schedule}, peak {options.peak:g}", edges[1:], rate, edges[1:][place])
 
 
 def _text(report: LogReport, page: Path) -> str:

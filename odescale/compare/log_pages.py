@@ -166,7 +166,7 @@ def _laws(report: LogReport) -> Part:
             "law": row["law"], "parameters": row["parameters"], "rms": f"{fit.rms:.3%}" if np.isfinite(fit.rms) else "-",
             "AIC - least": f"{row['aic'] - least:.1f}" if np.isfinite(row["aic"]) else "-",
             "cross-validated error": "-" if held is None or not np.isfinite(held) else f"{held:.3%}",
-            "parameters, 90 % interval": _numbers(fit) if fit.identified else f"unidentified: {fit.reason}",
+            "parameters, 90 % interval": fit.numbers(),
         })  # fmt: skip
     first, last = report.window or (0.0, 0.0)
     words = (
@@ -185,14 +185,6 @@ def _laws(report: LogReport) -> Part:
         fit = report.table.fits.get(best, report.table.fits[known[0]])
         pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, report.fitted))),)
     return Part(title, words, (), (rows,), pictures)
-
-
-def _numbers(fit: Any) -> str:
-    parts = []
-    for name, value in fit.parameters.items():
-        bounds = fit.interval[name]
-        parts.append(f"{name} = {value:.4g}" + (f" ({bounds[0]:.4g} to {bounds[1]:.4g})" if bounds else ""))
-    return ", ".join(parts)
 
 
 def _forecasts(report: LogReport) -> Part:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from fnmatch import fnmatchcase
 from importlib.metadata import version
 from typing import Any
 
@@ -19,7 +18,7 @@ from odescale.analysis.loss_curve import LossCurve
 from odescale.analysis.power_floor import PowerFloor, fit_power_floor
 from odescale.analysis.regimes import MIN_DEPTH, Transition
 from odescale.compare.kernel import KernelComparison, KernelRegime
-from odescale.compare.logs import TrainingLog
+from odescale.compare.logs import TrainingLog, log_names, named_logs
 from odescale.compare.verdict import Status, Verdict
 from odescale.errors import InputError, OdescaleError
 
@@ -153,19 +152,12 @@ def pick_logs(logs: Sequence[TrainingLog], words: str | Sequence[str], argument:
     """Logs by exact name, then by pattern, then by a part of the name."""
     found: dict[str, TrainingLog] = {}
     for word in [words] if isinstance(words, str) else words:
-        rules = (
-            lambda name, w=word: name == w,
-            lambda name, w=word: fnmatchcase(name, w),
-            lambda name, w=word: w in name,
-        )
-        for rule in rules:
-            matched = [log for log in logs if rule(log.name)]
-            if matched:
-                found |= {log.name: log for log in matched}
-                break
-        else:
-            names = ", ".join(log.name for log in logs[:12])
-            raise InputError(argument, expected=f"a run among {names}", got=word, remedy="name one, or a pattern")
+        matched = named_logs(logs, word)
+        if not matched:
+            raise InputError(
+                argument, expected=f"a run among {log_names(logs)}", got=word, remedy="name one, or a pattern"
+            )
+        found |= {log.name: log for log in matched}
     return tuple(found.values())
 
 

@@ -155,18 +155,23 @@ def read_logs(
     logs = _distinct(logs)
     if run is None:
         return tuple(logs)
-    chosen = [log for log in logs if log.name == run] or [log for log in logs if fnmatchcase(log.name, run)]
-    chosen = chosen or [log for log in logs if run in log.name]
+    chosen = named_logs(logs, run)
     if not chosen:
-        raise InputError("run", expected=f"one of {_names(logs)}", got=run, remedy="name one, or a part of several")
+        raise InputError("run", expected=f"one of {log_names(logs)}", got=run, remedy="name one, or a part of several")
     return tuple(chosen)
+
+
+def named_logs(logs: Sequence[TrainingLog], word: str) -> list[TrainingLog]:
+    """Logs of that exact name, else that the pattern ("25M/*") fits, else whose name has it as a part; none if nothing does."""
+    exact = [log for log in logs if log.name == word]
+    return exact or [log for log in logs if fnmatchcase(log.name, word)] or [log for log in logs if word in log.name]
 
 
 def read_log(path: str | os.PathLike | Sequence[str | os.PathLike], **options: Any) -> TrainingLog:
     """The one run in a file; arguments as in `read_logs`. Several runs are refused with their names."""
     logs = read_logs(path, **options)
     if len(logs) != 1:
-        raise refuse("one run", f"{len(logs)} runs: {_names(logs)}", 'name one with run="..." or use read_logs')
+        raise refuse("one run", f"{len(logs)} runs: {log_names(logs)}", 'name one with run="..." or use read_logs')
     return logs[0]
 
 
@@ -341,7 +346,8 @@ def _distinct(logs: list[TrainingLog]) -> list[TrainingLog]:
     return result
 
 
-def _names(logs: Sequence[TrainingLog], most: int = 8) -> str:
+def log_names(logs: Sequence[TrainingLog], most: int = 8) -> str:
+    """Their names for a message, the first `most`."""
     names = [log.name for log in logs]
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 

@@ -15,11 +15,18 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree
-from tqdm import tqdm
 
 from odescale.errors import InputError
 from odescale.expectations.structured_kernel_walk import Use, Walk
-from odescale.expectations.tangent_kernel import KEPT, MEMORY_LIMIT, Blocks, Piece, checked_samples, flat_outputs
+from odescale.expectations.tangent_kernel import (
+    KEPT,
+    MEMORY_LIMIT,
+    Blocks,
+    Piece,
+    checked_samples,
+    flat_outputs,
+    kernel_by_blocks,
+)
 from odescale.networks.sequence_model import trainable as default_trainable
 
 
@@ -97,30 +104,13 @@ def structured_kernel(
     moved, rest = _parts(network, trainable)
     one = jax.eval_shape(lambda m, s: flat_outputs(m, rest, output, s), moved, first[0])
     blocks, factors, contract = _planned(moved, rest, output, first, one.shape[0], memory_limit)
-    rows, columns = (blocks.pieces(samples.shape[0], one.shape[0]) for samples in (first, others))
     arrays = eqx.filter(rest, eqx.is_array)
-    result = np.empty((first.shape[0] * one.shape[0], others.shape[0] * one.shape[0]), one.dtype)
 
     def side(samples: Array, piece: Piece) -> PyTree:
-        # The last block repeats a sample up to the size of the others: one shape, compiled once.
-        picks = np.minimum(np.arange(piece.first_sample, piece.first_sample + blocks.samples), piece.last_sample - 1)
-        return factors(moved, arrays, samples[picks], jnp.asarray(piece.first))
+        return factors(moved, arrays, samples[blocks.picks(piece)], jnp.asarray(piece.first))
 
-    pairs = len(rows) * (len(rows) + 1) // 2 if x2 is None else len(rows) * len(columns)
-    with tqdm(total=pairs, disable=not progress, desc="structured kernel", unit="block") as bar:
-        for i, row in enumerate(rows):
-            left = side(first, row)
-            for column in columns[i if x2 is None else 0 :]:
-                same = x2 is None and column == row
-                right = left if same else side(others, column)
-                block = np.asarray(contract(left, right))[: row.stop - row.start, : column.stop - column.start]
-                if same:
-                    block = (block + block.T) / 2
-                result[row.start : row.stop, column.start : column.stop] = block
-                if x2 is None:
-                    result[column.start : column.stop, row.start : row.stop] = block.T
-                bar.update()
-    return result
+    sides = (first, None if x2 is None else others)
+    return kernel_by_blocks(*sides, blocks, one, side, contract, progress=progress, words="structured kernel")
 
 
 def kernel_structure(

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, Int, PyTree
 from tqdm import tqdm
 
 from odescale.errors import InputError
@@ -49,6 +49,10 @@ class Blocks(eqx.Module):
             for i in range(samples)
             for a in range(0, outputs, self.outputs)
         ]
+
+    def picks(self, piece: Piece) -> Int[np.ndarray, " samples"]:
+        """The samples of a block; the last one repeats a sample up to the size of the others: one shape, compiled once."""
+        return np.minimum(np.arange(piece.first_sample, piece.first_sample + self.samples), piece.last_sample - 1)
 
 
 def tangent_kernel(
@@ -90,26 +94,46 @@ def tangent_kernel(
         raise InputError("network", expected="at least one trainable array", got="none", remedy="check `trainable`")
     one = jax.eval_shape(lambda m, s: flat_outputs(m, rest, output, s), moved, first[0])
     blocks, compiled = _plan(moved, rest, output, first, one.shape[0], parameters, memory_limit)
-    rows, columns = (blocks.pieces(samples.shape[0], one.shape[0]) for samples in (first, others))
-    result = np.empty((first.shape[0] * one.shape[0], others.shape[0] * one.shape[0]), one.dtype)
 
     def jacobian(samples: Array, piece: Piece) -> list[Array]:
-        # The last block repeats a sample up to the size of the others: one shape, compiled once.
-        picks = np.minimum(np.arange(piece.first_sample, piece.first_sample + blocks.samples), piece.last_sample - 1)
-        return compiled(moved, rest, output, samples[picks], jnp.asarray(piece.first), blocks.outputs)
+        return compiled(moved, rest, output, samples[blocks.picks(piece)], jnp.asarray(piece.first), blocks.outputs)
 
-    pairs = len(rows) * (len(rows) + 1) // 2 if x2 is None else len(rows) * len(columns)
-    with tqdm(total=pairs, disable=not progress, desc="tangent kernel", unit="block") as bar:
+    sides = (first, None if x2 is None else others)
+    return kernel_by_blocks(*sides, blocks, one, jacobian, _contract, progress=progress, words="tangent kernel")
+
+
+def kernel_by_blocks(
+    first: Array,
+    others: Array | None,
+    blocks: Blocks,
+    one: jax.ShapeDtypeStruct,
+    side: Callable[[Array, Piece], PyTree],
+    contract: Callable[[PyTree, PyTree], Array],
+    *,
+    progress: bool,
+    words: str,
+) -> Float[np.ndarray, "N M"]:
+    """The kernel from `contract(side(samples, row), side(samples, column))`, block by block.
+
+    **Arguments**: `first` (n, ...) and `others` (m, ...), or None for the same samples: half of the blocks then follow from the
+    other half; `one`: shape (outputs,) and dtype of the outputs of a sample; `words` of the progress bar.
+    """
+    same_samples = others is None
+    second = first if others is None else others
+    rows, columns = (blocks.pieces(samples.shape[0], one.shape[0]) for samples in (first, second))
+    result = np.empty((first.shape[0] * one.shape[0], second.shape[0] * one.shape[0]), one.dtype)
+    pairs = len(rows) * (len(rows) + 1) // 2 if same_samples else len(rows) * len(columns)
+    with tqdm(total=pairs, disable=not progress, desc=words, unit="block") as bar:
         for i, row in enumerate(rows):
-            left = jacobian(first, row)
-            for column in columns[i if x2 is None else 0 :]:
-                same = x2 is None and column == row
-                right = left if same else jacobian(others, column)
-                block = np.asarray(_contract(left, right))[: row.stop - row.start, : column.stop - column.start]
+            left = side(first, row)
+            for column in columns[i if same_samples else 0 :]:
+                same = same_samples and column == row
+                right = left if same else side(second, column)
+                block = np.asarray(contract(left, right))[: row.stop - row.start, : column.stop - column.start]
                 if same:
                     block = (block + block.T) / 2
                 result[row.start : row.stop, column.start : column.stop] = block
-                if x2 is None:
+                if same_samples:
                     result[column.start : column.stop, row.start : row.stop] = block.T
                 bar.update()
     return result

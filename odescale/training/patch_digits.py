@@ -11,6 +11,7 @@ import numpy as np
 
 from odescale.errors import InputError
 from odescale.systems.kernel_build import SequenceData
+from odescale.training.source_text import character_codes
 
 TEXT_FILES = (
     "argparse",
@@ -87,8 +88,7 @@ def source_text_sequences(
             "data", expected="the source of the standard library", got=str(folder), remedy="use digits_sequences"
         )
     text = " ".join(text.split())
-    common = [c for c, _ in Counter(text).most_common(characters - 1)]
-    codes = np.array([common.index(c) if c in common else characters - 1 for c in text])
+    codes = character_codes(text, "".join(c for c, _ in Counter(text).most_common(characters - 1)))
     starts = np.arange(0, len(codes) - context - 1, context + 1)
     order = starts[_picks(samples, test_samples, len(starts), seed)]
     windows = np.eye(characters)[codes[order[:, None] + np.arange(context + 1)]]

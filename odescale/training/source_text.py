@@ -103,8 +103,13 @@ def text_of(train: str, test: str, *, length: int, vocabulary: int = 96, source:
     """A `SourceText` of a text of one's own; the codes go to the V - 1 most frequent characters of `train`."""
     counted = sorted(Counter(train).items(), key=lambda pair: (-pair[1], pair[0]))
     alphabet = "".join(character for character, _ in counted[: vocabulary - 1])
-    codes = np.full(0x110000, len(alphabet), np.uint8)
-    codes[[ord(character) for character in alphabet]] = np.arange(len(alphabet))
-    arrays = [codes[np.frombuffer(text.encode("utf-32-le"), np.uint32)] for text in (train, test)]
+    arrays = [character_codes(text, alphabet) for text in (train, test)]
     digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays)).hexdigest()
     return SourceText(jnp.asarray(arrays[0]), jnp.asarray(arrays[1]), alphabet, int(length), source, digest)
+
+
+def character_codes(text: str, alphabet: str) -> UInt8[np.ndarray, " n"]:
+    """The place of every character in `alphabet` (at most 255 of them), its length for all others."""
+    codes = np.full(0x110000, len(alphabet), np.uint8)
+    codes[[ord(character) for character in alphabet]] = np.arange(len(alphabet))
+    return codes[np.frombuffer(text.encode("utf-32-le"), np.uint32)]
