@@ -1,7 +1,7 @@
 """Escapes from the one-third law: `python -m benchmarks.escapes` writes docs/escapes.md and docs/figures/escapes.png.
 
-Every number of the page comes from this run: exponents from the closed forms of `odescale.analysis.one_third`, the rest from the
-order-parameter flow. `--small` runs a few rows to a short horizon and prints the page only.
+Every number of the page comes from this run: exponents from the closed forms of `odescale.analysis.peaked.one_third`, the rest
+from the order-parameter flow. `--small` runs a few rows to a short horizon and prints the page only.
 """
 
 from __future__ import annotations
@@ -128,9 +128,9 @@ def rows_of(table: Any) -> list[str]:
 
 def label_noise() -> list[str]:
     """Labels sampled at a finite temperature: what is left of the temperature schedule."""
-    from odescale.analysis.escape_schedules import heated, heated_until, sgd
-    from odescale.analysis.escapes import follow
-    from odescale.analysis.one_third import predict_law
+    from odescale.analysis.peaked.escapes import follow
+    from odescale.analysis.peaked.one_third import predict_law
+    from odescale.analysis.peaked.schedules import heated, heated_until, sgd
     from odescale.clock import PowerSchedule
 
     labels: dict[str, Any] = {"labels": "sampled", "inverse_temperature": TEACHER}
@@ -161,8 +161,8 @@ def label_noise() -> list[str]:
 
 def decay_phase() -> list[str]:
     """The end of runs with a linear decay: best start for each horizon, and its exponent."""
-    from odescale.analysis.escape_schedules import decayed
-    from odescale.analysis.escapes import best_settings
+    from odescale.analysis.peaked.escapes import best_settings
+    from odescale.analysis.peaked.schedules import decayed
 
     lines = ["| horizon T | best eta_0 | eta_0/T^(1/3) | loss at T | exponent |", "|---|---|---|---|---|"]
     before = np.nan
@@ -180,8 +180,8 @@ def decay_phase() -> list[str]:
 
 def page(table: Any, noise: list[str], decay: list[str]) -> str:
     """The whole page."""
-    from odescale.analysis.escapes import LOG_RATES
-    from odescale.analysis.peaked_layer import best_learning_rate, decay_exponent
+    from odescale.analysis.peaked.escapes import LOG_RATES
+    from odescale.analysis.peaked.layer import best_learning_rate, decay_exponent
 
     best = best_learning_rate()
     by_name = {row.name: row for row in table.rows}
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.escapes import compare_escapes
+    from odescale.analysis.peaked.escapes import compare_escapes
 
     start = time.perf_counter()
     if arguments.small:

@@ -11,12 +11,12 @@ import time
 import jax
 import numpy as np
 
-from odescale.analysis.forecast import Forecast, forecast, interval, unseen_part
-from odescale.analysis.isolated_fit import fit_isolated
-from odescale.analysis.law_choice import compare_laws
-from odescale.analysis.schedule_best import best_schedule
-from odescale.analysis.schedule_fit import evaluate, fit_law
-from odescale.analysis.schedule_laws import course_of, law_named
+from odescale.analysis.forecast.best_schedule import best_schedule
+from odescale.analysis.forecast.choice import compare_laws
+from odescale.analysis.forecast.fit import evaluate, fit_law
+from odescale.analysis.forecast.isolated import fit_isolated
+from odescale.analysis.forecast.laws import course_of, law_named
+from odescale.analysis.forecast.predict import Forecast, forecast, interval, unseen_part
 from odescale.errors import OdescaleError
 from tests.real_curves import gemstones_end, multi_power_curves, olmo_curves, pythia_curve
 

@@ -19,11 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.language_runs import DECAY, LENGTH, RATES, WARMUP, train_case, write_runs
-from odescale.analysis.forecast import Forecast, forecast
-from odescale.analysis.loss_curve import LossCurve
-from odescale.analysis.schedule_best import best_schedule
-from odescale.compare.logs import read_logs
+from odescale.analysis.forecast.best_schedule import best_schedule
+from odescale.analysis.forecast.loss_curve import LossCurve
+from odescale.analysis.forecast.predict import Forecast, forecast
 from odescale.errors import OdescaleError
+from odescale.logs.read import read_logs
 from odescale.systems.spectral_schedules import LoggedSchedule
 from odescale.training.source_text import source_text
 

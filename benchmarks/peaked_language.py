@@ -116,7 +116,7 @@ def anneal(run: Any, grammar: Any, name: str) -> dict[str, Any]:
 
 def compare_with_flow(run: Any, flow: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, float]:
     """Slopes over the last decade of steps, of the run and of the flows at the run's logit scales (mean over record steps)."""
-    from odescale.analysis.exponents import tail_exponent
+    from odescale.analysis.phases.exponents import tail_exponent
 
     window = (run.step[-1] / 10, float(run.step[-1]))
     inside = run.step >= window[0]

@@ -33,7 +33,7 @@ class Phase(NamedTuple):
 def phase(members: int = 80, points: int = 400, classes: int = CLASSES, last: float = LAST) -> Phase:
     """One sweep from b* = 0.3 to 1e4, soft labels, no noise, eta = 1."""
     import odescale
-    from odescale.analysis.transition import transition_of_trajectory
+    from odescale.analysis.phases.transition import transition_of_trajectory
     from odescale.expectations.softmax_race import softmax_race
     from odescale.generated.peaked import cutoff_time, hand_over_time
 
@@ -51,7 +51,7 @@ def phase(members: int = 80, points: int = 400, classes: int = CLASSES, last: fl
 
 def rows(result: Phase) -> None:
     """A row per sixth member: regimes, exponent of the power law, end of it against the two formulas."""
-    from odescale.analysis.transition import transition_of_trajectory
+    from odescale.analysis.phases.transition import transition_of_trajectory
 
     print("b*          regimes (kind, e-folds)                                   end / alpha_c   end / predicted")
     for i in range(0, len(result.inverse_temperature), 6):

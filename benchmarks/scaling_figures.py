@@ -17,9 +17,9 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
-from odescale.analysis.frontier import compute_frontier, critical_compute
-from odescale.analysis.power_law_phases import compute_optimal, phase_map
-from odescale.analysis.risk_law import RiskLaw, isolated_law, risk_law
+from odescale.analysis.frontier.compute import compute_frontier, critical_compute
+from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
+from odescale.analysis.frontier.risk_law import RiskLaw, isolated_law, risk_law
 from odescale.cli.frontier import model_curves
 from odescale.compare.kernel import KernelComparison, compare_kernel
 from odescale.networks.sequence_model import SequenceTransformer, lazy

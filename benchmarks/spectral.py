@@ -69,8 +69,8 @@ def main() -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from odescale.solve.spectral import solve_spectral
-    from odescale.solve.spectral_exact import constant_rate
+    from odescale.solve.spectral.exact import constant_rate
+    from odescale.solve.spectral.log_rate import solve_spectral
     from odescale.systems.spectral import spectral
 
     eta = 0.5 / float(np.sum(np.arange(1, 1025) ** -1.5))

@@ -33,7 +33,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
-from odescale.analysis.transition import transition_of_trajectory
+from odescale.analysis.phases.transition import transition_of_trajectory
 from odescale.compare.peaked import compare_peaked, draw_peaked
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import (

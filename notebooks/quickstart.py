@@ -32,7 +32,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
-from odescale.analysis.transition import transition_of_trajectory
+from odescale.analysis.phases.transition import transition_of_trajectory
 from odescale.compare.report import draw
 from odescale.generated.attention import quickstart_loss
 from odescale.plot.trajectory import plot_exponent, plot_trajectory

@@ -32,8 +32,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
-from odescale.analysis.frontier import fixed_size_risk
-from odescale.analysis.power_law_phases import phase_map
+from odescale.analysis.frontier.compute import fixed_size_risk
+from odescale.analysis.frontier.power_law_phases import phase_map
 from odescale.compare.kernel import predict
 from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
 from odescale.training.patch_digits import source_text_sequences

@@ -9,39 +9,42 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from odescale.analysis.curves import find_transition_curve as find_transition_curve
-    from odescale.analysis.escapes import compare_escapes as compare_escapes
-    from odescale.analysis.escapes import time_to_loss as time_to_loss
-    from odescale.analysis.forecast import forecast as forecast
-    from odescale.analysis.frontier import compute_frontier as compute_frontier
-    from odescale.analysis.frontier import critical_compute as critical_compute
-    from odescale.analysis.frontier_exponent import envelope_of_curves as envelope_of_curves
-    from odescale.analysis.frontier_exponent import frontier_exponent as frontier_exponent
-    from odescale.analysis.frontier_numeric import compare_frontiers as compare_frontiers
-    from odescale.analysis.frontier_numeric import numeric_frontier as numeric_frontier
-    from odescale.analysis.frontier_tied import tied_frontier as tied_frontier
-    from odescale.analysis.isolated_fit import fit_isolated as fit_isolated
-    from odescale.analysis.law_choice import choose_law as choose_law
-    from odescale.analysis.law_choice import compare_laws as compare_laws
-    from odescale.analysis.loss_curve import LossCurve as LossCurve
-    from odescale.analysis.loss_curve import curve_from_rates as curve_from_rates
-    from odescale.analysis.one_third import PeakedLaw as PeakedLaw
-    from odescale.analysis.one_third import predict_law as predict_law
-    from odescale.analysis.power_floor import fit_power_floor as fit_power_floor
-    from odescale.analysis.power_law_phases import compute_optimal as compute_optimal
-    from odescale.analysis.power_law_phases import truncated_modes as truncated_modes
-    from odescale.analysis.regimes import Transition as Transition
-    from odescale.analysis.risk_law import RiskLaw as RiskLaw
-    from odescale.analysis.risk_law import isolated_law as isolated_law
-    from odescale.analysis.risk_law import joint_surface as joint_surface
-    from odescale.analysis.risk_law import risk_law as risk_law
-    from odescale.analysis.risk_law import yang_v1 as yang_v1
-    from odescale.analysis.risk_law import yang_v3 as yang_v3
-    from odescale.analysis.schedule_best import best_schedule as best_schedule
-    from odescale.analysis.schedule_fit import fit_law as fit_law
-    from odescale.analysis.schedule_ode import solve_schedule as solve_schedule
-    from odescale.analysis.transition import find_transition as find_transition
-    from odescale.analysis.transition import transition_gradient as transition_gradient
+    from odescale.analysis.forecast.best_schedule import best_schedule as best_schedule
+    from odescale.analysis.forecast.choice import choose_law as choose_law
+    from odescale.analysis.forecast.choice import compare_laws as compare_laws
+    from odescale.analysis.forecast.fit import fit_law as fit_law
+    from odescale.analysis.forecast.isolated import fit_isolated as fit_isolated
+    from odescale.analysis.forecast.loss_curve import LossCurve as LossCurve
+    from odescale.analysis.forecast.loss_curve import curve_from_rates as curve_from_rates
+    from odescale.analysis.forecast.ode import solve_schedule as solve_schedule
+    from odescale.analysis.forecast.predict import forecast as forecast
+    from odescale.analysis.frontier.compute import compute_frontier as compute_frontier
+    from odescale.analysis.frontier.compute import critical_compute as critical_compute
+    from odescale.analysis.frontier.exponent import envelope_of_curves as envelope_of_curves
+    from odescale.analysis.frontier.exponent import frontier_exponent as frontier_exponent
+    from odescale.analysis.frontier.numeric import compare_frontiers as compare_frontiers
+    from odescale.analysis.frontier.numeric import numeric_frontier as numeric_frontier
+    from odescale.analysis.frontier.power_law_phases import compute_optimal as compute_optimal
+    from odescale.analysis.frontier.power_law_phases import truncated_modes as truncated_modes
+    from odescale.analysis.frontier.risk_law import RiskLaw as RiskLaw
+    from odescale.analysis.frontier.risk_law import isolated_law as isolated_law
+    from odescale.analysis.frontier.risk_law import joint_surface as joint_surface
+    from odescale.analysis.frontier.risk_law import risk_law as risk_law
+    from odescale.analysis.frontier.risk_law import yang_v1 as yang_v1
+    from odescale.analysis.frontier.risk_law import yang_v3 as yang_v3
+    from odescale.analysis.frontier.tied import tied_frontier as tied_frontier
+    from odescale.analysis.peaked.escapes import compare_escapes as compare_escapes
+    from odescale.analysis.peaked.escapes import time_to_loss as time_to_loss
+    from odescale.analysis.peaked.one_third import PeakedLaw as PeakedLaw
+    from odescale.analysis.peaked.one_third import predict_law as predict_law
+    from odescale.analysis.phases.curves import find_transition_curve as find_transition_curve
+    from odescale.analysis.phases.power_floor import fit_power_floor as fit_power_floor
+    from odescale.analysis.phases.regimes import Transition as Transition
+    from odescale.analysis.phases.transition import find_transition as find_transition
+    from odescale.analysis.phases.transition import transition_gradient as transition_gradient
+    from odescale.analysis.two_tokens import two_token_loss as two_token_loss
+    from odescale.analysis.two_tokens import two_token_minima as two_token_minima
+    from odescale.analysis.two_tokens import two_token_transition as two_token_transition
     from odescale.clock import Clock as Clock
     from odescale.clock import ConstantSchedule as ConstantSchedule
     from odescale.clock import CosineSchedule as CosineSchedule
@@ -57,9 +60,6 @@ if TYPE_CHECKING:
     from odescale.compare.log_pages import write_log_report as write_log_report
     from odescale.compare.log_report import LogReport as LogReport
     from odescale.compare.log_report import report_logs as report_logs
-    from odescale.compare.logs import TrainingLog as TrainingLog
-    from odescale.compare.logs import read_log as read_log
-    from odescale.compare.logs import read_logs as read_logs
     from odescale.compare.mean_field import compare_mean_field as compare_mean_field
     from odescale.compare.mean_field_report import draw_mean_field as draw_mean_field
     from odescale.compare.peaked import compare_peaked as compare_peaked
@@ -72,9 +72,9 @@ if TYPE_CHECKING:
     from odescale.expectations.structured_kernel import kernel_structure as kernel_structure
     from odescale.expectations.structured_kernel import structured_kernel as structured_kernel
     from odescale.expectations.tangent_kernel import tangent_kernel as tangent_kernel
-    from odescale.expectations.two_tokens import two_token_loss as two_token_loss
-    from odescale.expectations.two_tokens import two_token_minima as two_token_minima
-    from odescale.expectations.two_tokens import two_token_transition as two_token_transition
+    from odescale.logs.read import TrainingLog as TrainingLog
+    from odescale.logs.read import read_log as read_log
+    from odescale.logs.read import read_logs as read_logs
     from odescale.networks.architecture import Architecture as Architecture
     from odescale.networks.architecture import FieldNetwork as FieldNetwork
     from odescale.networks.architecture import Head as Head
@@ -103,12 +103,12 @@ if TYPE_CHECKING:
     from odescale.networks.teacher_student import TeacherStudent as TeacherStudent
     from odescale.networks.teacher_student import teacher_student as teacher_student
     from odescale.solve.integrate import integrate as integrate
-    from odescale.solve.spectral import solve_spectral as solve_spectral
-    from odescale.solve.spectral_binned import solve_binned as solve_binned
-    from odescale.solve.spectral_exact import constant_rate as constant_rate
-    from odescale.solve.spectral_exact import exact_recursion as exact_recursion
-    from odescale.solve.spectral_exact import ode_distance as ode_distance
-    from odescale.solve.spectral_passes import repeated_passes as repeated_passes
+    from odescale.solve.spectral.binned import solve_binned as solve_binned
+    from odescale.solve.spectral.exact import constant_rate as constant_rate
+    from odescale.solve.spectral.exact import exact_recursion as exact_recursion
+    from odescale.solve.spectral.exact import ode_distance as ode_distance
+    from odescale.solve.spectral.log_rate import solve_spectral as solve_spectral
+    from odescale.solve.spectral.passes import repeated_passes as repeated_passes
     from odescale.solve.sweep import sweep as sweep
     from odescale.solve.trajectory import Trajectory as Trajectory
     from odescale.systems.attention import Attention as Attention
@@ -177,14 +177,14 @@ _HOMES: dict[str, tuple[str, str]] = {
     "Kernel": ("odescale.systems.kernel", "Kernel"),
     "LanguageModel": ("odescale.networks.language_model", "LanguageModel"),
     "LogReport": ("odescale.compare.log_report", "LogReport"),
-    "LossCurve": ("odescale.analysis.loss_curve", "LossCurve"),
+    "LossCurve": ("odescale.analysis.forecast.loss_curve", "LossCurve"),
     "MLP": ("odescale.networks.blocks", "MLP"),
     "MeanField": ("odescale.systems.mean_field", "MeanField"),
     "MeanPool": ("odescale.networks.readouts", "MeanPool"),
     "OdescaleError": ("odescale.errors", "OdescaleError"),
     "OutsideTheoryError": ("odescale.errors", "OutsideTheoryError"),
     "Peaked": ("odescale.systems.peaked", "Peaked"),
-    "PeakedLaw": ("odescale.analysis.one_third", "PeakedLaw"),
+    "PeakedLaw": ("odescale.analysis.peaked.one_third", "PeakedLaw"),
     "PerToken": ("odescale.networks.readouts", "PerToken"),
     "Positions": ("odescale.networks.blocks", "Positions"),
     "PowerSchedule": ("odescale.clock", "PowerSchedule"),
@@ -192,7 +192,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "PrecisionError": ("odescale.errors", "PrecisionError"),
     "QueryToken": ("odescale.networks.readouts", "QueryToken"),
     "RMSNorm": ("odescale.networks.blocks", "RMSNorm"),
-    "RiskLaw": ("odescale.analysis.risk_law", "RiskLaw"),
+    "RiskLaw": ("odescale.analysis.frontier.risk_law", "RiskLaw"),
     "RowNetwork": ("odescale.networks.row_network", "RowNetwork"),
     "SelfAttention": ("odescale.networks.blocks", "SelfAttention"),
     "SequenceTransformer": ("odescale.networks.sequence_model", "SequenceTransformer"),
@@ -204,70 +204,70 @@ _HOMES: dict[str, tuple[str, str]] = {
     "StoredData": ("odescale.systems.spectral_features", "StoredData"),
     "StoredTask": ("odescale.training.spectral_sgd", "StoredTask"),
     "TeacherStudent": ("odescale.networks.teacher_student", "TeacherStudent"),
-    "TrainingLog": ("odescale.compare.logs", "TrainingLog"),
+    "TrainingLog": ("odescale.logs.read", "TrainingLog"),
     "TrainingRun": ("odescale.training.run", "TrainingRun"),
     "Trajectory": ("odescale.solve.trajectory", "Trajectory"),
-    "Transition": ("odescale.analysis.regimes", "Transition"),
+    "Transition": ("odescale.analysis.phases.regimes", "Transition"),
     "WarmedSchedule": ("odescale.clock", "WarmedSchedule"),
     "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
     "aligned_overlaps": ("odescale.systems.mean_field_start", "aligned_overlaps"),
     "attention": ("odescale.systems.catalog", "attention"),
     "available_systems": ("odescale.systems.catalog", "systems"),
-    "best_schedule": ("odescale.analysis.schedule_best", "best_schedule"),
+    "best_schedule": ("odescale.analysis.forecast.best_schedule", "best_schedule"),
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
-    "choose_law": ("odescale.analysis.law_choice", "choose_law"),
+    "choose_law": ("odescale.analysis.forecast.choice", "choose_law"),
     "committee": ("odescale.systems.transformer", "committee"),
     "committee_network": ("odescale.networks.library", "committee_network"),
-    "compare_escapes": ("odescale.analysis.escapes", "compare_escapes"),
-    "compare_frontiers": ("odescale.analysis.frontier_numeric", "compare_frontiers"),
+    "compare_escapes": ("odescale.analysis.peaked.escapes", "compare_escapes"),
+    "compare_frontiers": ("odescale.analysis.frontier.numeric", "compare_frontiers"),
     "compare_kernel": ("odescale.compare.kernel", "compare_kernel"),
-    "compare_laws": ("odescale.analysis.law_choice", "compare_laws"),
+    "compare_laws": ("odescale.analysis.forecast.choice", "compare_laws"),
     "compare_mean_field": ("odescale.compare.mean_field", "compare_mean_field"),
     "compare_peaked": ("odescale.compare.peaked", "compare_peaked"),
     "compare_runs": ("odescale.compare.comparison", "compare"),
-    "compute_frontier": ("odescale.analysis.frontier", "compute_frontier"),
-    "compute_optimal": ("odescale.analysis.power_law_phases", "compute_optimal"),
-    "constant_rate": ("odescale.solve.spectral_exact", "constant_rate"),
+    "compute_frontier": ("odescale.analysis.frontier.compute", "compute_frontier"),
+    "compute_optimal": ("odescale.analysis.frontier.power_law_phases", "compute_optimal"),
+    "constant_rate": ("odescale.solve.spectral.exact", "constant_rate"),
     "coverage": ("odescale.systems.coverage", "coverage"),
-    "critical_compute": ("odescale.analysis.frontier", "critical_compute"),
-    "curve_from_rates": ("odescale.analysis.loss_curve", "curve_from_rates"),
+    "critical_compute": ("odescale.analysis.frontier.compute", "critical_compute"),
+    "curve_from_rates": ("odescale.analysis.forecast.loss_curve", "curve_from_rates"),
     "draw_mean_field": ("odescale.compare.mean_field_report", "draw_mean_field"),
-    "envelope_of_curves": ("odescale.analysis.frontier_exponent", "envelope_of_curves"),
-    "exact_recursion": ("odescale.solve.spectral_exact", "exact_recursion"),
-    "find_transition": ("odescale.analysis.transition", "find_transition"),
-    "find_transition_curve": ("odescale.analysis.curves", "find_transition_curve"),
-    "fit_isolated": ("odescale.analysis.isolated_fit", "fit_isolated"),
-    "fit_law": ("odescale.analysis.schedule_fit", "fit_law"),
-    "fit_power_floor": ("odescale.analysis.power_floor", "fit_power_floor"),
-    "forecast": ("odescale.analysis.forecast", "forecast"),
-    "frontier_exponent": ("odescale.analysis.frontier_exponent", "frontier_exponent"),
+    "envelope_of_curves": ("odescale.analysis.frontier.exponent", "envelope_of_curves"),
+    "exact_recursion": ("odescale.solve.spectral.exact", "exact_recursion"),
+    "find_transition": ("odescale.analysis.phases.transition", "find_transition"),
+    "find_transition_curve": ("odescale.analysis.phases.curves", "find_transition_curve"),
+    "fit_isolated": ("odescale.analysis.forecast.isolated", "fit_isolated"),
+    "fit_law": ("odescale.analysis.forecast.fit", "fit_law"),
+    "fit_power_floor": ("odescale.analysis.phases.power_floor", "fit_power_floor"),
+    "forecast": ("odescale.analysis.forecast.predict", "forecast"),
+    "frontier_exponent": ("odescale.analysis.frontier.exponent", "frontier_exponent"),
     "gaussian_projection": ("odescale.systems.spectral_features", "gaussian_projection"),
     "integrate": ("odescale.solve.integrate", "integrate"),
-    "isolated_law": ("odescale.analysis.risk_law", "isolated_law"),
+    "isolated_law": ("odescale.analysis.frontier.risk_law", "isolated_law"),
     "isotropic": ("odescale.systems.spectrum", "isotropic"),
-    "joint_surface": ("odescale.analysis.risk_law", "joint_surface"),
+    "joint_surface": ("odescale.analysis.frontier.risk_law", "joint_surface"),
     "kernel_regime": ("odescale.compare.kernel", "kernel_regime"),
     "kernel_structure": ("odescale.expectations.structured_kernel", "kernel_structure"),
     "kernel_system": ("odescale.systems.kernel_build", "kernel_system"),
     "lazy": ("odescale.networks.sequence_model", "lazy"),
     "listed": ("odescale.systems.spectrum", "listed"),
     "mean_field": ("odescale.systems.mean_field_build", "mean_field"),
-    "numeric_frontier": ("odescale.analysis.frontier_numeric", "numeric_frontier"),
-    "ode_distance": ("odescale.solve.spectral_exact", "ode_distance"),
+    "numeric_frontier": ("odescale.analysis.frontier.numeric", "numeric_frontier"),
+    "ode_distance": ("odescale.solve.spectral.exact", "ode_distance"),
     "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
-    "predict_law": ("odescale.analysis.one_third", "predict_law"),
+    "predict_law": ("odescale.analysis.peaked.one_third", "predict_law"),
     "quickstart": ("odescale.systems.catalog", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
     "random_features": ("odescale.systems.spectral_features", "random_features"),
-    "read_log": ("odescale.compare.logs", "read_log"),
-    "read_logs": ("odescale.compare.logs", "read_logs"),
-    "repeated_passes": ("odescale.solve.spectral_passes", "repeated_passes"),
+    "read_log": ("odescale.logs.read", "read_log"),
+    "read_logs": ("odescale.logs.read", "read_logs"),
+    "repeated_passes": ("odescale.solve.spectral.passes", "repeated_passes"),
     "report_logs": ("odescale.compare.log_report", "report_logs"),
-    "risk_law": ("odescale.analysis.risk_law", "risk_law"),
-    "solve_binned": ("odescale.solve.spectral_binned", "solve_binned"),
-    "solve_schedule": ("odescale.analysis.schedule_ode", "solve_schedule"),
-    "solve_spectral": ("odescale.solve.spectral", "solve_spectral"),
+    "risk_law": ("odescale.analysis.frontier.risk_law", "risk_law"),
+    "solve_binned": ("odescale.solve.spectral.binned", "solve_binned"),
+    "solve_schedule": ("odescale.analysis.forecast.ode", "solve_schedule"),
+    "solve_spectral": ("odescale.solve.spectral.log_rate", "solve_spectral"),
     "source_overlaps": ("odescale.systems.spectrum", "source_overlaps"),
     "source_text": ("odescale.training.source_text", "source_text"),
     "spectral": ("odescale.systems.spectral", "spectral"),
@@ -277,8 +277,8 @@ _HOMES: dict[str, tuple[str, str]] = {
     "tangent_kernel": ("odescale.expectations.tangent_kernel", "tangent_kernel"),
     "teacher_student": ("odescale.networks.teacher_student", "teacher_student"),
     "text_of": ("odescale.training.source_text", "text_of"),
-    "tied_frontier": ("odescale.analysis.frontier_tied", "tied_frontier"),
-    "time_to_loss": ("odescale.analysis.escapes", "time_to_loss"),
+    "tied_frontier": ("odescale.analysis.frontier.tied", "tied_frontier"),
+    "time_to_loss": ("odescale.analysis.peaked.escapes", "time_to_loss"),
     "train": ("odescale.training.train", "train"),
     "train_full_batch": ("odescale.training.full_batch", "train_full_batch"),
     "train_language": ("odescale.training.language", "train_language"),
@@ -288,14 +288,14 @@ _HOMES: dict[str, tuple[str, str]] = {
     "train_system": ("odescale.training.of_system", "train_system"),
     "transformer": ("odescale.systems.transformer", "transformer"),
     "transformer_network": ("odescale.networks.library", "transformer_network"),
-    "transition_gradient": ("odescale.analysis.transition", "transition_gradient"),
-    "truncated_modes": ("odescale.analysis.power_law_phases", "truncated_modes"),
-    "two_token_loss": ("odescale.expectations.two_tokens", "two_token_loss"),
-    "two_token_minima": ("odescale.expectations.two_tokens", "two_token_minima"),
-    "two_token_transition": ("odescale.expectations.two_tokens", "two_token_transition"),
+    "transition_gradient": ("odescale.analysis.phases.transition", "transition_gradient"),
+    "truncated_modes": ("odescale.analysis.frontier.power_law_phases", "truncated_modes"),
+    "two_token_loss": ("odescale.analysis.two_tokens", "two_token_loss"),
+    "two_token_minima": ("odescale.analysis.two_tokens", "two_token_minima"),
+    "two_token_transition": ("odescale.analysis.two_tokens", "two_token_transition"),
     "write_log_report": ("odescale.compare.log_pages", "write_log_report"),
-    "yang_v1": ("odescale.analysis.risk_law", "yang_v1"),
-    "yang_v3": ("odescale.analysis.risk_law", "yang_v3"),
+    "yang_v1": ("odescale.analysis.frontier.risk_law", "yang_v1"),
+    "yang_v3": ("odescale.analysis.frontier.risk_law", "yang_v3"),
 }
 
 __all__ = ["__version__", *_HOMES]  # pyright: ignore[reportUnsupportedDunderAll]

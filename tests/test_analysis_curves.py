@@ -9,10 +9,10 @@ import pytest
 from scipy.interpolate import make_smoothing_spline
 from scipy.optimize import brentq
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.exponents import SmoothingSpline, local_exponent, tail_exponent
-from odescale.analysis.fits import compare_models, fit_curve
-from odescale.analysis.regimes import Transition, select_transition
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.exponents import SmoothingSpline, local_exponent, tail_exponent
+from odescale.analysis.phases.fits import compare_models, fit_curve
+from odescale.analysis.phases.regimes import Transition, select_transition
 from odescale.errors import InputError
 
 BETA, Y0, Y1 = 1.0, 0.05, 0.3

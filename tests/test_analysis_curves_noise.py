@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from test_analysis_curves import POINTS, correlated, gap_like, quickstart
 
-from odescale.analysis.bootstrap import block_bootstrap, correlated_noise, seed_bootstrap, student_factor
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.fits import compare_models
+from odescale.analysis.phases.bootstrap import block_bootstrap, correlated_noise, seed_bootstrap, student_factor
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.fits import compare_models
 from odescale.errors import InputError
 
 

@@ -7,8 +7,8 @@ import json
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier import compute_frontier, fixed_size_risk
-from odescale.analysis.risk_law import risk_law, yang_v1
+from odescale.analysis.frontier.compute import compute_frontier, fixed_size_risk
+from odescale.analysis.frontier.risk_law import risk_law, yang_v1
 from odescale.cli.main import main
 from odescale.errors import InputError, OutsideTheoryError
 

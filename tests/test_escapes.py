@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.analysis.escape_schedules import decayed, heated, heated_until, hot_start, sgd
-from odescale.analysis.escapes import (
+from odescale.analysis.peaked.escapes import (
     ESCAPES,
     MAX_STEPS,
     POINTS,
@@ -16,7 +15,8 @@ from odescale.analysis.escapes import (
     time_by_horizon,
     time_to_loss,
 )
-from odescale.analysis.peaked_layer import decay_exponent
+from odescale.analysis.peaked.layer import decay_exponent
+from odescale.analysis.peaked.schedules import decayed, heated, heated_until, hot_start, sgd
 from odescale.clock import PowerSchedule
 from odescale.errors import InputError
 from odescale.plot.escapes import plot_escapes
@@ -97,7 +97,7 @@ def test_a_larger_batch_gains_steps_and_loses_samples() -> None:
 
 
 def test_best_settings_find_a_known_minimum() -> None:
-    from odescale.analysis.peaked_layer import best_learning_rate
+    from odescale.analysis.peaked.layer import best_learning_rate
 
     found, _ = best_settings(lambda x: sgd(3, float(np.exp(x))), (0.0,), ((-2.0, 4.0),), 1e6)
     assert np.exp(found[0]) == pytest.approx(best_learning_rate().ratio, rel=0.03)

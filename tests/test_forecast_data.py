@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from benchmarks.forecast import LADDER, SIZES, interval_quality, multi_power_split, olmo_split, published_law
-from odescale.analysis.forecast import Forecast
-from odescale.analysis.isolated_fit import fit_isolated
-from odescale.analysis.law_choice import choose_law
-from odescale.analysis.schedule_fit import fit_law
+from odescale.analysis.forecast.choice import choose_law
+from odescale.analysis.forecast.fit import fit_law
+from odescale.analysis.forecast.isolated import fit_isolated
+from odescale.analysis.forecast.predict import Forecast
 from odescale.errors import OutsideTheoryError
 from tests.real_curves import folder, gemstones_end, multi_power_curves, pythia_curve
 

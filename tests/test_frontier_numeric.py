@@ -11,11 +11,11 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from benchmarks.random_features import measure
-from odescale.analysis.frontier import compute_frontier, critical_compute
-from odescale.analysis.frontier_exponent import envelope_of_curves, frontier_exponent
-from odescale.analysis.frontier_numeric import LawRisk, compare_frontiers, numeric_frontier
-from odescale.analysis.power_law_phases import compute_optimal
-from odescale.analysis.risk_law import RiskLaw, risk_law, yang_v3
+from odescale.analysis.frontier.compute import compute_frontier, critical_compute
+from odescale.analysis.frontier.exponent import envelope_of_curves, frontier_exponent
+from odescale.analysis.frontier.numeric import LawRisk, compare_frontiers, numeric_frontier
+from odescale.analysis.frontier.power_law_phases import compute_optimal
+from odescale.analysis.frontier.risk_law import RiskLaw, risk_law, yang_v3
 from odescale.errors import InputError
 
 

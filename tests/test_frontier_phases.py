@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier_exponent import frontier_exponent
-from odescale.analysis.frontier_numeric import numeric_frontier
-from odescale.analysis.power_law_phases import (
+from odescale.analysis.frontier.exponent import frontier_exponent
+from odescale.analysis.frontier.numeric import numeric_frontier
+from odescale.analysis.frontier.power_law_phases import (
     asymptotic_terms,
     compute_optimal,
     phase_map,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier import compute_frontier, critical_compute
-from odescale.analysis.power_law_phases import compute_optimal, phase_map
-from odescale.analysis.risk_law import isolated_law, risk_law, yang_v1
+from odescale.analysis.frontier.compute import compute_frontier, critical_compute
+from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
+from odescale.analysis.frontier.risk_law import isolated_law, risk_law, yang_v1
 from odescale.errors import InputError
 from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
 

@@ -13,8 +13,8 @@ from benchmarks.log_report import measure
 from odescale.cli.main import main
 from odescale.compare.log_pages import write_log_report
 from odescale.compare.log_report import LogReport, report_logs, thinned
-from odescale.compare.logs import TrainingLog, read_logs
 from odescale.errors import InputError
+from odescale.logs.read import TrainingLog, read_logs
 
 WARMUP, PEAK = 100, 1e-3
 L0, A, ALPHA, B, C = 2.0, 0.9, 0.5, 150.0, 8.0

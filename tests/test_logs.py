@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odescale.analysis.loss_curve import LossCurve
-from odescale.compare.log_events import masked_crc
-from odescale.compare.logs import TrainingLog, read_log, read_logs
+from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.errors import InputError
+from odescale.logs.events import masked_crc
+from odescale.logs.read import TrainingLog, read_log, read_logs
 
 DATA = Path(os.environ.get("ODESCALE_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 

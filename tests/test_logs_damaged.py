@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from test_logs import events, trainer_state
 
-from odescale.compare.logs import read_log, read_logs
 from odescale.errors import InputError
+from odescale.logs.read import read_log, read_logs
 
 GOOD = "step,lr,loss\n0,0.1,9\n10,0.1,5\n20,0.1,4\n"
 
@@ -288,7 +288,7 @@ def test_numbers_cut_by_other_bytes_never_raise_anything_else(tmp_path):
 
 def test_a_record_longer_than_its_file_is_a_cut(tmp_path):
     head = struct.pack("<Q", 1 << 40)
-    from odescale.compare.log_events import masked_crc
+    from odescale.logs.events import masked_crc
 
     path = put(tmp_path, "events.out.tfevents.1.h", events() + head + struct.pack("<I", masked_crc(head)) + b"x")
     assert read_log(path).step.size == 4

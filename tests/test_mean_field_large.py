@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from odescale.analysis.transition import find_transition
+from odescale.analysis.phases.transition import find_transition
 from odescale.errors import InputError
 from odescale.networks.blocks import HeadRows, SelfAttention
 from odescale.networks.readouts import QueryToken

@@ -8,16 +8,16 @@ import sympy
 from scipy.integrate import quad
 
 from derivations import peaked_adam, peaked_closure, peaked_escapes, peaked_laws, peaked_layers
-from odescale.analysis.escape_schedules import heated, sgd
-from odescale.analysis.escapes import MAX_STEPS, POINTS, follow
-from odescale.analysis.one_third import predict_law
-from odescale.analysis.peaked_layer import (
+from odescale.analysis.peaked.escapes import MAX_STEPS, POINTS, follow
+from odescale.analysis.peaked.layer import (
     adam_exponents,
     best_learning_rate,
     sgd_exponents,
     softplus_mean,
     stationary_spread,
 )
+from odescale.analysis.peaked.one_third import predict_law
+from odescale.analysis.peaked.schedules import heated, sgd
 from odescale.clock import PowerSchedule
 from odescale.errors import InputError
 from odescale.solve.integrate import integrate

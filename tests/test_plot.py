@@ -11,8 +11,8 @@ from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from test_analysis_curves import POINTS, correlated, quickstart
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.exponents import local_exponent
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.exponents import local_exponent
 from odescale.errors import InputError
 from odescale.plot.comparison import plot_comparison
 from odescale.plot.style import CYCLE, RC

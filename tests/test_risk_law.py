@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier import compute_frontier, local_exponent
-from odescale.analysis.risk_law import (
+from odescale.analysis.frontier.compute import compute_frontier, local_exponent
+from odescale.analysis.frontier.risk_law import (
     RiskLaw,
     isolated_law,
     joint_surface,

@@ -23,6 +23,8 @@ LINE = (
     "solve",
     "analysis",
     "plot",
+    "logs",
+    "run",
     "training",
     "compare",
     "cli",

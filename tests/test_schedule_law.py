@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from odescale.analysis.forecast import forecast, unseen_part
-from odescale.analysis.isolated_fit import fit_isolated
-from odescale.analysis.law_choice import choose_law
-from odescale.analysis.loss_curve import LossCurve, curve_from_rates, planned_curve
-from odescale.analysis.schedule_best import best_schedule, final_loss
-from odescale.analysis.schedule_fit import LawFit, evaluate, fit_law
-from odescale.analysis.schedule_laws import LAWS, course_of, law_named
-from odescale.analysis.schedule_ode import mixture, solve_schedule
+from odescale.analysis.forecast.best_schedule import best_schedule, final_loss
+from odescale.analysis.forecast.choice import choose_law
+from odescale.analysis.forecast.fit import LawFit, evaluate, fit_law
+from odescale.analysis.forecast.isolated import fit_isolated
+from odescale.analysis.forecast.laws import LAWS, course_of, law_named
+from odescale.analysis.forecast.loss_curve import LossCurve, curve_from_rates, planned_curve
+from odescale.analysis.forecast.ode import mixture, solve_schedule
+from odescale.analysis.forecast.predict import forecast, unseen_part
 from odescale.errors import InputError, OutsideTheoryError
 
 TRUTH = {"L0": 3.0, "A": 0.5, "B": 400.0, "alpha": 0.5, "C": 30.0}

@@ -11,15 +11,15 @@ from spectral_recursion import excess_risk
 from odescale.clock import CosineSchedule
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.solve.integrate import integrate
-from odescale.solve.spectral import solve_spectral
-from odescale.solve.spectral_binned import solve_binned
-from odescale.solve.spectral_exact import (
+from odescale.solve.spectral.binned import solve_binned
+from odescale.solve.spectral.exact import (
     constant_rate,
     exact_recursion,
     ode_distance,
     volterra_force,
     volterra_kernel,
 )
+from odescale.solve.spectral.log_rate import solve_spectral
 from odescale.systems.spectral import spectral
 from odescale.systems.spectral_bins import bin_modes
 from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
@@ -308,7 +308,7 @@ def test_stored_data_starts_at_its_own_error() -> None:
 
 
 def test_parameters_do_not_compile_anew() -> None:
-    from odescale.solve import spectral as engine
+    from odescale.solve.spectral import log_rate as engine
 
     times = np.geomspace(1, 100, 7)
     solve_spectral(spectral(learning_rate=0.1, modes=12), times)
@@ -353,7 +353,7 @@ def test_gradients_through_the_vector_field_and_the_solver() -> None:
     times = jnp.array([0.0, 10.0, 300.0])
 
     def late(eta):
-        from odescale.solve.spectral import solve_arrays
+        from odescale.solve.spectral.log_rate import solve_arrays
 
         system = spectral(learning_rate=eta, batch=4, modes=16)
         return solve_arrays(system, system.initial_state(), times, jnp.asarray(1e-9))["loss"][-1]

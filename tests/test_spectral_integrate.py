@@ -8,13 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier_exponent import frontier_exponent
-from odescale.analysis.frontier_numeric import numeric_frontier
-from odescale.analysis.power_law_phases import compute_optimal, truncated_modes
+from odescale.analysis.frontier.exponent import frontier_exponent
+from odescale.analysis.frontier.numeric import numeric_frontier
+from odescale.analysis.frontier.power_law_phases import compute_optimal, truncated_modes
 from odescale.errors import InputError, SolveError
 from odescale.solve.codes import Code
 from odescale.solve.integrate import integrate, output_times, traces
-from odescale.solve.spectral_exact import constant_rate
+from odescale.solve.spectral.exact import constant_rate
 from odescale.solve.sweep import sweep
 from odescale.systems.catalog import quickstart
 from odescale.systems.spectral import Spectral, spectral

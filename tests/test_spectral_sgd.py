@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from odescale.errors import InputError
-from odescale.solve.spectral_exact import exact_recursion
-from odescale.solve.spectral_passes import repeated_passes
+from odescale.solve.spectral.exact import exact_recursion
+from odescale.solve.spectral.passes import repeated_passes
 from odescale.systems.spectral import spectral
 from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
 from odescale.training.spectral_sgd import GaussianTask, StoredTask, train_linear

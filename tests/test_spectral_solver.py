@@ -11,10 +11,10 @@ from scipy.integrate import solve_ivp
 
 from odescale.errors import SolveError
 from odescale.solve.codes import Code
-from odescale.solve.spectral import solve_spectral
-from odescale.solve.spectral_exact import constant_rate
-from odescale.solve.spectral_solver import solve_with_diffrax
-from odescale.solve.spectral_step import rank_one_step
+from odescale.solve.spectral.exact import constant_rate
+from odescale.solve.spectral.log_rate import solve_spectral
+from odescale.solve.spectral.solver import solve_with_diffrax
+from odescale.solve.spectral.step import rank_one_step
 from odescale.systems.spectral import spectral
 
 ETA = 0.5 / np.sum(np.arange(1, 1025.0) ** -1.5)
@@ -168,7 +168,7 @@ def test_a_rate_that_turns_into_nan_is_a_code() -> None:
     system = spectral(learning_rate=0.2, modes=48)
 
     system = eqx.tree_at(lambda s: s.schedule, system, broken)
-    from odescale.solve import spectral as engine
+    from odescale.solve.spectral import log_rate as engine
 
     out = engine._solve(system, system.initial_state(), jnp.asarray([0.0, 50.0, 1e3]), jnp.asarray(1e-5))
     assert int(out["code"]) != Code.OK and bool(jnp.isnan(out["loss"][-1])) and bool(jnp.isfinite(out["loss"][1]))

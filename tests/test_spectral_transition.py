@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.transition import find_transition, transition_gradient
-from odescale.solve.spectral_exact import constant_rate
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.transition import find_transition, transition_gradient
+from odescale.solve.spectral.exact import constant_rate
 from odescale.systems.spectral import Spectral, spectral
 from odescale.training.spectral_sgd import GaussianTask, train_linear
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from odescale.analysis.transition import find_transition, transition_gradient, transition_time
+from odescale.analysis.phases.transition import find_transition, transition_gradient, transition_time
 from odescale.errors import InputError, PrecisionError
 from odescale.generated.attention import quickstart_loss
 from odescale.systems.catalog import quickstart

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from odescale.analysis.transition import find_transition
+from odescale.analysis.phases.transition import find_transition
 from odescale.cli.arguments import require_picture, settings
 from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.frontier import frontier_command

@@ -8,9 +8,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from odescale.analysis.frontier import CriticalCompute, Frontier, compute_frontier, critical_compute, fixed_size_risk
-from odescale.analysis.power_law_phases import ComputeOptimal, compute_optimal, phase_map
-from odescale.analysis.risk_law import TIME, RiskLaw, risk_law, yang_v1, yang_v3
+from odescale.analysis.frontier.compute import (
+    CriticalCompute,
+    Frontier,
+    compute_frontier,
+    critical_compute,
+    fixed_size_risk,
+)
+from odescale.analysis.frontier.power_law_phases import ComputeOptimal, compute_optimal, phase_map
+from odescale.analysis.frontier.risk_law import TIME, RiskLaw, risk_law, yang_v1, yang_v3
 from odescale.cli.arguments import require_picture
 from odescale.cli.output import emit
 from odescale.errors import InputError

@@ -12,17 +12,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odescale.analysis.forecast import forecast
-from odescale.analysis.law_choice import choose_law, model_bias
-from odescale.analysis.loss_curve import LossCurve, planned_curve
-from odescale.analysis.schedule_best import best_schedule
-from odescale.analysis.schedule_fit import fit_law
+from odescale.analysis.forecast.best_schedule import best_schedule
+from odescale.analysis.forecast.choice import choose_law, model_bias
+from odescale.analysis.forecast.fit import fit_law
+from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
+from odescale.analysis.forecast.predict import forecast
 from odescale.cli.output import emit
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import report_record, write_log_report
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
-from odescale.compare.logs import TrainingLog, log_names, read_logs
 from odescale.errors import InputError
+from odescale.logs.read import TrainingLog, log_names, read_logs
 
 PLAN_POINTS = 200
 

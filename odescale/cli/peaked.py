@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from odescale.analysis.one_third import predict_law
+from odescale.analysis.peaked.one_third import predict_law
 from odescale.compare.peaked import compare_peaked, write_peaked_report
 from odescale.systems.peaked import Peaked
 from odescale.training.softmax_layer import PeakedRun, train_peaked

@@ -10,8 +10,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from odescale.analysis.exponents import TailExponent, tail_exponent
-from odescale.analysis.transition import find_transition
+from odescale.analysis.phases.exponents import TailExponent, tail_exponent
+from odescale.analysis.phases.transition import find_transition
 from odescale.cli.derivation import shipped_in_sync
 from odescale.compare.comparison import Comparison, compare
 from odescale.compare.report import to_json, write_report

@@ -8,9 +8,9 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Int
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.regimes import MIN_DEPTH, Transition
-from odescale.analysis.transition import find_transition
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
+from odescale.analysis.phases.transition import find_transition
 from odescale.compare.verdict import Verdict, judge, reasons_outside
 from odescale.errors import InputError
 from odescale.solve.integrate import integrate, output_times

@@ -10,17 +10,17 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 
-from odescale.analysis.curves import find_transition_curve
-from odescale.analysis.exponents import LocalExponent, local_exponent
-from odescale.analysis.forecast import Forecast, forecast
-from odescale.analysis.law_choice import THEORY, LawTable, choose_from, compare_laws
-from odescale.analysis.loss_curve import LossCurve
-from odescale.analysis.power_floor import PowerFloor, fit_power_floor
-from odescale.analysis.regimes import MIN_DEPTH, Transition
+from odescale.analysis.forecast.choice import THEORY, LawTable, choose_from, compare_laws
+from odescale.analysis.forecast.loss_curve import LossCurve
+from odescale.analysis.forecast.predict import Forecast, forecast
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.exponents import LocalExponent, local_exponent
+from odescale.analysis.phases.power_floor import PowerFloor, fit_power_floor
+from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
 from odescale.compare.kernel import KernelComparison, KernelRegime
-from odescale.compare.logs import TrainingLog, log_names, named_logs
 from odescale.compare.verdict import Status, Verdict
 from odescale.errors import InputError, OdescaleError
+from odescale.logs.read import TrainingLog, log_names, named_logs
 
 MOST_RUNS = 8
 """Runs whose regimes are described one by one."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from odescale.analysis.regimes import Transition
+from odescale.analysis.phases.regimes import Transition
 from odescale.compare.mean_field import MeanFieldComparison
 from odescale.compare.report import plain
 from odescale.plot.comparison import plot_comparison

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from odescale.analysis.exponents import LocalExponent, TailExponent, local_exponent, tail_exponent
+from odescale.analysis.phases.exponents import LocalExponent, TailExponent, local_exponent, tail_exponent
 from odescale.compare.report import plain
 from odescale.compare.verdict import Status, Verdict, judge
 from odescale.errors import InputError

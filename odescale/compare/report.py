@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from odescale.analysis.exponents import local_exponent
-from odescale.analysis.regimes import Transition
+from odescale.analysis.phases.exponents import local_exponent
+from odescale.analysis.phases.regimes import Transition
 from odescale.compare.comparison import Comparison
 from odescale.plot.comparison import plot_comparison
 

@@ -9,11 +9,11 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure
 
-from odescale.analysis.exponents import LocalExponent
-from odescale.analysis.forecast import RunForecast
-from odescale.analysis.loss_curve import LossCurve
-from odescale.analysis.regimes import Transition
-from odescale.analysis.schedule_fit import LawFit
+from odescale.analysis.forecast.fit import LawFit
+from odescale.analysis.forecast.loss_curve import LossCurve
+from odescale.analysis.forecast.predict import RunForecast
+from odescale.analysis.phases.exponents import LocalExponent
+from odescale.analysis.phases.regimes import Transition
 from odescale.plot.style import (
     COLOURS,
     CYCLE,

@@ -20,7 +20,7 @@ from odescale.expectations.nodes import Nodes
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
 from odescale.solve.sampled_exponents import sampled_exponents
-from odescale.solve.spectral_solver import RankOneSolver, is_rank_one, solve_with_diffrax
+from odescale.solve.spectral.solver import RankOneSolver, is_rank_one, solve_with_diffrax
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention

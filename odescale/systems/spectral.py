@@ -32,7 +32,7 @@ class Spectral(AbstractSlowSystem):
     Features N(0, diag lam), targets theta*.x plus noise of variance s^2, theta -> theta - (eta/B) sum_b x_b (x_b.theta - y_b)
     with fresh batches. One unit of t is one SGD step. Each mode takes exactly the steps of SGD; what the ODE leaves out is
     the change of P within a step, and a schedule's within a step: it is read half a step earlier, s(r - 1/2), so that its mean
-    over step r is s(r). `odescale.solve.spectral_exact.exact_recursion` is exact.
+    over step r is s(r). `odescale.solve.spectral.exact.exact_recursion` is exact.
 
     **Fields**
 

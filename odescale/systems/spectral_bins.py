@@ -27,7 +27,7 @@ def bin_modes(
         sum_k e_k(0) exp(-2 lam_k t) = sum_i e_i(0) exp(-2 lam_i t),     sum_k lam_k^2 exp(-2 lam_k t) likewise
 
     up to (n!)^4 (2 lam t D)^(2 n) / ((2 n + 1) ((2 n)!)^3) per bin of n nodes and width D = log(10)/per_decade while that is small:
-    `odescale.solve.spectral_binned.solve_binned` measures the error of a curve.
+    `odescale.solve.spectral.binned.solve_binned` measures the error of a curve.
 
     **Arguments**: `eigenvalues` (d,) > 0, `risk` (d,) = lam_k rho_k(0) >= 0, `per_decade` bins per factor of ten in lam,
     `nodes` from 1 to 4 per bin and measure. A bin with `nodes` modes or fewer keeps them. Two measures, two sets of nodes:

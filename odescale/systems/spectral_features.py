@@ -105,7 +105,7 @@ def stored_spectrum(data: StoredData, **given: Any) -> Spectral:
     `excess_loss` is the mean square residual over the data above that of least squares, `noise` the latter (zero where the data
     can be fitted). Exact drift; the noise of the gradient is that of samples whose residual knows nothing of the sample's
     direction beyond Isserlis: right for n, d -> infinity and Gaussian-like data, a few percent off at n = 1000.
-    `odescale.solve.spectral_passes.repeated_passes` uses the samples themselves. One pass is n/batch units of t.
+    `odescale.solve.spectral.passes.repeated_passes` uses the samples themselves. One pass is n/batch units of t.
 
     **Arguments**: `data`, and the words of `spectral` (learning_rate, batch, schedule; no noise).
     """

@@ -1,0 +1,1 @@
+"""The least risk at a given compute."""

@@ -1,0 +1,1 @@
+"""Peaked targets: the one-third law, and what escapes from it."""

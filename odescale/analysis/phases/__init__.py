@@ -1,0 +1,1 @@
+"""Local exponents, phases of a loss curve, and the transition between them."""

@@ -1,0 +1,322 @@
+"""The transition of a system or of a formula: exact p and q along the flow, one root, and its gradient.
+
+A sampled curve goes to `odescale.analysis.phases.curves` instead. The definition is in `odescale.analysis.phases.regimes`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from jaxtyping import Array, Float
+from scipy import stats
+from scipy.optimize import brentq
+
+from odescale.analysis.phases.curves import find_transition_curve
+from odescale.analysis.phases.regimes import MIN_DEPTH, Transition, select_transition
+from odescale.errors import InputError, PrecisionError, SolveError
+from odescale.precision import require_x64
+from odescale.solve.integrate import SOLVERS, integrate
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
+
+EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5", "rank_one")
+"""Solvers whose states are accurate enough for derivatives along the flow."""
+
+LossFormula = Callable[[Float[Array, ""]], Float[Array, ""]]
+
+
+def find_transition(
+    subject: AbstractSystem | LossFormula,
+    t1: float | None = None,
+    *,
+    window: tuple[float, float] | None = None,
+    min_depth: float = MIN_DEPTH,
+    points: int = 400,
+    rtol: float | None = None,
+    precision: str = "float64",
+    time_unit: str | None = None,
+) -> Transition:
+    """t_x: the down-crossing of `q = dlog p/dlog t = 1/2` nearest before the global maximum of `p = -dlog L/dlog t`.
+
+    For a system, p and q are exact derivatives along the flow on `points` log-spaced times; the crossing is then refined
+    by a diffrax event with a root finder on an integration that starts at the grid point before it. For a formula
+    L(t) they come from automatic differentiation and the root is bracketed. One unit of t: see `time_unit` in the
+    answer (tr Sigma SGD steps for a system).
+
+    **Arguments**
+
+    - `subject`: a system, or a JAX-traceable function of one time (domain t > 0, values > 0).
+    - `t1`: end of the window; or `window` = (first, last) for a formula.
+    - `min_depth`: e-folds log L(0)/L(t_x) that the exponential must cover; 2.5 by default, 2 for the quickstart system.
+    - `rtol`: tolerance of the integration (1e-10). `precision`: float64; anything else is refused, since the
+      transition needs second derivatives.
+
+    For a `MeanField` system p and q are those of a spline through its losses, and `interval` is the 95 % interval over its
+    independent node sets.
+
+    **Returns** a `Transition`; "no exponential phase" is an answer (`found=False`, with its reason and depth).
+    **Failure regime.** Two crossings closer than a grid cell are missed: raise `points`.
+    """
+    if precision != "float64":
+        raise PrecisionError(
+            "precision",
+            expected="float64 for a transition (it needs second derivatives)",
+            got=precision,
+            remedy="leave precision at float64",
+        )
+    require_x64("find_transition")
+    if isinstance(subject, AbstractSystem):
+        return _of_system(subject, t1, min_depth, points, rtol, time_unit)
+    if not callable(subject):
+        raise InputError(
+            "subject", expected="a system or a function L(t)", got=subject, remedy="for data use find_transition_curve"
+        )
+    return _of_formula(subject, t1, window, min_depth, points, time_unit)
+
+
+def transition_time(
+    system: AbstractSystem,
+    near: Float[Array, ""],
+    *,
+    rtol: Float[Array, ""] | float = 1e-10,
+    solver: str = "tsit5",
+    max_steps: int = 16_384,
+) -> Float[Array, ""]:
+    """t_x = t* - (q(t*) - 1/2) / (dq/dt), the crossing next to t* = `near`, differentiable in the arrays of `system`.
+
+    One Newton step from a t* that `find_transition` returned: the value is t_x itself, and its derivative is that of
+    the implicit-function theorem, `dt_x = -(dq)/(dq/dt)`, exactly. One unit of t is tr Sigma SGD steps. Use
+    `eqx.filter_grad(lambda s: transition_time(s, t_star))(system)`.
+
+    **Failure regime.** Where dq/dt is near zero t_x is ill-determined, and the gradient large.
+    """
+    near = jax.lax.stop_gradient(jnp.asarray(near, dtype=float))
+    solution = diffrax.diffeqsolve(
+        _term(),
+        SOLVERS[solver](),
+        jnp.zeros_like(near),
+        near,
+        None,
+        system.initial_state(),
+        args=system,
+        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=jnp.asarray(rtol) * 1e-4),
+        max_steps=max_steps,
+    )
+    assert solution.ys is not None
+    y = solution.ys[-1]
+    index = local_exponents(system, near, y)[2]
+    slope = jax.lax.stop_gradient(_index_slope(system, near, y))
+    return near - (index - 0.5) / slope
+
+
+def transition_gradient(system: AbstractSystem, transition: Transition, *, rtol: float = 1e-10) -> AbstractSystem:
+    """dt_x/d(every array of the system), as a system of the same shape: `.learning_rate`, `.initial_overlaps`, ...
+
+    `dt_x = -(dq)/(dq/dt)` by reverse-mode differentiation of the integration up to t_x; `transition.conditioning` is
+    dq/dt at t_x. In units of t (tr Sigma SGD steps). Gradients with respect to overlaps treat all P x P entries as
+    free: symmetrise for a symmetric change. **Raises** `InputError` for a transition that was not found.
+    """
+    if not transition.found or transition.t_x is None:
+        raise InputError("transition", expected="a transition that was found", got=transition.reason, remedy="widen t1")
+    return _gradient(system, jnp.asarray(transition.t_x), jnp.asarray(rtol))
+
+
+@eqx.filter_jit
+def _gradient(system, near, rtol):
+    return eqx.filter_grad(lambda s: transition_time(s, near, rtol=rtol))(system)
+
+
+def _term() -> diffrax.ODETerm:
+    return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y))
+
+
+def _index_slope(system, t, y) -> Float[Array, ""]:
+    """dq/dt along the flow."""
+    tangent = system.vector_field(t, y)
+    return jax.jvp(lambda t, y: local_exponents(system, t, y)[2], (t, y), (jnp.ones_like(t), tangent))[1]
+
+
+@eqx.filter_jit
+def _event(system, before, state, after, rtol, solver, upwards=False):
+    """(t_x, L, dq/dt, q - 1/2) at the crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
+
+    def index_above_half(t, y, args, **_):
+        return local_exponents(args, t, y)[2] - 0.5
+
+    event = diffrax.Event(index_above_half, optimistix.Bisection(rtol=1e-13, atol=1e-13), direction=upwards)
+    # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
+    controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
+    solution = diffrax.diffeqsolve(
+        _term(), SOLVERS[solver](), before, after, None, state, args=system, stepsize_controller=controller, event=event,
+        throw=False,
+    )  # fmt: skip
+    assert solution.ts is not None and solution.ys is not None
+    t_x, y = solution.ts[-1], solution.ys[-1]
+    return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y), local_exponents(system, t_x, y)[2] - 0.5
+
+
+def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
+    if t1 is None:
+        raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
+    if isinstance(system, AbstractEnsemble):
+        return _of_ensemble(system, t1, min_depth, points, rtol, time_unit)
+    exact = system.solvers[0] in EXACT_SOLVERS
+    trajectory = integrate(system, t1, points=points, rtol=1e-10 if rtol is None and exact else rtol)
+    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    if system.solvers[0] == "bosh3":
+        # A sampled closure is followed to a few digits: second differences of that need smoothing.
+        keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+        return find_transition_curve(
+            trajectory.t[keep],
+            trajectory.loss[keep],
+            loss_start=float(trajectory.loss[0]),
+            min_depth=min_depth,
+            bootstrap=0,
+            min_aic_gap=None,
+            time_unit=unit,
+        )
+    chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
+    if exact and chosen.finite_size_cutoff is not None:
+        cutoff = _located(system, trajectory, chosen.finite_size_cutoff, upwards=True)[0]
+        chosen = _changed(chosen, finite_size_cutoff=cutoff)
+    if not chosen.found or chosen.t_x is None or not exact:
+        # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
+        return chosen
+    t_x, loss, slope = _located(system, trajectory, chosen.t_x)
+    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
+    return _replace(chosen, t_x, float(np.log(trajectory.loss[first] / loss)), slope)
+
+
+def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[float, float, float]:
+    """(time, loss, dq/dt) of the crossing between the two output times around `near`."""
+    place = int(np.searchsorted(trajectory.t, near))
+    before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
+    located = _event(
+        system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), jnp.asarray(trajectory.meta["rtol"]),
+        trajectory.meta["solver"], upwards,
+    )  # fmt: skip
+    time, loss, slope, left = (float(x) for x in located)
+    # Where fast modes multiply the rounding of the state, q is not zero to 1e-13 at any time: bisection then ends at t's own.
+    if not (before <= time <= after and abs(left) < 1e-5):
+        raise SolveError(
+            f"the crossing of q = 1/2 near t = {near:.6g} was not located (q - 1/2 = {left:.2g}): raise points"
+        )
+    return time, loss, slope
+
+
+def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_unit) -> Transition:
+    """The transition of the estimate, and its 95 % interval from the transitions of the independent node sets.
+
+    Every curve goes through one spline with the same smoothing, so that the scatter is that of the closure alone.
+    """
+    explicit = "structured" not in system.solvers
+    trajectory = integrate(system, t1, points=points, rtol=1e-5 if rtol is None and explicit else rtol)
+    keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+    t, curves = trajectory.t[keep], np.asarray(trajectory.observables["replicate_loss"])
+    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    common: dict[str, Any] = {"min_depth": min_depth, "bootstrap": 0, "min_aic_gap": None, "time_unit": unit}
+    found = find_transition_curve(t, trajectory.loss[keep], loss_start=float(trajectory.loss[0]), **common)
+    sets = curves.shape[1]
+    estimator = f"spline through the losses, interval from {sets} independent node sets"
+    if sets < 2:
+        return _changed(found, estimator="spline through the losses of one node set (no interval)")
+    common["smoothing"] = found.smoothing
+    each = [
+        find_transition_curve(t, curve, loss_start=float(start), **common)
+        for curve, start in zip(curves[keep].T, curves[0], strict=True)
+    ]
+    times = np.array([one.t_x for one in each if one.t_x is not None])
+    agree = f"{times.size} of {sets} node sets have a transition"
+    if not found.found or found.t_x is None:
+        return _changed(found, estimator=estimator, caveat=f"{agree} by themselves" if times.size else found.caveat)
+    if times.size < sets:
+        return _changed(found, estimator=estimator, caveat=f"{agree}: no interval; raise nodes")
+    half = float(system.estimate(times)[1])  # type: ignore[arg-type]
+    quantile = float(stats.t.ppf(0.975, sets - 1)) if sets > 2 else 2.0
+    interval = (found.t_x - half, found.t_x + half)
+    return _changed(found, estimator=estimator, interval=interval, stderr=half / quantile)
+
+
+def _changed(transition: Transition, **changes: Any) -> Transition:
+    fields = {name: getattr(transition, name) for name in transition.__dataclass_fields__}
+    return Transition(**(fields | changes))
+
+
+def transition_of_trajectory(
+    trajectory: Trajectory, *, min_depth: float = MIN_DEPTH, time_unit: str | None = None
+) -> Transition:
+    """The transition read off a trajectory's own p and q, by interpolation on its output times."""
+    keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
+    first = np.flatnonzero(np.asarray(trajectory.valid))[0]
+    return select_transition(
+        trajectory.t[keep],
+        trajectory.exponent[keep],
+        trajectory.index[keep],
+        np.log(trajectory.loss[keep]),
+        log_loss_start=float(np.log(trajectory.loss[first])),
+        min_depth=min_depth,
+        estimator="exact derivatives along the flow, event at q = 1/2"
+        if trajectory.meta["solver"] in EXACT_SOLVERS
+        else "differences of log L on the output times",
+        grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
+        time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",
+    )
+
+
+def _replace(chosen: Transition, t_x: float, depth: float, slope: float) -> Transition:
+    reason = (
+        f"q falls through 1/2 at t = {t_x:.7g}, {depth:.3f} e-folds down, p rises to {chosen.max_exponent:.3f} later"
+    )
+    return _changed(chosen, t_x=t_x, depth=depth, conditioning=slope, reason=reason)
+
+
+def formula_exponents(loss: LossFormula, t: Float[Array, " n"]) -> tuple[Array, Array, Array]:
+    """(L, p, q) of a formula at times t > 0, by automatic differentiation of log L in log t."""
+
+    def log_loss(u):
+        return jnp.log(loss(jnp.exp(u)))
+
+    first, second = jax.grad(log_loss), jax.grad(jax.grad(log_loss))
+
+    def at(u):
+        slope = first(u)
+        return jnp.exp(log_loss(u)), -slope, second(u) / slope
+
+    return jax.vmap(at)(jnp.log(t))
+
+
+def _of_formula(loss, t1, window, min_depth, points, time_unit) -> Transition:
+    if window is None:
+        if t1 is None:
+            raise InputError("window", expected="(first, last) times", got=None, remedy="pass t1 or window")
+        window = (1e-4 * t1, t1)
+    first, last = (float(x) for x in window)
+    if not (0 < first < last and np.isfinite(last)):
+        raise InputError("window", expected="0 < first < last", got=window, remedy="the start is at t = 0")
+    t = np.geomspace(first, last, int(points))
+    values, p, q = (np.asarray(x) for x in formula_exponents(loss, jnp.asarray(t)))
+    start = float(loss(jnp.asarray(0.0)))
+    if not (np.isfinite(start) and start > 0):
+        start = float(values[0])
+    chosen = select_transition(
+        t, p, q, np.log(values), log_loss_start=float(np.log(start)), min_depth=min_depth,
+        estimator="automatic differentiation of the formula, bracketed root of q = 1/2",
+        grid=f"{t.size} times from {t[0]:.4g} to {t[-1]:.4g}", time_unit=time_unit or "t of the formula",
+    )  # fmt: skip
+    if not chosen.found or chosen.t_x is None:
+        return chosen
+    place = int(np.searchsorted(t, chosen.t_x))
+
+    def gap(x: float) -> float:
+        return float(formula_exponents(loss, jnp.asarray([x]))[2][0]) - 0.5
+
+    t_x = float(brentq(gap, t[place - 1], t[place], xtol=1e-13, rtol=1e-13))
+    slope = (gap(t_x * (1 + 1e-6)) - gap(t_x * (1 - 1e-6))) / (2e-6 * t_x)
+    return _replace(chosen, t_x, float(np.log(start) - np.log(float(loss(jnp.asarray(t_x))))), slope)

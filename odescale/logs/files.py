@@ -1,0 +1,121 @@
+"""Files and folders opened: gzip, text or events, which reader takes which; told by the content, not by the name."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+from odescale.errors import InputError
+from odescale.logs.columns import choose_columns
+from odescale.logs.console import looks_printed, read_printed
+from odescale.logs.events import looks_like_events, read_events
+from odescale.logs.json_lines import looks_like_json, read_json
+from odescale.logs.table import Table, refuse, short_path
+from odescale.logs.text import decode, read_delimited
+
+FORMATS = {
+    "csv": "csv", "tsv": "csv", "wandb": "csv", "mlflow": "csv", "jsonl": "jsonl", "json": "json", "trainer_state": "json",
+    "tensorboard": "tensorboard", "printed": "printed",
+}  # fmt: skip
+SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".log", ".jsonl", ".ndjson", ".json")
+# Files of these kinds in a folder may be something else (a configuration, a read-me): what is no log is left out and said.
+MAYBE = (".txt", ".dat", ".log", ".json")
+CONTAINERS = {
+    b"PK\x03\x04": "zip archive or Excel",
+    b"PAR1": "Parquet",
+    b"\x89HDF": "HDF5",
+    b"BZh": "bzip2",
+    b"\xfd7zX": "xz",
+}
+
+
+def open_tables(path: Path, kind: str | None) -> list[Table]:
+    """The tables of a file or of all logs in a folder; `kind` is a value of `FORMATS`, or None: told by the content."""
+    if path.is_dir():
+        return _folder(path, kind)
+    if not path.is_file():
+        raise refuse(
+            "a CSV file, another log or a folder of them", f"{short_path(path)}, which does not exist", "check the path"
+        )
+    return [_file(path, kind)]
+
+
+def _folder(folder: Path, kind: str | None) -> list[Table]:
+    def logs_in(paths: list[Path]) -> list[Path]:
+        return [
+            p for p in paths if p.is_file() and not p.name.startswith(".") and (_suffix(p) in SUFFIXES or _is_event(p))
+        ]
+
+    found = logs_in(sorted(folder.iterdir())) or logs_in(sorted(folder.rglob("*")))
+    if not found:
+        raise refuse(
+            f"logs ({', '.join(SUFFIXES)}, events.out.tfevents.*)",
+            f"{short_path(folder)} without any",
+            "check the path",
+        )
+    tables, skipped = [], []
+    events: dict[Path, list[Path]] = {}
+    for path in found:
+        if _is_event(path) and kind in (None, "tensorboard"):
+            events.setdefault(path.parent, []).append(path)
+            continue
+        try:
+            tables.append(_file(path, kind))
+        except InputError as error:
+            if _suffix(path) not in MAYBE:
+                raise
+            skipped.append(f"{path.name} left out: {error}")
+    for parent, files in events.items():
+        tables.append(read_events([(short_path(path), path.read_bytes()) for path in files], parent.name))
+    if not tables:
+        raise refuse("logs in the folder", f"{short_path(folder)}: {skipped[0]}", "pass the file itself")
+    # A JSON or text file without a loss is a configuration; alone, it is an error below.
+    others = [t for t in tables if not (Path(t.file).suffix in MAYBE and "loss" not in choose_columns(t, {})[0])]
+    gone = [f"{Path(t.file).name} left out: no loss" for t in tables if t not in others] if others else []
+    tables = others or tables
+    return [replace(t, notes=(*t.notes, *skipped, *gone)) for t in tables]
+
+
+def _suffix(path: Path) -> str:
+    return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
+
+
+def _is_event(path: Path) -> bool:
+    return "tfevents" in path.name
+
+
+def _file(path: Path, kind: str | None) -> Table:
+    file = short_path(path)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise refuse("a readable file", f"{file}: {error.strerror}", "check its permissions") from error
+    name, notes = path.name, []
+    if data.startswith(b"\x1f\x8b"):
+        try:
+            data = gzip.decompress(data)
+        except (OSError, EOFError, zlib.error) as error:
+            raise refuse("an intact gzip file", f"{file}: {error}", "copy it again") from error
+        name = re.sub(r"\.gz$", "", name, flags=re.I)
+        notes = ["gzip unpacked"]
+    for mark, container in CONTAINERS.items():
+        if data.startswith(mark):
+            raise refuse("a text log", f"{container} file {file}", "unpack it or export it as CSV")
+    name = path.resolve().parent.name if name == "trainer_state.json" or _is_event(path) else Path(name).stem
+    if kind == "tensorboard" or (kind is None and looks_like_events(data)):
+        if not data:
+            raise refuse("TensorBoard events", f"empty file {file}", "check that the run wrote it")
+        return read_events([(file, data)], name)
+    if kind is None and _is_event(path):
+        raise refuse("TensorBoard events", f"{file} with a damaged first record", "copy it again")
+    data, more = decode(data, file)
+    notes += more
+    # "[2025-01-02 10:00] step=10 loss=4.1" begins as a JSON list does.
+    if kind == "printed" or (kind is None and not data.lstrip().startswith(b"{") and looks_printed(data)):
+        return read_printed(data, file, name, notes)
+    if kind in ("json", "jsonl") or (kind is None and looks_like_json(data)):
+        return read_json(data, file, name, notes, lines=kind == "jsonl" if kind else None)
+    return read_delimited(data, file, name, notes)
