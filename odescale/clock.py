@@ -165,6 +165,33 @@ class WarmedSchedule(eqx.Module):
         return jnp.minimum(jnp.asarray(t) / self.warmup, 1.0) * self.schedule(t)
 
 
+class SampledSchedule(eqx.Module):
+    """s(t) by linear interpolation of samples: how a saved run remembers a schedule that was any callable."""
+
+    times: Float[Array, " n"] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+    values: Float[Array, " n"] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
+
+    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return jnp.interp(jnp.asarray(t), self.times, self.values)
+
+
+def schedule_samples(schedule: Schedule | None, t1: float, count: int = 513) -> dict[str, list[float]] | None:
+    """`count` samples {"t": [...], "s": [...]} of s over [0, t1] as plain JSON types; None for a constant one.
+
+    What a run writes down of its schedule, and what decides whether two runs had the same. **Errors**: `InputError` for a schedule
+    that is not finite there.
+    """
+    if schedule is None or isinstance(schedule, ConstantSchedule):
+        return None
+    times = np.linspace(0.0, t1, count)
+    values = np.asarray(jax.vmap(schedule)(jnp.asarray(times)), dtype=float)
+    if not np.isfinite(values).all():
+        raise InputError(
+            "schedule", expected="finite s(t) on the run", got="NaN or infinity", remedy="check its domain"
+        )
+    return {"t": times.tolist(), "s": values.tolist()}
+
+
 def schedule_integral(schedule: Schedule, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     """int_0^t s(t') dt': the schedule's own `integral` where it has one, else composite Gauss-Legendre (64 x 8 nodes).
 

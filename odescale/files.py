@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +16,17 @@ from odescale.errors import CheckpointError
 
 
 def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Path:
-    """One .npz with a JSON header, written beside its target and moved into place, so that a kill leaves no half file."""
+    """One .npz with a JSON header, written beside its target and moved into place, so that a kill leaves no half file.
+
+    `header["format"]` says what the file is. A checksum over names, dtypes, shapes and bytes of the arrays goes in with it.
+    """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".npz")
     try:
         with os.fdopen(handle, "wb") as stream:
-            contents = {"header": np.array(json.dumps(header, default=_plain)), **arrays}
+            whole = {**header, "checksum": _checksum(arrays)}
+            contents = {"header": np.array(json.dumps(whole, default=_plain)), **arrays}
             np.savez_compressed(stream, **contents)  # pyright: ignore[reportArgumentType]
         # mkstemp makes files that only their owner may read; a result deserves the permissions of any other file.
         mask = os.umask(0)
@@ -33,25 +39,40 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: di
     return target
 
 
-def read_npz(path: str | os.PathLike, format_: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """(arrays, header) of a file that `write_npz` wrote; `CheckpointError` when it is missing, truncated or other."""
-    target = Path(path)
+def read_npz(
+    path: str | os.PathLike, format_: str, *, argument: str = "path", remedy: str = "compute it again"
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """(arrays, header) of a file that `write_npz` wrote with this format.
+
+    **Errors**: `CheckpointError` naming `argument`, the path and the `remedy`, for a file that is missing, no npz, cut short, has a
+    byte changed, or is of another kind or version.
+    """
+    target, expected = Path(path), f"a complete {format_} file"
     if not target.is_file():
-        raise CheckpointError("path", expected="a saved file", got=str(target), remedy="check the path")
+        raise CheckpointError(argument, expected=expected, got=f"nothing at {target}", remedy="check the path")
     try:
         # Opened here and not by NumPy, which leaves the file open when it is no archive.
         with target.open("rb") as stream, np.load(stream, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(str(arrays.pop("header")))
     except Exception as error:
-        raise CheckpointError(
-            "path", expected="a complete .npz written by odescale", got=f"{target} ({error})", remedy="compute it again"
-        ) from error
+        raise CheckpointError(argument, expected=expected, got=f"{target} ({error})", remedy=remedy) from error
     if header.get("format") != format_:
+        raise CheckpointError(argument, expected=expected, got=f"{header.get('format')} at {target}", remedy=remedy)
+    if header.get("checksum") != _checksum(arrays):
         raise CheckpointError(
-            "path", expected=format_, got=str(header.get("format")), remedy="load it with its version"
+            argument, expected=expected, got=f"{target}, whose contents miss their checksum", remedy=remedy
         )
     return arrays, header
+
+
+def _checksum(arrays: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}:{array.dtype.str}:{np.shape(arrays[name])};".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()
 
 
 def _plain(value: Any) -> Any:

@@ -105,7 +105,7 @@ class TrainingLog(eqx.Module):
         loss = (total[places + half + 1] - total[places - half]) / (2 * half + 1)
         note = f"loss: running mean over {window} rows"
         fields: dict[str, Any] = {name: getattr(self, name) for name in ("step", *SERIES)} | {"loss": loss}
-        return replace(self, loss=loss, notes=(*self.notes, note), sha256=_digest(fields))
+        return replace(self, loss=loss, notes=(*self.notes, note), sha256=digest(fields))
 
 
 def read_logs(
@@ -287,7 +287,7 @@ def _log(
         said.append(f"log starts at step {piece.step[0]:g}: linear warm-up from zero up to there assumed for tau")
     fields: dict[str, Any] = {"step": piece.step, "loss": loss[piece.index]} | series
     return TrainingLog(
-        name=name, **fields, columns=tuple(columns), notes=tuple(dict.fromkeys(said)), source=table.file, sha256=_digest(fields),
+        name=name, **fields, columns=tuple(columns), notes=tuple(dict.fromkeys(said)), source=table.file, sha256=digest(fields),
         warmup_steps=None if warmup is None else float(warmup),
     )  # fmt: skip
 
@@ -352,7 +352,7 @@ def log_names(logs: Sequence[TrainingLog], most: int = 8) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _digest(fields: dict[str, Any]) -> str:
+def digest(fields: dict[str, Any]) -> str:
     digest = hashlib.sha256()
     for name in ("step", "loss", *SERIES):
         values = fields.get(name)
