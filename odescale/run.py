@@ -29,14 +29,14 @@ class Run(eqx.Module):
     One unit of t is `clock.steps_per_unit` SGD steps (tr Sigma for a mean-field run, one step for a language model).
 
     - `step`, `t` (n,): SGD steps and t = step/`clock.steps_per_unit`. `seeds` (s,): which.
-    - `records`: name -> (s, n, ...). "loss" (s, n) is always among them: the excess loss that a theory predicts. `NAME_stderr`: error
-      of each seed's own number (part of the scatter between seeds). `NAME_common_stderr`: error that all seeds share (common
-      quadrature nodes, a common test set), which no number of seeds averages away.
+    - `records`: name -> (s, n, ...). "loss" (s, n) is always among them: the excess loss that a theory predicts. `NAME_stderr`:
+      error of each seed's own number (part of the scatter between seeds). `NAME_common_stderr`: error that all seeds share
+      (common quadrature nodes, a common test set), which no number of seeds averages away.
     - `model`: final weights, a dict of arrays with leading axis s, or any pytree; None where they were not kept.
     - `config`: what was trained, JSON-able, the identity of the run; `meta`: machine, versions, seconds, never part of it.
 
-    **Errors**: `InputError` for records that do not fit. Source: one seed is one draw of start, data and labels; averages over seeds
-    are what mean-field theories predict.
+    **Errors**: `InputError` for records that do not fit. Source: one seed is one draw of start, data and labels; averages over
+    seeds are what mean-field theories predict.
     """
 
     step: Int[np.ndarray, " n"]
@@ -92,8 +92,8 @@ class Run(eqx.Module):
     def log(self, name: str = "loss", seed: int | None = None) -> TrainingLog:
         """The run as the `TrainingLog` that the readers give: for `report_logs`, `fit_law` and `forecast`.
 
-        **Arguments**: `name` of a record (s, n); `seed`: one of `seeds`, default the mean over all of them. The learning rate is
-        the schedule's at every record; steps before the first record belong to its history, so that intrinsic time starts at step 0.
+        **Arguments**: `name` of a record (s, n); `seed`: one of `seeds`, default the mean over all of them. The learning rate
+        is the schedule's at every record; steps before the first one belong to its history: intrinsic time starts at step 0.
         """
         if seed is not None and seed not in self.seeds:
             raise InputError("seed", expected=f"one of {self.seeds.tolist()}", got=seed, remedy="or None for the mean")
@@ -173,9 +173,15 @@ class Run(eqx.Module):
         text = noted.pop("schedule")
         schedule = parse_schedule(text) if text is not None else SampledSchedule(samples["t"], samples["s"])
         return cls(
-            *(arrays[name] for name in ("step", "t", "seeds")), parts["record"], model,
-            Clock(**noted, schedule=schedule), header["config"], header["meta"],
-        )  # fmt: skip
+            step=arrays["step"],
+            t=arrays["t"],
+            seeds=arrays["seeds"],
+            records=parts["record"],
+            model=model,
+            clock=Clock(**noted, schedule=schedule),
+            config=header["config"],
+            meta=header["meta"],
+        )
 
     def __repr__(self) -> str:
         steps = self.clock.steps_per_unit
