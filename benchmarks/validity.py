@@ -40,7 +40,7 @@ def finite_context(
 ) -> dict[str, Any]:
     """Trajectories at finite context against the infinite-context ODE and, for one layer, the ODE with its 1/T terms."""
     from odescale.solve.integrate import integrate
-    from odescale.systems.catalog import attention
+    from odescale.systems.attention_build import attention
     from odescale.training.of_system import train_system
 
     settings: dict[str, Any] = {
@@ -80,7 +80,7 @@ def finite_context(
 def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.5) -> dict[str, Any]:
     """Value and output rows: the ODE against simulation, by test loss and by the loss at the run's overlaps."""
     from odescale.solve.integrate import integrate
-    from odescale.systems.catalog import attention
+    from odescale.systems.attention_build import attention
     from odescale.training.of_system import train_system
 
     settings: dict[str, Any] = {
@@ -115,7 +115,7 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
 def spectrum(noise: float) -> dict[str, Any]:
     """lam ~ k^-1.5 with trace 1, source 0.5, two layers, all rows trained, to 1e6 steps with the implicit solver."""
     from odescale.solve.integrate import integrate
-    from odescale.systems.catalog import attention
+    from odescale.systems.attention_build import attention
 
     system = attention(capacity=1.5, source=0.5, noise=noise, learning_rate=0.1)
     times = np.concatenate([[0.0], np.geomspace(1.0, 1e6, 361)])

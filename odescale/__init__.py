@@ -112,9 +112,8 @@ if TYPE_CHECKING:
     from odescale.solve.sweep import sweep as sweep
     from odescale.solve.trajectory import Trajectory as Trajectory
     from odescale.systems.attention import Attention as Attention
-    from odescale.systems.catalog import attention as attention
-    from odescale.systems.catalog import quickstart as quickstart
-    from odescale.systems.catalog import systems as available_systems  # noqa: F401
+    from odescale.systems.attention_build import attention as attention
+    from odescale.systems.attention_build import quickstart as quickstart
     from odescale.systems.coverage import coverage as coverage
     from odescale.systems.kernel import Kernel as Kernel
     from odescale.systems.kernel_build import kernel_system as kernel_system
@@ -123,6 +122,7 @@ if TYPE_CHECKING:
     from odescale.systems.mean_field_start import aligned_overlaps as aligned_overlaps
     from odescale.systems.peaked import Peaked as Peaked
     from odescale.systems.peaked import peaked as peaked
+    from odescale.systems.register import systems as available_systems  # noqa: F401
     from odescale.systems.spectral import Spectral as Spectral
     from odescale.systems.spectral import spectral as spectral
     from odescale.systems.spectral_features import StoredData as StoredData
@@ -211,8 +211,8 @@ _HOMES: dict[str, tuple[str, str]] = {
     "WarmedSchedule": ("odescale.clock", "WarmedSchedule"),
     "WarmupStableDecaySchedule": ("odescale.clock", "WarmupStableDecaySchedule"),
     "aligned_overlaps": ("odescale.systems.mean_field_start", "aligned_overlaps"),
-    "attention": ("odescale.systems.catalog", "attention"),
-    "available_systems": ("odescale.systems.catalog", "systems"),
+    "attention": ("odescale.systems.attention_build", "attention"),
+    "available_systems": ("odescale.systems.register", "systems"),
     "best_schedule": ("odescale.analysis.forecast.best_schedule", "best_schedule"),
     "build_architecture": ("odescale.networks.architecture", "build_architecture"),
     "choose_law": ("odescale.analysis.forecast.choice", "choose_law"),
@@ -257,7 +257,7 @@ _HOMES: dict[str, tuple[str, str]] = {
     "peaked": ("odescale.systems.peaked", "peaked"),
     "power_law": ("odescale.systems.spectrum", "power_law"),
     "predict_law": ("odescale.analysis.peaked.one_third", "predict_law"),
-    "quickstart": ("odescale.systems.catalog", "quickstart"),
+    "quickstart": ("odescale.systems.attention_build", "quickstart"),
     "quickstart_architecture": ("odescale.networks.architecture", "quickstart_architecture"),
     "random_features": ("odescale.systems.spectral_features", "random_features"),
     "read_log": ("odescale.logs.read", "read_log"),

@@ -12,7 +12,7 @@ import pytest
 
 from odescale.cli.main import main
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.catalog import SYSTEMS
+from odescale.systems.register import SYSTEMS
 
 KEYS = {"system", "parameters", "time_unit", "t", "loss", "exponent", "observables", "error", "code"}
 ROOT = Path(__file__).parents[1]

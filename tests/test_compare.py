@@ -15,7 +15,7 @@ from odescale.compare.verdict import judge
 from odescale.errors import InputError
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.catalog import attention, quickstart
+from odescale.systems.attention_build import attention, quickstart
 from odescale.training.of_system import train_system
 from odescale.training.run import TrainingRun, clock_of
 

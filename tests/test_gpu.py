@@ -9,7 +9,7 @@ from engine_cases import two_layers
 
 from odescale.solve.integrate import integrate
 from odescale.solve.sweep import sweep
-from odescale.systems.catalog import attention, quickstart
+from odescale.systems.attention_build import attention, quickstart
 from odescale.systems.mean_field_build import mean_field
 from odescale.systems.mean_field_start import aligned_overlaps
 

@@ -18,7 +18,7 @@ from odescale.networks.architecture import Architecture, FieldNetwork
 from odescale.solve.codes import Code
 from odescale.solve.integrate import integrate, output_times, traces
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.catalog import attention, quickstart
+from odescale.systems.attention_build import attention, quickstart
 from odescale.systems.spectrum import listed, source_overlaps
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale) of the quickstart system
@@ -198,7 +198,7 @@ def test_bad_requests_are_refused_before_compilation(given, words):
 
 
 def test_with_64_bit_numbers_off_the_remedy_is_named():
-    code = "from odescale.systems.catalog import quickstart\nquickstart()"
+    code = "from odescale.systems.attention_build import quickstart\nquickstart()"
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[1]
     )
@@ -283,7 +283,7 @@ def test_structure_preserving_solver_agrees_with_the_explicit_one_on_three_modes
     ts = np.concatenate([[0.0], np.geomspace(0.1, 40.0, 39)])
     explicit = integrate(spectral, ts=ts, solver="tsit5")
     implicit = integrate(spectral, ts=ts, rtol=1e-5)
-    assert spectral.solvers == ("structured",) and implicit.meta["solver"] == "structured"
+    assert spectral.integration.solvers == ("structured",) and implicit.meta["solver"] == "structured"
     assert explicit.loss[-1] < 0.02 * explicit.loss[0]
     np.testing.assert_allclose(implicit.loss, explicit.loss, rtol=2e-4)
     np.testing.assert_allclose(implicit.overlaps, explicit.overlaps, atol=2e-4)

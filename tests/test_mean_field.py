@@ -275,7 +275,7 @@ def test_implicit_flows_and_an_explicit_solver_agree_on_a_spectrum(settings):
     C = random_gram(problem.size, seed=8, scale=0.8)
     system = mean_field(problem, initial_overlaps=C, spectrum=spectrum, nodes=128, replicates=2,
                         **{"learning_rate": 0.2, "weight_decay": 0.05, "schedule": "wsd:0.5:2:3:0.2", **settings})  # fmt: skip
-    assert system.solvers == ("structured",) and len(system.kinks) == 3
+    assert system.integration.solvers == ("structured",) and len(system.kinks) == 3
     t = np.array([0.0, 0.3, 1.0, 2.5, 4.0])
     implicit = integrate(system, ts=t, rtol=1e-4)
     explicit = integrate(system, ts=t, rtol=1e-8, solver="tsit5")

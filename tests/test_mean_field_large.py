@@ -14,7 +14,7 @@ from odescale.networks.readouts import QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import teacher_student
 from odescale.solve.integrate import integrate
-from odescale.systems.catalog import quickstart
+from odescale.systems.attention_build import quickstart
 from odescale.systems.initial import quickstart_overlaps
 from odescale.systems.mean_field_build import mean_field
 

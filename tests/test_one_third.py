@@ -30,7 +30,7 @@ def centred(system, t: float):
     """(trajectory, place) with three times 2 % apart around t; the last time is beyond, out of the way of rounding."""
     # As many times as `follow` has: one compilation for both.
     times = np.concatenate([np.geomspace(1e-6 * t, 0.9 * t, POINTS - 4), np.array([0.98, 1.0, 1.02]) * t, [1.3 * t]])
-    found = integrate(system, ts=times, atol=1e-20, max_steps=MAX_STEPS, solver=system.solvers[0])
+    found = integrate(system, ts=times, atol=1e-20, max_steps=MAX_STEPS, solver=system.integration.solvers[0])
     return found, int(np.argmin(np.abs(found.t - t)))
 
 

@@ -15,7 +15,7 @@ from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.solve.integrate import integrate, traces
-from odescale.systems.catalog import attention, quickstart
+from odescale.systems.attention_build import attention, quickstart
 from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
 
 QUICKSTART = quickstart_architecture()

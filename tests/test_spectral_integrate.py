@@ -16,7 +16,7 @@ from odescale.solve.codes import Code
 from odescale.solve.integrate import integrate, output_times, traces
 from odescale.solve.spectral.exact import constant_rate
 from odescale.solve.sweep import sweep
-from odescale.systems.catalog import quickstart
+from odescale.systems.attention_build import quickstart
 from odescale.systems.spectral import Spectral, spectral
 from odescale.systems.spectral_bins import bin_modes
 

@@ -9,7 +9,7 @@ from odescale.errors import InputError
 from odescale.solve.codes import Code
 from odescale.solve.integrate import integrate, traces
 from odescale.solve.sweep import sweep
-from odescale.systems.catalog import attention, quickstart
+from odescale.systems.attention_build import attention, quickstart
 
 FIXED = {"depth": 1, "strength": 0.4}
 T1 = 12.0

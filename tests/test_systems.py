@@ -12,9 +12,10 @@ from odescale.errors import InputError, OutsideTheoryError
 from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
+from odescale.systems.attention_build import attention, quickstart
 from odescale.systems.base import local_exponents
-from odescale.systems.catalog import SYSTEMS, attention, find_system, quickstart, systems
 from odescale.systems.initial import quickstart_overlaps
+from odescale.systems.register import SYSTEMS, find_system, systems
 from odescale.systems.spectrum import listed
 
 

@@ -12,7 +12,7 @@ from scipy.optimize import brentq
 from odescale.analysis.phases.transition import find_transition, transition_gradient, transition_time
 from odescale.errors import InputError, PrecisionError
 from odescale.generated.attention import quickstart_loss
-from odescale.systems.catalog import quickstart
+from odescale.systems.attention_build import quickstart
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale)
 LAST = 12.0

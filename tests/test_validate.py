@@ -12,7 +12,7 @@ from benchmarks.validity import PAGE, ROWS, finite_context, page, spectrum, valu
 from benchmarks.validity_mean_field import CASES
 from odescale.networks.architecture import build_architecture
 from odescale.solve.integrate import integrate
-from odescale.systems.catalog import attention
+from odescale.systems.attention_build import attention
 from odescale.systems.initial import teacher_student_overlaps
 from odescale.systems.spectrum import power_law, source_overlaps
 

@@ -25,9 +25,9 @@ from odescale.errors import InputError
 from odescale.plot.trajectory import plot_trajectory
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
-from odescale.systems.catalog import SYSTEMS, find_system
 from odescale.systems.mean_field import MeanField
 from odescale.systems.peaked import Peaked
+from odescale.systems.register import SYSTEMS, find_system
 from odescale.training.of_system import train_system
 from odescale.training.run import TrainingRun
 

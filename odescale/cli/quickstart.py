@@ -18,7 +18,7 @@ from odescale.compare.report import to_json, write_report
 from odescale.generated.attention import quickstart_loss
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
-from odescale.systems.catalog import quickstart
+from odescale.systems.attention_build import quickstart
 from odescale.training.of_system import train_system
 
 MIN_DEPTH = 2.0  # the system's exponential phase is 2.7 to 2.8 e-folds deep

@@ -12,38 +12,23 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, SolveError
 from odescale.expectations.nodes import Nodes
-from odescale.precision import check_tolerance, resolve_dtype
+from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
 from odescale.solve.sampled_exponents import sampled_exponents
-from odescale.solve.spectral.solver import RankOneSolver, is_rank_one, solve_with_diffrax
+from odescale.solve.solvers import SOLVERS, cap_on_steps, ladder_of, method_of, step_tolerances
+from odescale.solve.spectral.solver import solve_with_diffrax
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.attention import Attention
-from odescale.systems.base import AbstractEnsemble, AbstractSlowSystem, AbstractSystem, local_exponents
+from odescale.systems.base import AbstractSystem, local_exponents, losses
 from odescale.systems.parameters import is_traced
+from odescale.systems.register import as_system
 
-SOLVERS = {
-    "tsit5": diffrax.Tsit5,
-    "bosh3": diffrax.Bosh3,
-    "dopri8": diffrax.Dopri8,
-    "kvaerno5": diffrax.Kvaerno5,
-    "rank_one": RankOneSolver,
-}
 FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 """Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
-DEFAULT_RTOL = {
-    "tsit5": 1e-8, "bosh3": 3e-4, "dopri8": 1e-10, "kvaerno5": 1e-8, "structured": 1e-3, "rank_one": 1e-6,
-}  # fmt: skip
-DEFAULT_MAX_STEPS = dict.fromkeys(("tsit5", "bosh3", "dopri8"), 100_000) | {
-    "kvaerno5": 20_000, "structured": 5_000, "rank_one": 20_000,
-}  # fmt: skip
-
-ENSEMBLE_MAX_STEPS = 5_000
 
 ROUNDING_FLOOR = 100
 """In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
@@ -65,14 +50,13 @@ def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | N
 
 
 def first_time(system: AbstractSystem) -> float | None:
-    """Where the output of a slow system begins; None for the others, and inside a transformation."""
-    if not isinstance(system, AbstractSlowSystem) or is_traced(system.time_scale):
-        return None
-    return float(system.time_scale)
+    """Where the output of a system that is followed in log time begins; None for the others, and inside a transformation."""
+    scale = system.integration.time_scale
+    return None if scale is None or is_traced(scale) else float(scale)
 
 
 def integrate(
-    system: AbstractSystem,
+    system: AbstractSystem | str,
     t1: float | None = None,
     *,
     t0: float = 0.0,
@@ -97,6 +81,7 @@ def integrate(
 
     **Arguments**
 
+    - `system`: a system, or the name of one in the register, taken with its defaults.
     - `t1`: end time > t0; or `ts` (n,): increasing output times, at or after t0, which is put in front when missing.
     - `points`: number of log-spaced output times when `ts` is not given. `start`: y(t0), default the initial state.
     - `rtol`, `atol`: tolerances; defaults 1e-8 and rtol/10000 (1e-3 for the structure-preserving solver, 3e-4 for bosh3,
@@ -114,32 +99,30 @@ def integrate(
     **Returns** a `Trajectory`. **Raises** `InputError` before compilation, `SolveError` when every solver failed.
     """
     dtype = resolve_dtype(precision, "integrate")
-    require_choice("solver", solver, ("auto", *DEFAULT_RTOL))
+    system = as_system(system)
     require_choice("accuracy", accuracy, ("fast", "check"))
     require_choice("on_failure", on_failure, ("raise", "mask"))
+    asked = system.integration
+    ladder = ladder_of(asked, solver, system.label)
     system.check()
     times = _times(t0, t1, ts, points, first_time(system)).astype(dtype)
-    if solver == "structured" and _is_sampled(system):
-        raise InputError("solver", expected="an explicit solver with context=sampled", got=solver, remedy="use bosh3")
-    ladder = system.solvers if solver == "auto" else (solver,)
     traced = is_traced(times) or any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
     cast = _cast(system, dtype)
     state = cast.initial_state() if start is None else _start(start, cast.initial_state())
     traced = traced or is_traced(state)
     record: list[dict[str, Any]] = []
     for rung in ladder:
-        tolerances = step_tolerances(rung, rtol, atol, dtype, atol_share(system))
-        cap = default_max_steps(system, rung) if max_steps is None else positive_integer("max_steps", max_steps)
+        tolerances = step_tolerances(rung, rtol, atol, dtype, asked.atol_share)
+        cap = cap_on_steps(rung, asked, max_steps)
         began = time.perf_counter()
         values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
         # An ensemble of node sets carries its error bar along.
         error = values["half_width"] / jnp.abs(values["loss"]) if "half_width" in values else None
-        if accuracy == "check" and _is_sampled(cast):
-            assert isinstance(cast, Attention)
-            other = _solve(cast.resampled(), state, jnp.asarray(times), *tolerances, rung, cap, progress)
+        if accuracy == "check" and asked.resampled:
+            other = _solve(cast.resampled(), state, jnp.asarray(times), *tolerances, rung, cap, progress)  # type: ignore[attr-defined]
             error = jnp.abs(values["loss"] - other["loss"]) / jnp.abs(other["loss"])
         elif accuracy == "check":
-            factor = 10.0 if rung == "structured" else 100.0
+            factor = SOLVERS[rung].finer
             floor = 10 * float(jnp.finfo(dtype).eps)
             finer = (jnp.maximum(tolerances[0] / factor, floor), tolerances[1] / factor)
             # Another cap is another compilation: raise it only where the finer solve might need more.
@@ -160,15 +143,6 @@ def integrate(
     if int(trajectory.code) not in FINISHED and on_failure == "raise":
         raise SolveError(failure_text(trajectory))
     return trajectory
-
-
-def default_max_steps(system: AbstractSystem, solver: str) -> int:
-    """The cap on steps: lower for an ensemble, whose steps are dear and whose long runs are those that diverge."""
-    return min(DEFAULT_MAX_STEPS[solver], ENSEMBLE_MAX_STEPS if isinstance(system, AbstractEnsemble) else 10**9)
-
-
-def _is_sampled(system: AbstractSystem) -> bool:
-    return isinstance(system, Attention) and system.sampled is not None
 
 
 def failure_text(trajectory: Trajectory) -> str:
@@ -196,32 +170,20 @@ def solve_arrays(
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
-    if solver == "rank_one" and not is_rank_one(system):
-        raise InputError(
-            "solver", expected="one for any system: rank_one is for modes coupled through one number (`spectral`)",
-            got=f"rank_one for {system.name}", remedy="leave it at auto",
-        )  # fmt: skip
     traces[solver] += 1
-    if solver == "structured":
+    if SOLVERS[solver].method is None:
         numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
-        if isinstance(system, AbstractEnsemble):
-            # Every replicate takes its own steps; what the slowest did is recorded.
-            solution = jax.lax.map(
-                lambda pair: solve_structured(system.member(pair[0]), pair[1], times, **numbers),
-                (jnp.arange(state.shape[0]), state),
-            )
-            states, reached = jnp.swapaxes(solution.ys, 0, 1), jnp.min(solution.t_reached)
-            stats = {"accepted": jnp.max(solution.accepted), "rejected": jnp.max(solution.rejected)}
-            stats |= {"newton": jnp.max(solution.newton_iterations), "min_eigenvalue": jnp.min(solution.min_eigenvalue)}
-            code = jnp.max(solution.code)
-        else:
-            # Its flows act on plain overlaps, mode by mode; the state of the system is their difference basis.
-            assert isinstance(system, Attention)
-            solution = solve_structured(system, system.to_overlaps(state), times, **numbers)
-            states, reached = system.to_state(solution.ys), solution.t_reached
-            stats = {"accepted": solution.accepted, "rejected": solution.rejected, "newton": solution.newton_iterations}
-            stats["min_eigenvalue"] = solution.min_eigenvalue
-            code = solution.code
+        # Every member takes its own steps; what the slowest did is recorded.
+        each: Any = system
+        starts = each.members(state)
+        solution = jax.lax.map(
+            lambda pair: solve_structured(each.member(pair[0]), pair[1], times, **numbers),
+            (jnp.arange(starts.shape[0]), starts),
+        )
+        states, reached = each.of_members(solution.ys), jnp.min(solution.t_reached)
+        stats = {"accepted": jnp.max(solution.accepted), "rejected": jnp.max(solution.rejected)}
+        stats |= {"newton": jnp.max(solution.newton_iterations), "min_eigenvalue": jnp.min(solution.min_eigenvalue)}
+        code = jnp.max(solution.code)
     else:
         meter = diffrax.TqdmProgressMeter() if progress else diffrax.NoProgressMeter()
         if solver == "rank_one":
@@ -243,26 +205,15 @@ def solve_arrays(
     # The exponents differentiate through the masked entries too: give those a harmless state, then mask the values.
     shape = (-1,) + (1,) * (states.ndim - 1)
     safe = jnp.where(valid.reshape(shape), states, state)
-    half_width = None
-    if isinstance(system, AbstractEnsemble):
-        # One pass over the nodes per time, never a batch of times: memory stays that of one evaluation.
-        replicates = jax.lax.map(lambda ty: system.replicate_losses(*ty), (times, safe))
-        loss, half_width = system.estimate(jnp.swapaxes(replicates, 0, 1))
-        exponent, index = sampled_exponents(times, loss)
-    elif _is_sampled(system):
-        # Second derivatives through random nodes would be noise; and a batch over times as well would leave the cache.
-        loss = jax.lax.map(lambda ty: system.excess_loss(*ty), (times, safe))
-        exponent, index = sampled_exponents(times, loss)
-    elif solver == "structured":
-        # Implicit steps leave fast modes a tolerance away from where the slow ones hold them. The loss does not feel it,
-        # but its derivative along the flow multiplies it by the fast rates: take the slope of the curve instead.
-        loss = jax.vmap(system.excess_loss)(times, safe)
-        exponent, index = sampled_exponents(times, loss)
-    else:
+    half_width = replicates = None
+    if along_the_flow(system, solver):
         loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
         exponent = jnp.where(times == 0, 0.0, exponent)
+    else:
+        loss, half_width, replicates = losses(system, times, safe)
+        exponent, index = sampled_exponents(times, loss)
     observables = jax.vmap(system.observables)(times, safe)
-    if half_width is not None:
+    if replicates is not None:
         observables["replicate_loss"] = replicates
     # From the first loss within the rounding of the overlaps, whose flow is summed in the plain basis, nothing later can
     # be trusted either: its exponents are noise well before it turns negative.
@@ -290,19 +241,16 @@ def solve_arrays(
 _solve = eqx.filter_jit(solve_arrays)
 
 
-def _method(system: AbstractSystem, solver: str) -> diffrax.AbstractSolver:
-    if solver == "kvaerno5" and isinstance(system, AbstractSlowSystem):
-        # A slaved variable's relaxation is millions of times faster than the step: Newton's own last iterate is exact, but the
-        # rounding of h f is not small against the tolerance of the step, and a chord does not converge at all.
-        return diffrax.Kvaerno5(root_finder=optimistix.Newton(rtol=1e-8, atol=1e-8))
-    return SOLVERS[solver]()
+def along_the_flow(system: AbstractSystem, solver: str) -> bool:
+    """Whether p and q are exact derivatives along the flow; slopes of the loss on the output times otherwise."""
+    return system.integration.exponents == "flow" and SOLVERS[solver].derivatives
 
 
 def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> diffrax.Solution:
     term, own_times = _term_and_time(system, times)
     return diffrax.diffeqsolve(
         term,
-        _method(system, solver),
+        method_of(solver, system.integration),
         own_times[0],
         own_times[-1],
         None,
@@ -317,10 +265,10 @@ def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> d
 
 
 def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[diffrax.ODETerm, Float[Array, " n"]]:
-    """dy/dt and t; for a slow system dy/dtheta = (t + tau) f and theta = log(1 + t/tau), tau its time scale."""
-    if not isinstance(system, AbstractSlowSystem):
+    """dy/dt and t; with a time scale tau dy/dtheta = (t + tau) f and theta = log(1 + t/tau)."""
+    scale = system.integration.time_scale
+    if scale is None:
         return diffrax.ODETerm(lambda t, y, args: args.vector_field(t, y)), times
-    scale = system.time_scale
 
     def field(theta, y, args):
         t = scale * jnp.expm1(theta)
@@ -335,16 +283,14 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
     observables = {name: _host(value) for name, value in values["observables"].items()}
     traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
     meta = {
-        "system": getattr(system, "label", system.name),
+        "system": system.label,
         "solver": rung,
         "ladder": record,
         "rtol": _number(tolerances[0]),
         "atol": _number(tolerances[1]),
         "parameters": {} if traced else system.summary(),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
-        "exponents": "differences on the output times"
-        if rung == "structured" or _is_sampled(system) or isinstance(system, AbstractEnsemble)
-        else "exact along the flow",
+        "exponents": "exact along the flow" if along_the_flow(system, rung) else "differences on the output times",
         "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
         "device": jax.default_backend(),
     }
@@ -395,24 +341,6 @@ def _start(start: Any, like: Array) -> Array:
     return jnp.asarray(state, dtype=like.dtype)
 
 
-def atol_share(system: AbstractSystem) -> float:
-    """atol/rtol when no atol is given: 1e-4, or what a slow system asks for."""
-    return system.atol_share if isinstance(system, AbstractSlowSystem) else 1e-4
-
-
-def step_tolerances(
-    solver: str, rtol: Any, atol: Any, dtype: np.dtype, share: float = 1e-4
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(rtol, atol) as arrays, so that no value of them compiles anew; defaults per solver, below-rounding ones refused."""
-    default = max(DEFAULT_RTOL[solver], 20 * float(jnp.finfo(dtype).eps))
-    relative = default if rtol is None else rtol
-    check_tolerance(float(relative), dtype)
-    absolute = float(relative) * share if atol is None else float(atol)
-    if not (np.isfinite(absolute) and absolute >= 0):
-        raise InputError("atol", expected="a number >= 0", got=atol, remedy="leave it at rtol/10000")
-    return jnp.asarray(relative, dtype=dtype), jnp.asarray(absolute, dtype=dtype)
-
-
 def _cast(system: AbstractSystem, dtype: np.dtype) -> AbstractSystem:
     def convert(leaf):
         return leaf.astype(dtype) if eqx.is_inexact_array(leaf) else leaf
@@ -425,10 +353,3 @@ def require_choice(argument: str, value: str, allowed: tuple[str, ...]) -> None:
     """Refuses a word that is not among the allowed ones."""
     if value not in allowed:
         raise InputError(argument, expected=f"one of {', '.join(allowed)}", got=value, remedy=f"use {allowed[0]}")
-
-
-def positive_integer(argument: str, value: int) -> int:
-    """The value as an integer >= 1, or an `InputError`."""
-    if isinstance(value, (bool, str)) or int(value) != value or value < 1:
-        raise InputError(argument, expected="a positive integer", got=value, remedy="leave it out for the default")
-    return int(value)

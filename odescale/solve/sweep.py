@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import equinox as eqx
@@ -13,23 +14,15 @@ import numpy as np
 from odescale.clock import Clock
 from odescale.errors import InputError
 from odescale.precision import resolve_dtype
-from odescale.solve.integrate import (
-    DEFAULT_MAX_STEPS,
-    FINISHED,
-    atol_share,
-    first_time,
-    output_times,
-    positive_integer,
-    require_choice,
-    solve_arrays,
-    step_tolerances,
-)
+from odescale.solve.integrate import FINISHED, first_time, output_times, solve_arrays
+from odescale.solve.solvers import cap_on_steps, ladder_of, step_tolerances
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.catalog import find_system
+from odescale.systems.base import AbstractSystem
+from odescale.systems.register import entry_of
 
 
 def sweep(
-    system: str,
+    system: AbstractSystem | str | Callable[..., AbstractSystem],
     t1: float,
     values: Mapping[str, Any],
     *,
@@ -47,7 +40,8 @@ def sweep(
 
     **Arguments**
 
-    - `system`: name of a system; `fixed`: parameters common to all members.
+    - `system`: the name of a system or its builder, with `fixed` parameters common to all members; or a system as it stands, whose
+      own numbers are then varied (`learning_rate`, `batch`, ...: every field that is one number).
     - `values`: name -> (members,) arrays of equal length, varied together (use `numpy.meshgrid(...)` raveled for a grid).
     - `solver`: "auto" is the first of the system's ladder; a failed member is not solved again by the next.
     - `max_steps`: lower it where some members may diverge: a batch takes the steps of its slowest member.
@@ -59,53 +53,35 @@ def sweep(
     dimension): loop over those.
     """
     resolve_dtype("float64", "sweep")
-    entry = find_system(system)
-    build, parameters = entry.build, entry.parameters
-    known = {parameter.name: parameter for parameter in parameters}
     arrays = {name: _column(name, column) for name, column in values.items()}
     if not arrays:
         raise InputError("values", expected="at least one parameter with its values", got={}, remedy="or use integrate")
     members = {column.shape for column in arrays.values()}
     if len(members) != 1 or len(next(iter(members))) != 1 or next(iter(members)) == (0,):
         raise InputError("values", expected="1-d arrays of equal length", got=sorted(members), remedy="ravel the grid")
-    for name, column in arrays.items():
-        if name not in known:
-            build(**fixed, **{name: column[0]})  # raises the error with its hint
-        if known[name].kind is not float:
-            raise InputError(
-                name, expected="a parameter that keeps all shapes", got="a sweep over it", remedy="loop over it"
-            )
-        for value in np.unique(column):
-            known[name].check(value)
-    sample = build(**{**fixed, **{name: column[0] for name, column in arrays.items()}})
+    family = (
+        _replacing(system, arrays, fixed) if isinstance(system, AbstractSystem) else _building(system, arrays, fixed)
+    )
+    sample = family({name: column[0] for name, column in arrays.items()})
     sample.check()
-    require_choice("solver", solver, ("auto", *DEFAULT_MAX_STEPS))
-    rung = sample.solvers[0] if solver == "auto" else solver
-    cap = DEFAULT_MAX_STEPS[rung] if max_steps is None else positive_integer("max_steps", max_steps)
+    asked = sample.integration
+    rung = ladder_of(asked, solver, sample.label)[0]
+    cap = cap_on_steps(rung, replace(asked, most_steps=None), max_steps)
     times = output_times(t1, points, first=first_time(sample))
-    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), atol_share(sample))
+    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked.atol_share)
     size = next(iter(members))[0]
-    if chunk is not None:
-        positive_integer("chunk", chunk)
+    if chunk is not None and (isinstance(chunk, bool | str) or int(chunk) != chunk or chunk < 1):
+        raise InputError("chunk", expected="a positive integer", got=chunk, remedy="leave it out for the default")
     batch = chunk or (size if jax.default_backend() != "cpu" else min(64, size))
     # A last chunk of another size would be compiled again: fill it up with copies of the last member.
     padding = -size % batch
     columns = {name: jnp.asarray(np.pad(column, (0, padding), mode="edge")) for name, column in arrays.items()}
-    others = {name: value for name, value in fixed.items() if name not in arrays}
-    if unkept := [name for name, value in others.items() if isinstance(value, (np.ndarray, jax.Array, list))]:
-        raise InputError(
-            "fixed",
-            expected="numbers and words common to all members",
-            got=unkept,
-            remedy="arrays belong into integrate",
-        )
-    frozen = _Fixed(build, tuple(sorted(others.items(), key=lambda item: item[0])))
-    _keeps_shapes(frozen, columns)
-    out = _solve_all(frozen, columns, jnp.asarray(times), *tolerances, rung, cap, batch)
+    _keeps_shapes(family, columns)
+    out = _solve_all(family, columns, jnp.asarray(times), *tolerances, rung, cap, batch)
     out = jax.tree_util.tree_map(lambda leaf: leaf[:size], out)
     host = {name: np.asarray(out[name]) for name in ("state", "loss", "exponent", "index", "valid", "code")}
     meta = {
-        "system": system,
+        "system": sample.label,
         "solver": rung,
         "time_unit": f"one unit of t = {sample.clock.steps_per_unit:g} SGD steps",
         "members": {name: column.tolist() for name, column in arrays.items()},
@@ -121,6 +97,72 @@ def sweep(
     return Trajectory(t=times, observables=observables, error=error, clock=clock, meta=meta, **host)
 
 
+class _Building(eqx.Module):
+    """Member -> system by a builder and common parameters, static under jit: a change of either is a change of program."""
+
+    build: Any = eqx.field(static=True)
+    fixed: tuple = eqx.field(static=True)
+
+    def __call__(self, member: dict[str, Any]) -> AbstractSystem:
+        return self.build(**dict(self.fixed), **member)
+
+
+class _Replacing(eqx.Module):
+    """Member -> the template with some of its numbers replaced."""
+
+    template: AbstractSystem
+
+    def __call__(self, member: dict[str, Any]) -> AbstractSystem:
+        names = tuple(member)
+        like = [getattr(self.template, name).dtype for name in names]
+        new = [jnp.asarray(member[name], dtype) for name, dtype in zip(names, like, strict=True)]
+        return eqx.tree_at(lambda system: [getattr(system, name) for name in names], self.template, new)
+
+
+def _building(system: Any, arrays: dict[str, np.ndarray], fixed: dict[str, Any]) -> _Building:
+    entry = entry_of(system)
+    known = {parameter.name: parameter for parameter in entry.parameters}
+    for name, column in arrays.items():
+        if name not in known:
+            entry.build(**fixed, **{name: column[0]})  # raises the error with its hint
+            raise InputError(
+                name, expected=f"one of {', '.join(known)}", got=name, remedy="a parameter in the register"
+            )
+        if known[name].kind is not float:
+            raise InputError(
+                name, expected="a parameter that keeps all shapes", got="a sweep over it", remedy="loop over it"
+            )
+        for value in np.unique(column):
+            known[name].check(value)
+    others = {name: value for name, value in fixed.items() if name not in arrays}
+    if unkept := [name for name, value in others.items() if isinstance(value, (np.ndarray, jax.Array, list))]:
+        raise InputError(
+            "fixed",
+            expected="numbers and words common to all members",
+            got=unkept,
+            remedy="build the system with them and sweep that",
+        )
+    return _Building(entry.build, tuple(sorted(others.items(), key=lambda item: item[0])))
+
+
+def _replacing(system: AbstractSystem, arrays: dict[str, np.ndarray], fixed: dict[str, Any]) -> _Replacing:
+    if fixed:
+        raise InputError(
+            next(iter(fixed)), expected="a parameter of a name or builder", got=f"a built {system.label}",
+            remedy="build the system with it",
+        )  # fmt: skip
+    numbers = [n for n, v in vars(system).items() if eqx.is_inexact_array(v) and v.ndim == 0]
+    known = {parameter.name: parameter for parameter in system.parameters}
+    for name, column in arrays.items():
+        if name not in numbers:
+            raise InputError(
+                name, expected=f"one of its numbers: {', '.join(numbers)}", got=name, remedy="sweep its builder instead"
+            )
+        for value in np.unique(column) if name in known else ():
+            known[name].check(value)
+    return _Replacing(system)
+
+
 def _column(name: str, values: Any) -> np.ndarray:
     try:
         return np.asarray(values, dtype=float)
@@ -128,11 +170,12 @@ def _column(name: str, values: Any) -> np.ndarray:
         raise InputError(name, expected="numbers, shape (members,)", got=values, remedy="pass an array") from None
 
 
-def _keeps_shapes(fixed: _Fixed, columns: dict[str, Any]) -> None:
+def _keeps_shapes(family: Any, columns: dict[str, Any]) -> None:
     """Refuses parameters on whose values the builder branches: a spectrum's exponent, or its source."""
     try:
-        jax.eval_shape(lambda member: fixed.build(**dict(fixed.values), **member).initial_state(),
-                       {name: column[0] for name, column in columns.items()})  # fmt: skip
+        jax.eval_shape(
+            lambda member: family(member).initial_state(), {name: column[0] for name, column in columns.items()}
+        )
     except jax.errors.JAXTypeError:
         raise InputError(
             ", ".join(columns), expected="parameters that keep all shapes", got="a sweep over them",
@@ -140,17 +183,10 @@ def _keeps_shapes(fixed: _Fixed, columns: dict[str, Any]) -> None:
         ) from None  # fmt: skip
 
 
-class _Fixed(eqx.Module):
-    """Builder and common parameters, static under jit: a change of either is a change of program."""
-
-    build: Any = eqx.field(static=True)
-    values: tuple = eqx.field(static=True)
-
-
 @eqx.filter_jit
-def _solve_all(fixed, columns, times, rtol, atol, solver, max_steps, batch):
+def _solve_all(family, columns, times, rtol, atol, solver, max_steps, batch):
     def one(member):
-        system = fixed.build(**dict(fixed.values), **member)
+        system = family(member)
         return solve_arrays(system, system.initial_state(), times, rtol, atol, solver, max_steps)
 
     return jax.lax.map(one, columns, batch_size=batch)

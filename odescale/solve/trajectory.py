@@ -45,6 +45,31 @@ class Trajectory(eqx.Module):
     clock: Clock
     meta: dict[str, Any]
 
+    def __repr__(self) -> str:
+        steps, members = self.clock.steps_per_unit, np.shape(self.loss)[:-1]
+        one = self if not members else self.member(0)
+        unit = f"one unit of t = {steps:g} SGD step{'' if steps == 1 else 's'}"
+        head = f"Trajectory of {self.meta.get('system', 'a system')}: {len(self.t)} times from 0 to {self.t[-1]:.6g} ({unit})"
+        shown = np.flatnonzero(np.asarray(one.valid))
+        first, last = (shown[0], shown[-1]) if shown.size else (0, 0)
+        course = (
+            f"  loss {one.loss[first]:.4g} -> {one.loss[last]:.4g} at t = {self.t[last]:.6g}, there "
+            f"p = {one.exponent[last]:.3g}, q = {one.index[last]:.3g}"
+            + ("" if one.error is None else f", relative error {one.error[last]:.1g}")
+        )
+        if members:
+            names = ", ".join(self.meta.get("members", {}))
+            head = (
+                f"{members[0]} parameter sets ({names}), {int(np.sum(np.asarray(self.code) != 0))} with a code; {head}"
+            )
+            course = f"  first:{course[1:]}"
+        if not members and int(self.code) != 0:
+            course += f"; code {int(self.code)}"
+        return f"{head}\n{course}\n  observables: {', '.join(self.observables)}"
+
+    def __str__(self) -> str:
+        return repr(self)
+
     @property
     def excess_loss(self) -> Float[np.ndarray, "*batch n"]:
         """The loss minus its irreducible part (the same numbers: these systems have none)."""

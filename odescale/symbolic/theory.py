@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import sympy
 
@@ -40,6 +41,31 @@ class OverlapTheory:
     V: sympy.ImmutableMatrix
     flow: OverlapFlow
     derivation: Derivation
+
+    def system(self, initial_overlaps: Any, **settings: Any) -> Any:
+        """The theory as a system: dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V, for `integrate` and every other verb.
+
+        One unit of t is N SGD steps, N the trace of the token covariance (`dimension` for isotropic tokens).
+
+        **Arguments**
+
+        - `initial_overlaps` (P, P), or (modes, P, P) with a spectrum: rows in the order students, teachers; positive semi-definite.
+        - `learning_rate` (0.1), `batch` (1), `weight_decay` (0), `noise` (1; 0 drops the SGD noise), `dimension` (1000),
+          `schedule` (text or callable), `spectrum` (a `Spectrum`), `floor` (irreducible part of the loss, 0), `label`.
+        - every parameter of the loss, by its name.
+
+        **Returns** an `odescale.systems.derived.Derived`, which `integrate`, `sweep`, `find_transition`, `plot`, `train` (real SGD on
+        rows with this sample loss) and `compare` take. **Errors**: `InputError` naming the argument.
+        """
+        from odescale.symbolic.module_writer import module_source
+        from odescale.systems.derived import derived_system
+
+        constants = self.sample_loss.free_symbols - set(self.gaussian.fields)
+        names = tuple(sorted(symbol.name for symbol in constants))
+        return derived_system(
+            module_source(self.derivation), self.students, names, initial_overlaps,
+            **({"label": self.derivation.name} | settings),
+        )  # fmt: skip
 
     def isotropic_flow(self) -> sympy.Matrix:
         """dC/dt for isotropic tokens (one mode, C = q), entry by entry; frozen pairs are zero."""
@@ -136,7 +162,7 @@ def overlap_theory(
         ),
         steps=steps,
         sources=("Saad & Solla, Phys. Rev. E 52, 4225 (1995)",),
-        outputs=_functions(gaussian, p, expected, G, V, flow, sorted(stray, key=lambda s: s.name)),
+        outputs=_functions(gaussian, p, loss, expected, G, V, flow, sorted(stray, key=lambda s: s.name)),
         tables=(Table("Rows", ("row", "field", "trained"),
                       tuple((str(i), f"${sympy.latex(f)}$", "yes" if i < p else "no") for i, f in enumerate(fields))),),
         imports=("import jax", "import jax.numpy as jnp", "import jax.scipy.special", "from jax import Array"),
@@ -193,6 +219,7 @@ def _sampled(
 def _functions(
     gaussian: Gaussian,
     p: int,
+    sample_loss: sympy.Expr,
     loss: sympy.Expr,
     G: sympy.ImmutableMatrix,
     V: sympy.ImmutableMatrix,
@@ -254,4 +281,13 @@ def _functions(
         ],
         "Array",
     )
-    return (Output("population_loss", population), Output("closure", closure), Output("overlap_flow", overlap))
+    of_fields = {field: f"phi[{i}]" for i, field in enumerate(gaussian.fields)}
+    sample = function_source(
+        "sample_loss",
+        ("phi: Array", *arguments[1:]),
+        "l (scalar) of one sample at its local fields phi (P,).",
+        [*assignments([("loss", sample_loss)], of_fields, prefix="u"), "return loss"],
+        "Array",
+    )
+    outputs = {"population_loss": population, "closure": closure, "overlap_flow": overlap, "sample_loss": sample}
+    return tuple(Output(name, source) for name, source in outputs.items())

@@ -17,9 +17,10 @@ from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import Architecture, FieldNetwork
-from odescale.systems.base import AbstractSystem
+from odescale.systems import tables
+from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.initial import check_overlaps
-from odescale.systems.parameters import Parameter, at_least_one, is_traced, non_negative, positive
+from odescale.systems.parameters import Parameter, is_traced
 
 
 class Attention(AbstractSystem):
@@ -68,20 +69,17 @@ class Attention(AbstractSystem):
         "Goldt et al., NeurIPS 2019: teacher-student dynamics of two-layer networks",
         "derivations/attention.py: the softmax average as a Gaussian tilt, layer by layer",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("learning_rate", 0.2, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
-        Parameter("batch", 4.0, "a number >= 1", at_least_one, "sequences", "sequences averaged in one step"),
-        Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/N) W each step"),
-        Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
-        Parameter("tokens", 64.0, "a number >= 2, inf allowed", lambda x: x >= 2, "tokens", "context length T"),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tables.ATTENTION_NUMBERS
 
     @property
-    def solvers(self) -> tuple[str, ...]:
+    def integration(self) -> Integration:
         """Explicit first for one mode; the structure-preserving implicit solver for a spectrum; low order when sampled."""
         if self.sampled is not None:
-            return ("bosh3",)
-        return ("tsit5", "kvaerno5") if self.eigenvalues.shape[0] == 1 else ("structured",)
+            # Second derivatives through random nodes would be noise.
+            return Integration(("bosh3",), exponents="outputs", over_nodes=True, resampled=True, fine_rtol=None)
+        if self.eigenvalues.shape[0] == 1:
+            return Integration(("tsit5", "kvaerno5"), also=("structured",))
+        return Integration(("structured",), exponents="outputs", fine_rtol=None)
 
     @property
     def clock(self) -> Clock:
@@ -145,6 +143,18 @@ class Attention(AbstractSystem):
         eta = self.learning_rate * self.schedule(t)
         decay = self.weight_decay * jnp.diag(jnp.asarray(self.trained, dtype=C.dtype))
         return -eta * G, -eta * H - decay, self.noise * eta**2 / self.batch * V
+
+    def members(self, y: Float[Array, "modes P P"]) -> Float[Array, "1 modes P P"]:
+        """The state as the structure-preserving solver moves it: plain overlaps, mode by mode, one member."""
+        return self.to_overlaps(y)[None]
+
+    def member(self, replicate: Any) -> Attention:
+        """The problem of that solver."""
+        return self
+
+    def of_members(self, q: Float[Array, "1 n modes P P"]) -> Float[Array, "n modes P P"]:
+        """The way back from `members`, at n times."""
+        return self.to_state(q[0])
 
     def resampled(self, seed: int | None = None) -> Attention:
         """The same system with an independent node set in its sampled closure; itself where nothing is sampled."""

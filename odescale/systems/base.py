@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+import textwrap
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -11,11 +12,39 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from odescale.clock import Clock
-from odescale.systems.parameters import Parameter
+from odescale.systems.parameters import Parameter, is_traced
+
+
+class Integration(eqx.Module):
+    """How a system wants to be integrated: what the solvers and the search for transitions ask instead of its type.
+
+    - `solvers`: first choice first, the ladder of `integrate`; `also`: solvers that only some systems can use, and this one can.
+    - `exponents`: "flow", p and q are exact derivatives along the flow; "outputs", slopes of the loss on the output times.
+    - `over_nodes`: the loss is an average over quadrature nodes, evaluated time by time (a batch of times would not fit), and its
+      curve is smooth to a few digits only. `resampled`: another node set of the same size estimates its error (`resampled()`).
+    - `fine_rtol`: tolerance at which second derivatives of the loss mean something, None for the solver's default.
+    - `most_steps`: cap on steps where a run that needs more is one that diverges.
+    - `time_scale`: a time (units of t) before which hardly anything happens. The system is then followed over many decades, in
+      log(1 + t/time_scale), with output from `time_scale` on; None for plain t.
+    - `atol_share`: default absolute tolerance of the state in units of the relative one; less where a component decays far.
+    """
+
+    solvers: tuple[str, ...] = eqx.field(static=True, default=("tsit5", "kvaerno5"))
+    also: tuple[str, ...] = eqx.field(static=True, default=())
+    exponents: Literal["flow", "outputs"] = eqx.field(static=True, default="flow")
+    over_nodes: bool = eqx.field(static=True, default=False)
+    resampled: bool = eqx.field(static=True, default=False)
+    fine_rtol: float | None = eqx.field(static=True, default=1e-10)
+    most_steps: int | None = eqx.field(static=True, default=None)
+    time_scale: Float[Array, ""] | None = None
+    atol_share: float = eqx.field(static=True, default=1e-4)
 
 
 class AbstractSystem(eqx.Module):
-    """dy/dt = f(t, y), one unit of t being `clock.steps_per_unit` SGD steps, with excess loss L(t, y) > 0."""
+    """dy/dt = f(t, y), one unit of t being `clock.steps_per_unit` SGD steps, with excess loss L(t, y) > 0.
+
+    `name`: of the theory; `label`: of this system, in reports. `parameters`: the table of its numbers; `sources`: who to cite.
+    """
 
     name: eqx.AbstractClassVar[str]
     parameters: eqx.AbstractClassVar[tuple[Parameter, ...]]
@@ -23,8 +52,13 @@ class AbstractSystem(eqx.Module):
 
     @property
     @abc.abstractmethod
-    def solvers(self) -> tuple[str, ...]:
-        """Solvers that suit the system, first choice first: the fallback ladder of `integrate`."""
+    def label(self) -> str:
+        """What this system is called in reports; a field with a default in every system of the library."""
+
+    @property
+    @abc.abstractmethod
+    def integration(self) -> Integration:
+        """Solvers that suit the system, and how its exponents are had."""
 
     @property
     @abc.abstractmethod
@@ -55,19 +89,23 @@ class AbstractSystem(eqx.Module):
     def summary(self) -> dict[str, Any]:
         """Parameters as plain numbers and words, for reports and saved files."""
 
+    def __repr__(self) -> str:
+        if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
+            return f"{self.label} ({type(self).__name__}, inside a JAX transformation)"
+        words = [f"{name} = {_short(value)}" for name, value in self.summary().items()]
+        lines = [f"{self.label} ({type(self).__name__}): {self.clock.describe()}"]
+        return "\n".join([*lines, *textwrap.wrap(", ".join(words), 116, initial_indent="  ", subsequent_indent="  ")])
 
-class AbstractSlowSystem(AbstractSystem):
-    """A system that is followed over many decades of time: integrated in log(1 + t/time_scale), output from time_scale on."""
+    def __str__(self) -> str:
+        return repr(self)
 
-    @property
-    @abc.abstractmethod
-    def time_scale(self) -> Float[Array, ""]:
-        """A time (units of t) before which hardly anything has happened."""
 
-    @property
-    @abc.abstractmethod
-    def atol_share(self) -> float:
-        """Default absolute tolerance of the state, in units of the relative one: 1e-4, less where a component decays far."""
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    if isinstance(value, list | tuple):
+        return " ".join(map(str, value)) if len(value) <= 12 else f"{len(value)} values"
+    return str(value)
 
 
 class AbstractEnsemble(AbstractSystem):
@@ -84,9 +122,18 @@ class AbstractEnsemble(AbstractSystem):
     def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
         """(value, half width of its 95 % interval) from one value per replicate."""
 
-    @abc.abstractmethod
-    def member(self, replicate: Any) -> Any:
-        """One replicate as a problem of the structure-preserving solver."""
+
+def losses(
+    system: AbstractSystem, times: Float[Array, " n"], states: PyTree[Array]
+) -> tuple[Float[Array, " n"], Float[Array, " n"] | None, Float[Array, "n R"] | None]:
+    """(L, half width of its 95 % interval, loss of every replicate) at times with states (n, ...); None where there are none."""
+    if isinstance(system, AbstractEnsemble):
+        # One pass over the nodes per time, never a batch of times: memory stays that of one evaluation.
+        replicates = jax.lax.map(lambda ty: system.replicate_losses(*ty), (times, states))
+        return *system.estimate(jnp.swapaxes(replicates, 0, 1)), replicates
+    if system.integration.over_nodes:
+        return jax.lax.map(lambda ty: system.excess_loss(*ty), (times, states)), None, None
+    return jax.vmap(system.excess_loss)(times, states), None, None
 
 
 def loss_derivatives(

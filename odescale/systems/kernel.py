@@ -19,8 +19,9 @@ from jaxtyping import Array, Float
 from odescale.clock import Clock
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
-from odescale.systems.base import AbstractSystem
-from odescale.systems.parameters import Parameter, is_traced, non_negative, positive
+from odescale.systems import tables
+from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.parameters import Parameter, is_traced
 
 LOSSES = ("square", "cross_entropy")
 
@@ -66,33 +67,7 @@ class Kernel(AbstractSystem):
         "Yang, arXiv 2512.22088: learning dynamics of transformers as an ODE in the kernel regime",
         "derivations/kernel.py: from one step of gradient descent to the kernel ODE",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("width", 32, "an integer from 8 to 4096", lambda x: 8 <= x <= 4096, "1", "width, heads of 8", int),
-        Parameter(
-            "depth", 2, "an integer from 1 to 16", lambda x: 1 <= x <= 16, "layers", "attention + MLP blocks", int
-        ),
-        Parameter("samples", 16, "an integer from 1 to 4096", lambda x: 1 <= x <= 4096, "1", "training sequences", int),
-        Parameter(
-            "test_samples", 16, "an integer from 0 to 4096", lambda x: 0 <= x <= 4096, "1", "test sequences", int
-        ),
-        Parameter("tokens", 4, "an integer from 1 to 1024", lambda x: 1 <= x <= 1024, "tokens", "length", int),
-        Parameter("inputs", 8, "an integer from 1 to 1024", lambda x: 1 <= x <= 1024, "1", "entries of a token", int),
-        Parameter("outputs", 4, "an integer from 1 to 1024", lambda x: 1 <= x <= 1024, "1", "outputs per token", int),
-        Parameter(
-            "loss", "square", f"one of {', '.join(LOSSES)}", lambda x: x in LOSSES, "word", "what is descended", str
-        ),
-        Parameter(
-            "learning_rate",
-            0.0,
-            "0 (a quarter of the largest stable one) or a positive number",
-            non_negative,
-            "per step",
-            "eta of the network at scale 1; divided by scale^2",
-        ),
-        Parameter("scale", 1.0, "a positive finite number", positive, "1", "lazy scale alpha of the outputs"),
-        Parameter("centred", True, "true or false", lambda x: True, "flag", "subtract the outputs at the start", bool),
-        Parameter("seed", 0, "an integer from 0 to 2^32", lambda x: 0 <= x < 2**32, "1", "of weights and data", int),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tables.KERNEL
 
     def __check_init__(self) -> None:
         N, M = self.kernel.shape[0], self.test_kernel.shape[0]
@@ -111,9 +86,9 @@ class Kernel(AbstractSystem):
             raise InputError("classes", expected=f"a divisor of {N} and {M}", got=self.classes, remedy="last axis of f")
 
     @property
-    def solvers(self) -> tuple[str, ...]:
+    def integration(self) -> Integration:
         """Explicit: within the stable learning rates the fastest mode takes a step or so."""
-        return ("tsit5", "kvaerno5")
+        return Integration(("tsit5", "kvaerno5"))
 
     @property
     def clock(self) -> Clock:

@@ -16,8 +16,9 @@ from odescale.errors import InputError
 from odescale.expectations.tangent_kernel import MEMORY_LIMIT, network_outputs, tangent_kernel
 from odescale.networks.sequence_model import SequenceTransformer, lazy
 from odescale.precision import require_x64
+from odescale.systems import tables
 from odescale.systems.kernel import LOSSES, Kernel
-from odescale.systems.parameters import complete
+from odescale.systems.parameters import complete, shown
 
 QUARTER = 0.25
 """Default learning rate, as a share of the largest stable one."""
@@ -143,6 +144,7 @@ def synthetic_sequences(
     return SequenceData(x[:samples], y[:samples], x[samples:], y[samples:], f"synthetic causal task, seed {seed}")
 
 
+@shown(tables.KERNEL)
 def kernel(**given: Any) -> Kernel:
     """The kernel ODE of a pre-norm transformer at its start, on a synthetic sequence-to-sequence task: see `Kernel`.
 

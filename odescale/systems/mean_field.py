@@ -20,9 +20,10 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
 from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.networks.teacher_student import TeacherStudent
-from odescale.systems.base import AbstractEnsemble
+from odescale.systems import tables
+from odescale.systems.base import AbstractEnsemble, Integration
 from odescale.systems.initial import check_overlaps
-from odescale.systems.parameters import Parameter, at_least_one, is_traced, non_negative, positive
+from odescale.systems.parameters import Parameter, is_traced
 
 
 class MeanField(AbstractEnsemble):
@@ -74,17 +75,7 @@ class MeanField(AbstractEnsemble):
         "Arnaboldi et al., COLT 2023: high-dimensional and mean-field limits",
         "derivations/mean_field.py: the closure for any finite-rank network, from the SGD update",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("learning_rate", 0.2, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
-        Parameter("batch", 1.0, "a number >= 1", at_least_one, "sequences", "sequences averaged in one step"),
-        Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/N) W each step"),
-        Parameter("momentum", 0.0, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "heavy ball, fixed as d grows"),
-        Parameter("friction", 0.0, "a number >= 0", non_negative, "per unit of t", "gamma of mu = 1 - gamma/N; 0: off"),
-        Parameter(
-            "noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise V, 0 drops it"
-        ),
-        Parameter("write_back", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps H, 0 drops it"),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tables.MEAN_FIELD
 
     def __check_init__(self) -> None:
         if self.initial_overlaps.ndim != 3 or self.initial_overlaps.shape[1:] != (self.problem.size,) * 2:
@@ -94,11 +85,13 @@ class MeanField(AbstractEnsemble):
             )  # fmt: skip
 
     @property
-    def solvers(self) -> tuple[str, ...]:
+    def integration(self) -> Integration:
         """Low order for one mode (the closure is known to a few digits); implicit exact flows for a spectrum."""
+        common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000}
         if self.eigenvalues.shape[0] > 1:
-            return ("structured",)
-        return ("bosh3",) if self.closure.replicates > 1 else ("tsit5", "kvaerno5")
+            return Integration(("structured",), fine_rtol=None, **common)
+        ladder = ("bosh3",) if self.closure.replicates > 1 else ("tsit5", "kvaerno5")
+        return Integration(ladder, also=("structured",), fine_rtol=1e-5, **common)
 
     @property
     def clock(self) -> Clock:
@@ -238,6 +231,14 @@ class MeanField(AbstractEnsemble):
             cosine = C[student, teacher] / jnp.sqrt(jnp.where(product > 0, product, 1.0))
             named[f"cosine_{self.problem.rows[student]}"] = cosine
         return named
+
+    def members(self, y: Float[Array, "R modes P P"]) -> Float[Array, "R modes P P"]:
+        """The state as the structure-preserving solver moves it, replicate by replicate: it is in difference rows already."""
+        return y
+
+    def of_members(self, q: Float[Array, "R n modes P P"]) -> Float[Array, "n R modes P P"]:
+        """The way back from `members`, at n times."""
+        return jnp.swapaxes(q, 0, 1)
 
     def member(self, replicate: Any) -> MeanFieldMember:
         """The spectral problem of one node set, for the structure-preserving solver (difference rows)."""

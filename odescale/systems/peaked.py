@@ -23,8 +23,15 @@ from odescale.expectations.margin import margin_moments
 from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagreement_table, softmax_race
 from odescale.generated import peaked as formulas
 from odescale.precision import require_x64
-from odescale.systems.base import AbstractSlowSystem
-from odescale.systems.parameters import Parameter, at_least_one, complete, is_traced, non_negative, positive
+from odescale.systems import tables
+from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.parameters import (
+    Parameter,
+    complete,
+    is_traced,
+    schedule_texts,
+    shown,
+)
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
@@ -48,7 +55,7 @@ class _Arguments(NamedTuple):
     options: tuple[Array, Array, Array]
 
 
-class Peaked(AbstractSlowSystem):
+class Peaked(AbstractSystem):
     r"""dD/dt = eta/(K-1) [m - D H(s)], dDelta/dt = 1/(K-1) [-2 eta Delta H(s) + (eta^2/B) G(D, Delta)]; state [D, Delta].
 
     x ~ N(0, I_d), logits W x/sqrt d, teacher W* W*^T/d = I_K; W <- W - (eta/sqrt d) mean_B (p - y) x^T. With the rows centred,
@@ -90,82 +97,20 @@ class Peaked(AbstractSlowSystem):
         "Kuehn, Thelge & Rosenow, arXiv 2605.22341: a boundary-layer mechanism for one-third scaling",
         "derivations/peaked.py: the closure for any number of classes, and its asymptotics",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter("classes", 10, "an integer from 2 to 1e5", lambda x: 2 <= x <= 1e5, "1", "K", int),
-        Parameter(
-            "labels",
-            "hard",
-            "hard, soft or sampled",
-            lambda x: x in ("hard", "soft", "sampled"),
-            "word",
-            "argmax of the teacher's fields, their softmax, or a draw from it",
-            str,
-        ),
-        Parameter(
-            "inverse_temperature", np.inf, "a positive number, inf allowed", lambda x: x > 0, "1", "b* of the teacher"
-        ),
-        Parameter(
-            "learning_rate",
-            1.0,
-            "a positive finite number",
-            positive,
-            "1",
-            "eta; per weight for adam; length of the step for normalised",
-        ),
-        Parameter("batch", 1.0, "a number >= 1", at_least_one, "samples", "samples averaged in one step"),
-        Parameter(
-            "optimizer",
-            "sgd",
-            "sgd, adam or normalised",
-            lambda x: x in ("sgd", "adam", "normalised"),
-            "word",
-            "normalised: the gradient divided by its Frobenius norm",
-            str,
-        ),
-        Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/d) W each step"),
-        Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
-        Parameter("overlap", 0.0, "a number >= 0", non_negative, "1", "D at t = 0"),
-        Parameter("spread", 0.0, "a number >= 0", non_negative, "1", "Delta at t = 0"),
-        Parameter("dimension", 1000.0, "a positive finite number", positive, "1", "d, SGD steps in one unit of t"),
-        Parameter(
-            "smoothing", 0.0, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "label smoothing: (1 - e) y + e/K"
-        ),
-        Parameter(
-            "loss",
-            "cross_entropy",
-            "cross_entropy; focal, brier or square with two classes",
-            lambda x: x in ("cross_entropy", "focal", "brier", "square"),
-            "word",
-            "what is trained; brier on probabilities, square on logits",
-            str,
-        ),
-        Parameter("focusing", 2.0, "a number >= 0", non_negative, "1", "exponent of the focal loss"),
-        Parameter(
-            "memory",
-            0.999,
-            "a number in [0, 1)",
-            lambda x: 0 <= x < 1,
-            "1",
-            "beta2 of adam, its memory of squared gradients",
-        ),
-        Parameter(
-            "schedule", "constant", "a schedule such as power:0.3", lambda x: True, "times in t", "eta(t)/eta", str
-        ),
-        Parameter(
-            "logit_schedule",
-            "constant",
-            "a schedule such as growth:0.6:10",
-            lambda x: True,
-            "times in t",
-            "beta(t): p = softmax(beta lam)",
-            str,
-        ),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tables.PEAKED
 
     @property
-    def solvers(self) -> tuple[str, ...]:
-        """Implicit first where Delta relaxes faster than D grows; explicit without noise."""
-        return ("tsit5", "kvaerno5") if self.disagreement is None and self.loss == "cross_entropy" else ("kvaerno5",)
+    def integration(self) -> Integration:
+        """Implicit first where Delta relaxes faster than D grows; explicit without noise.
+
+        Delta falls as beta^-2 under a logit schedule, and must keep its digits.
+        """
+        explicit = self.disagreement is None and self.loss == "cross_entropy"
+        return Integration(
+            ("tsit5", "kvaerno5") if explicit else ("kvaerno5",),
+            time_scale=self.time_scale,
+            atol_share=1e-4 if isinstance(self.logit_schedule, ConstantSchedule) else 1e-16,
+        )
 
     @property
     def clock(self) -> Clock:
@@ -182,11 +127,6 @@ class Peaked(AbstractSlowSystem):
         if self.optimizer == "normalised":
             return 0.1 * jnp.sqrt(others) / self.learning_rate
         return 0.1 * others / (self.learning_rate * self.race.m)
-
-    @property
-    def atol_share(self) -> float:
-        """Delta falls as beta^-2 under a logit schedule, and must keep its digits."""
-        return 1e-4 if isinstance(self.logit_schedule, ConstantSchedule) else 1e-16
 
     @property
     def peaked_labels(self) -> bool:
@@ -369,6 +309,7 @@ class Peaked(AbstractSlowSystem):
         return values | {"m": float(self.race.m), "irreducible": float(self.irreducible)}
 
 
+@shown(tables.PEAKED)
 def peaked(
     *, schedule: Schedule | str | None = None, logit_schedule: Schedule | str | None = None, **given: Any
 ) -> Peaked:
@@ -383,11 +324,7 @@ def peaked(
     **Good values**: learning_rate/batch <= 1, classes 2 to 1e5; times up to 1e10.
     """
     require_x64("peaked")
-    texts = {name: value for name, value in (("schedule", schedule), ("logit_schedule", logit_schedule))
-             if isinstance(value, str)}  # fmt: skip
-    for name, value in (("schedule", schedule), ("logit_schedule", logit_schedule)):
-        if not (value is None or isinstance(value, str) or callable(value)):
-            raise InputError(name, expected="a callable s(t) or its text", got=value, remedy="e.g. 'power:0.3'")
+    texts = schedule_texts(schedule=schedule, logit_schedule=logit_schedule)
     values = complete(Peaked.parameters, given | texts, "peaked")
     functions: dict[str, Schedule] = {
         name: value if callable(value) else parse_schedule(values[name])

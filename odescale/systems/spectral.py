@@ -20,13 +20,14 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, sc
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import spectral as formulas
 from odescale.precision import require_x64
-from odescale.systems.base import AbstractSlowSystem
-from odescale.systems.parameters import Parameter, complete, is_traced, non_negative, positive
+from odescale.systems import tables
+from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.parameters import Parameter, complete, is_traced, non_negative, shown
 from odescale.systems.spectral_bins import bin_modes
 from odescale.systems.spectral_schedules import LoggedSchedule, peak_of
 
 
-class Spectral(AbstractSlowSystem):
+class Spectral(AbstractSystem):
     r"""de_k/dr = -a_k e_k + (a_k/g_k)(eta^2/B) w_k P, P = s^2 + sum_k e_k; state e_k = lam_k E(theta_k - theta_k*)^2.
 
     Features N(0, diag lam), targets theta*.x plus noise of variance s^2, theta -> theta - (eta/B) sum_b x_b (x_b.theta - y_b)
@@ -64,32 +65,7 @@ class Spectral(AbstractSlowSystem):
         "Paquette, Paquette, Xiao & Pennington 2024: 4+3 phases of compute-optimal neural scaling laws",
         "derivations/spectral.py: recursion, log-rate ODE, Volterra form",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = (
-        Parameter(
-            "modes", 1024, "an integer from 1 to 1e8", lambda x: 1 <= x <= 1e8, "1", "d, number of features", int
-        ),
-        Parameter("spectrum_exponent", 1.5, "a positive finite number", positive, "1", "b of lam_j = j^-b"),
-        Parameter("risk_exponent", 2.0, "a positive finite number", positive, "1", "a of lam_j rho_j(0) = j^-a"),
-        Parameter("learning_rate", 0.1, "a positive finite number", positive, "1", "eta"),
-        Parameter(
-            "batch", 1.0, "a number >= 1, inf allowed", lambda x: x >= 1, "samples", "samples averaged in one step"
-        ),
-        Parameter("noise", 0.0, "a number >= 0", non_negative, "target^2", "s^2, variance of the label noise"),
-        Parameter(
-            "per_decade",
-            0.0,
-            "0 (every mode) or a number from 1 to 1000",
-            lambda x: x == 0 or 1 <= x <= 1000,
-            "1",
-            "bins per decade of the spectrum",
-        ),
-        Parameter(
-            "bin_nodes", 3, "an integer from 1 to 4", lambda x: 1 <= x <= 4, "1", "Gauss nodes per bin and measure", int
-        ),
-        Parameter(
-            "schedule", "constant", "a schedule such as cosine:1e6", lambda x: True, "times in steps", "eta(t)/eta", str
-        ),
-    )
+    parameters: ClassVar[tuple[Parameter, ...]] = tables.SPECTRAL
 
     def __check_init__(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
@@ -105,9 +81,12 @@ class Spectral(AbstractSlowSystem):
                 raise InputError(name, expected=f"finite numbers {floor}", got=values, remedy="drop or mend them")
 
     @property
-    def solvers(self) -> tuple[str, ...]:
-        """Implicit: the fastest modes relax millions of times within a run. Linear: nothing that a second one could do better."""
-        return ("rank_one",)
+    def integration(self) -> Integration:
+        """Implicit: the fastest modes relax millions of times within a run. Linear: nothing that a second one could do better.
+
+        The slowest modes decide the late loss: they keep their digits however far it falls.
+        """
+        return Integration(("rank_one",), time_scale=self.time_scale, atol_share=1e-14)
 
     @property
     def clock(self) -> Clock:
@@ -118,11 +97,6 @@ class Spectral(AbstractSlowSystem):
     def time_scale(self) -> Float[Array, ""]:
         """SGD steps in which the fastest mode loses a tenth."""
         return 0.05 / (self.learning_rate * jnp.max(self.eigenvalues))
-
-    @property
-    def atol_share(self) -> float:
-        """The slowest modes decide the late loss: they keep their digits however far it falls."""
-        return 1e-14
 
     @property
     def kinks(self) -> tuple[Any, ...]:
@@ -201,6 +175,7 @@ class Spectral(AbstractSlowSystem):
         }
 
 
+@shown(tables.SPECTRAL)
 def spectral(
     *,
     eigenvalues: Float[np.ndarray, " d"] | None = None,

@@ -16,117 +16,25 @@ from jaxtyping import Float
 
 from odescale.clock import Schedule
 from odescale.errors import InputError
-from odescale.networks.blocks import ACTIVATIONS
-from odescale.networks.library import READOUTS, committee_network, transformer_network
+from odescale.networks.library import committee_network, transformer_network
 from odescale.networks.losses import AbstractLoss, CrossEntropy, SquareLoss
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent, teacher_student
 from odescale.precision import require_x64
+from odescale.systems import tables
 from odescale.systems.mean_field import MeanField
 from odescale.systems.mean_field_build import mean_field
 from odescale.systems.mean_field_start import aligned_overlaps
-from odescale.systems.parameters import Parameter, at_least_one, complete, is_traced, non_negative, positive
+from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
 
 KEY_READS = 0.7
 """Cosine between a teacher's key (output) row and the readout it serves: without it attention would not reach the loss."""
 QUERY_READS = 0.3
 """Cosine between a query (unit's input) row and that readout."""
-CLASSES = 3
-"""Classes of cross_entropy where `outputs` is left to the system."""
 
 
-def _words(name: str, default: str, allowed: tuple[str, ...], meaning: str) -> Parameter:
-    return Parameter(name, default, f"one of {', '.join(allowed)}", lambda x: x in allowed, "word", meaning, str)
-
-
-def _count(name: str, default: int, least: int, most: int, meaning: str, unit: str = "1") -> Parameter:
-    domain = f"an integer from {least} to {most}"
-    return Parameter(name, default, domain, lambda x: least <= x <= most, unit, meaning, int)
-
-
-_START = (
-    Parameter(
-        "strength", 0.3, "a positive finite number", positive, "1", "squared length of the teacher's rows but readouts"
-    ),
-    Parameter("alignment", 0.3, "a number in [-1, 1]", lambda x: -1 <= x <= 1, "cosine", "student/teacher cosine at 0"),
-    Parameter("scale", 1.0, "a positive finite number", positive, "1", "student/teacher row length at 0"),
-)
-_LABELS = (
-    Parameter("label_noise", 0.0, "a number >= 0", non_negative, "1", "sigma of noise on the labels, square loss"),
-)
-_SPECTRUM = (
-    Parameter("dimension", 500, "an integer >= 4", lambda x: x >= 4, "1", "d, SGD steps in one unit of t", int),
-    Parameter(
-        "capacity", 0.0, "0 (isotropic) or a number > 1", lambda x: x == 0 or 1 < x < 10, "1",
-        "a in lam_k ~ k^-a, normalised to trace 1, so that t counts steps",
-    ),
-    Parameter("modes", 1e8, "a number from 1e2 to 1e15", lambda x: 1e2 <= x <= 1e15, "1", "eigenvalues, with capacity",
-              int),
-    Parameter("source", 0.5, "a positive number", positive, "1", "s in lam_k beta_k^2 ~ k^(-s a - 1), with capacity"),
-)  # fmt: skip
-BATCH = 4
-LEARNING_RATE = 0.3
-_TRAINING = (
-    Parameter("learning_rate", LEARNING_RATE, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
-    Parameter("batch", BATCH, "a number >= 1", at_least_one, "sequences", "sequences averaged in one step"),
-    *(parameter for parameter in MeanField.parameters if parameter.name not in ("learning_rate", "batch")),
-    Parameter(
-        "schedule", "constant", "a schedule such as cosine:30:0.1", lambda x: True, "times in t", "eta(t)/eta", str
-    ),
-)
-_NODES = (
-    Parameter(
-        "nodes", 0, "0 (automatic) or a power of two from 16 to 4194304",
-        lambda x: x == 0 or (16 <= x <= 2**22 and x == int(x) and int(x) & (int(x) - 1) == 0), "1",
-        "quadrature nodes of one replicate", int,
-    ),
-    Parameter("accuracy", 0.02, "a number in (0, 1)", lambda x: 0 < x < 1, "relative",
-              "half width of the drift that nodes=0 aims at"),
-    _count("budget", 8192, 64, 2**22, "most nodes of one replicate that nodes=0 may take"),
-    _count("replicates", 4, 2, 64, "independent node sets behind the error bar"),
-    _count("seed", 0, 0, 2**31, "of the nodes"),
-    _words("closure", "auto", ("auto", "quadrature", "closed"), "auto: a closed form where there is one, else quadrature"),
-)  # fmt: skip
-
-TRANSFORMER_PARAMETERS = (
-    _count("depth", 2, 1, 8, "attention layers", "layers"),
-    _count("heads", 1, 1, 8, "attention heads per layer"),
-    _count("tokens", 3, 1, 256, "T, tokens of a sequence", "tokens"),
-    _words("value", "identity", ("identity", "rows"), "value = identity, or value and output rows"),
-    _words("attention", "softmax", ("softmax", "linear"), "kernel of attention"),
-    Parameter("causal", False, "true or false", lambda x: True, "flag", "attend to s <= t only", bool),
-    _count("mlp", 0, 0, 64, "units after the attention of each layer, 0: none"),
-    _words("activation", "erf", tuple(ACTIVATIONS), "of the units"),
-    _words("norm", "none", ("none", "rms"), "rms: blocks read normalised tokens"),
-    Parameter("positions", False, "true or false", lambda x: True, "flag", "one trained row per position", bool),
-    _words("readout", "query", tuple(READOUTS), "last token, every token, or the average token"),
-    _count("outputs", 0, 0, 16, f"readout rows; 0: one, or {CLASSES} classes with cross_entropy"),
-    _words("loss", "square", ("square", "cross_entropy"), "against the teacher's outputs"),
-    _words("labels", "soft", ("soft", "hard", "sampled"), "labels of cross_entropy"),
-    *_LABELS,
-    Parameter(
-        "correlation", 0.0, "a number in (-1, 1)", lambda x: -1 < x < 1, "1", "r of tokens with rho_ts = r^|t-s|"
-    ),
-    *_START,
-    *_SPECTRUM,
-    *_TRAINING,
-    *_NODES,
-)
-
-COMMITTEE_PARAMETERS = (
-    _count("units", 2, 1, 16, "K, units of the student"),
-    _count("teacher_units", 2, 1, 16, "M, units of the teacher"),
-    _words("activation", "erf", tuple(ACTIVATIONS), "of the units"),
-    *_LABELS,
-    *(parameter for parameter in _START if parameter.name != "strength"),
-    Parameter("strength", 1.0, "a positive finite number", positive, "1", "squared length of the teacher's rows"),
-    *_SPECTRUM,
-    *_TRAINING,
-    *_NODES,
-)
-
-
+@shown(tables.TRANSFORMER)
 def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | None = None, **given: Any) -> MeanField:
     """SGD on any transformer of the library at T tokens: see `MeanField` for the equations, `transformer_network` for the network.
 
@@ -136,16 +44,16 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     every query and input row cosine 0.3, value rows 0.7 with their key; all of squared length `strength`, each with a direction of
     its own besides. Student row = scale (alignment x teacher row + sqrt(1 - alignment^2) x own direction).
 
-    **Arguments** (all optional): the words of `TRANSFORMER_PARAMETERS`; from Python `schedule` may be a callable and `spectrum`
-    any `Spectrum`.
+    **Arguments** (all optional): the words of `odescale.systems.tables.TRANSFORMER`; from Python `schedule` may be a callable
+    and `spectrum` any `Spectrum`.
 
     **Returns** a `MeanField`. **Errors**: `InputError` naming the argument, before anything is compiled.
     **Good values**: `budget` 8192 for a look, 65536 for a comparison with a run; `nodes` fixed for a sweep.
     """
     require_x64("transformer")
-    values = complete(TRANSFORMER_PARAMETERS, given | _text(schedule), "transformer")
+    values = complete(tables.TRANSFORMER, given | schedule_texts(schedule=schedule), "transformer")
     classes = values["loss"] == "cross_entropy"
-    outputs = values["outputs"] or (CLASSES if classes else 1)
+    outputs = values["outputs"] or (tables.CLASSES if classes else 1)
     if classes and outputs < 2:
         raise InputError("outputs", expected="two or more classes with cross_entropy", got=outputs, remedy="outputs=3")
     words = ("depth", "heads", "value", "attention", "causal", "mlp", "activation", "positions", "tokens", "readout")
@@ -166,29 +74,22 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     return _system(problem, start, values, schedule, spectrum)
 
 
+@shown(tables.COMMITTEE)
 def committee(*, schedule: Schedule | str | None = None, spectrum: Spectrum | None = None, **given: Any) -> MeanField:
     """Soft committee machine of K units learning one of M units: f = sum_u act(w_u . x/sqrt(N)), second layers fixed.
 
     One unit of t is tr Sigma SGD steps. Teacher rows orthogonal, of squared length `strength`; student unit u starts at cosine
     `alignment` with teacher unit u; students beyond the teacher's number have directions of their own.
 
-    **Arguments**: the words of `COMMITTEE_PARAMETERS`; `schedule` may be a callable. **Errors**: `InputError`.
+    **Arguments**: the words of `odescale.systems.tables.COMMITTEE`; `schedule` may be a callable. **Errors**: `InputError`.
     Source: Saad & Solla, Phys. Rev. E 52, 4225 (1995); Goldt et al., NeurIPS 2019.
     """
     require_x64("committee")
-    values = complete(COMMITTEE_PARAMETERS, given | _text(schedule), "committee")
+    values = complete(tables.COMMITTEE, given | schedule_texts(schedule=schedule), "committee")
     student, teacher = (committee_network(values[name], values["activation"]) for name in ("units", "teacher_units"))
     problem = teacher_student(student, teacher, _loss(values), tokens=1, label="committee")
     start = aligned_overlaps(problem, **_aligned(values), lengths=values["strength"])
     return _system(problem, start, values, schedule, spectrum)
-
-
-def _text(schedule: Any) -> dict[str, str]:
-    if not (schedule is None or isinstance(schedule, str) or callable(schedule)):
-        raise InputError(
-            "schedule", expected="a callable s(t) or its text", got=schedule, remedy="e.g. schedule='cosine:30:0.1'"
-        )
-    return {"schedule": schedule} if isinstance(schedule, str) else {}
 
 
 def _aligned(values: dict[str, Any]) -> dict[str, Any]:

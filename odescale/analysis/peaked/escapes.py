@@ -115,7 +115,7 @@ def follow(system: Peaked, t_max: float) -> Curve:
         raise InputError("t_max", expected="a finite time > 0", got=t_max, remedy="one unit of t is d SGD steps")
     first = min(float(system.time_scale), 1e-4 * t_max)
     times = np.geomspace(first, t_max, POINTS)
-    solver = system.solvers[0]
+    solver = system.integration.solvers[0]
     found = integrate(system, ts=times, rtol=RELATIVE, atol=SPREAD_FLOOR, max_steps=MAX_STEPS, solver=solver)
     seen = found.observables
     columns = {name: np.asarray(seen[name])[1:] for name in ("error", "calibrated_loss", "loss_total") if name in seen}

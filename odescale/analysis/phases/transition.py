@@ -22,18 +22,17 @@ from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.regimes import MIN_DEPTH, Transition, select_transition
 from odescale.errors import InputError, PrecisionError, SolveError
 from odescale.precision import require_x64
-from odescale.solve.integrate import SOLVERS, integrate
+from odescale.solve.integrate import integrate
+from odescale.solve.solvers import SOLVERS, method_of
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.base import AbstractEnsemble, AbstractSystem, local_exponents
-
-EXACT_SOLVERS = ("tsit5", "dopri8", "kvaerno5", "rank_one")
-"""Solvers whose states are accurate enough for derivatives along the flow."""
+from odescale.systems.base import AbstractSystem, local_exponents
+from odescale.systems.register import as_system
 
 LossFormula = Callable[[Float[Array, ""]], Float[Array, ""]]
 
 
 def find_transition(
-    subject: AbstractSystem | LossFormula,
+    subject: AbstractSystem | str | LossFormula,
     t1: float | None = None,
     *,
     window: tuple[float, float] | None = None,
@@ -52,7 +51,7 @@ def find_transition(
 
     **Arguments**
 
-    - `subject`: a system, or a JAX-traceable function of one time (domain t > 0, values > 0).
+    - `subject`: a system or its name in the register, or a JAX-traceable function of one time (domain t > 0, values > 0).
     - `t1`: end of the window; or `window` = (first, last) for a formula.
     - `min_depth`: e-folds log L(0)/L(t_x) that the exponential must cover; 2.5 by default, 2 for the quickstart system.
     - `rtol`: tolerance of the integration (1e-10). `precision`: float64; anything else is refused, since the
@@ -72,7 +71,7 @@ def find_transition(
             remedy="leave precision at float64",
         )
     require_x64("find_transition")
-    if isinstance(subject, AbstractSystem):
+    if isinstance(subject, AbstractSystem | str):
         return _of_system(subject, t1, min_depth, points, rtol, time_unit)
     if not callable(subject):
         raise InputError(
@@ -100,7 +99,7 @@ def transition_time(
     near = jax.lax.stop_gradient(jnp.asarray(near, dtype=float))
     solution = diffrax.diffeqsolve(
         _term(),
-        SOLVERS[solver](),
+        method_of(solver, system.integration),
         jnp.zeros_like(near),
         near,
         None,
@@ -154,8 +153,8 @@ def _event(system, before, state, after, rtol, solver, upwards=False):
     # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
     controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
     solution = diffrax.diffeqsolve(
-        _term(), SOLVERS[solver](), before, after, None, state, args=system, stepsize_controller=controller, event=event,
-        throw=False,
+        _term(), method_of(solver, system.integration), before, after, None, state, args=system,
+        stepsize_controller=controller, event=event, throw=False,
     )  # fmt: skip
     assert solution.ts is not None and solution.ys is not None
     t_x, y = solution.ts[-1], solution.ys[-1]
@@ -165,23 +164,13 @@ def _event(system, before, state, after, rtol, solver, upwards=False):
 def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     if t1 is None:
         raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
-    if isinstance(system, AbstractEnsemble):
-        return _of_ensemble(system, t1, min_depth, points, rtol, time_unit)
-    exact = system.solvers[0] in EXACT_SOLVERS
-    trajectory = integrate(system, t1, points=points, rtol=1e-10 if rtol is None and exact else rtol)
+    system = as_system(system)
+    asked = system.integration
+    trajectory = integrate(system, t1, points=points, rtol=asked.fine_rtol if rtol is None else rtol)
     unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
-    if system.solvers[0] == "bosh3":
-        # A sampled closure is followed to a few digits: second differences of that need smoothing.
-        keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
-        return find_transition_curve(
-            trajectory.t[keep],
-            trajectory.loss[keep],
-            loss_start=float(trajectory.loss[0]),
-            min_depth=min_depth,
-            bootstrap=0,
-            min_aic_gap=None,
-            time_unit=unit,
-        )
+    if asked.over_nodes:
+        return _over_nodes(system, trajectory, min_depth, unit)
+    exact = SOLVERS[trajectory.meta["solver"]].exact
     chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
     if exact and chosen.finite_size_cutoff is not None:
         cutoff = _located(system, trajectory, chosen.finite_size_cutoff, upwards=True)[0]
@@ -211,18 +200,19 @@ def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[fl
     return time, loss, slope
 
 
-def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_unit) -> Transition:
-    """The transition of the estimate, and its 95 % interval from the transitions of the independent node sets.
+def _over_nodes(system: Any, trajectory: Trajectory, min_depth: float, unit: str) -> Transition:
+    """The transition of a loss that is an average over nodes, known to a few digits: that of a spline through it.
 
-    Every curve goes through one spline with the same smoothing, so that the scatter is that of the closure alone.
+    Where independent node sets were followed, the 95 % interval is that of their own transitions: every curve goes through one
+    spline with the same smoothing, so that the scatter is that of the closure alone.
     """
-    explicit = "structured" not in system.solvers
-    trajectory = integrate(system, t1, points=points, rtol=1e-5 if rtol is None and explicit else rtol)
     keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
-    t, curves = trajectory.t[keep], np.asarray(trajectory.observables["replicate_loss"])
-    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    t = trajectory.t[keep]
     common: dict[str, Any] = {"min_depth": min_depth, "bootstrap": 0, "min_aic_gap": None, "time_unit": unit}
     found = find_transition_curve(t, trajectory.loss[keep], loss_start=float(trajectory.loss[0]), **common)
+    if "replicate_loss" not in trajectory.observables:
+        return found
+    curves = np.asarray(trajectory.observables["replicate_loss"])
     sets = curves.shape[1]
     estimator = f"spline through the losses, interval from {sets} independent node sets"
     if sets < 2:
@@ -238,7 +228,7 @@ def _of_ensemble(system: AbstractEnsemble, t1, min_depth, points, rtol, time_uni
         return _changed(found, estimator=estimator, caveat=f"{agree} by themselves" if times.size else found.caveat)
     if times.size < sets:
         return _changed(found, estimator=estimator, caveat=f"{agree}: no interval; raise nodes")
-    half = float(system.estimate(times)[1])  # type: ignore[arg-type]
+    half = float(system.estimate(times)[1])
     quantile = float(stats.t.ppf(0.975, sets - 1)) if sets > 2 else 2.0
     interval = (found.t_x - half, found.t_x + half)
     return _changed(found, estimator=estimator, interval=interval, stderr=half / quantile)
@@ -263,7 +253,7 @@ def transition_of_trajectory(
         log_loss_start=float(np.log(trajectory.loss[first])),
         min_depth=min_depth,
         estimator="exact derivatives along the flow, event at q = 1/2"
-        if trajectory.meta["solver"] in EXACT_SOLVERS
+        if SOLVERS[trajectory.meta["solver"]].exact
         else "differences of log L on the output times",
         grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
         time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",

@@ -2,9 +2,9 @@ r"""The rank-one step as a diffrax solver: for events, adjoints and everything e
 
     de_k/dt = -a_k(t) e_k + b_k(t) P,     P = s^2 + sum_k e_k
 
-`integrate(solver="rank_one")` is this one. `odescale.solve.spectral.log_rate.solve_spectral` stays beside it for the loss alone:
-the same
-steps without diffrax, sized by the error of E and not of every mode, some ten times faster; no events, no reverse mode, no p and q.
+`integrate(solver="rank_one")` is this one. `odescale.solve.spectral.log_rate.solve_spectral` stays beside it for the loss
+alone: the same steps without diffrax, sized by the error of E and not of every mode, some ten times faster; no events, no
+reverse mode, no p and q.
 """
 
 from __future__ import annotations
@@ -69,11 +69,6 @@ class RankOneSolver(diffrax.AbstractAdaptiveSolver):
         end, error, stages = (x.astype(y0.dtype) for x in (step.end, step.error, step.stages))
         dense = {"values": jnp.concatenate([y0[None], stages])}
         return end, error, dense, None, diffrax.RESULTS.successful
-
-
-def is_rank_one(system: Any) -> bool:
-    """Whether a system has what `RankOneSolver` reads: a `RankOneProblem` with its kinks and its time scale."""
-    return all(hasattr(system, name) for name in ("residual_noise", "rate", "coefficients", "kinks", "time_scale"))
 
 
 def solve_with_diffrax(

@@ -1,0 +1,140 @@
+"""The builders of `attention` and `quickstart`: parameters in whole words turned into a system at infinite context."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.clock import Schedule, parse_schedule
+from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.sampled import SampledContext, sample_context
+from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
+from odescale.precision import require_x64
+from odescale.systems import tables
+from odescale.systems.attention import Attention
+from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
+from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
+from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
+
+
+@shown(tables.ATTENTION)
+def attention(
+    *,
+    architecture: Architecture | None = None,
+    initial_overlaps: Float[Array, "modes P P"] | None = None,
+    spectrum: Spectrum | None = None,
+    schedule: Schedule | str | None = None,
+    **given: Any,
+) -> Attention:
+    """The general infinite-context softmax transformer: see `Attention` for its equations.
+
+    One unit of t is tr Sigma SGD steps: `dimension` for isotropic tokens, one step for a power-law `capacity`.
+
+    **Arguments** (all optional): the words of `odescale.systems.tables.ATTENTION`, and from Python also
+
+    - `architecture`: rows and networks instead of depth, heads, outputs, value, train_readouts.
+    - `initial_overlaps` (modes, P, P): q_k(0) instead of strength, alignment, scale (and source).
+    - `spectrum`: eigenvalues and weights instead of capacity and dimension.
+    - `schedule`: a callable s(t) with eta(t) = learning_rate s(t), or its text.
+
+    **Raises** `InputError` naming the argument. Good values: learning_rate 0.05 to 0.5 times 2 batch/|S a|^2.
+    """
+    require_x64("attention")
+    values = complete(tables.ATTENTION, given | schedule_texts(schedule=schedule), "attention")
+    rows = architecture or build_architecture(
+        values["depth"],
+        values["heads"],
+        value=values["value"],
+        outputs=values["outputs"],
+        train_readouts=values["train_readouts"],
+    )
+    if spectrum is None:
+        power = values["capacity"] > 0
+        spectrum = power_law(values["capacity"], values["modes"]) if power else isotropic(values["dimension"])
+    if initial_overlaps is None:
+        start = {name: values[name] for name in ("strength", "alignment", "scale")}
+        if spectrum.modes == 1:
+            initial_overlaps = teacher_student_overlaps(rows, **start)
+        elif values["capacity"] > 0:
+            covariance = teacher_student_overlaps(rows, **start)[0]
+            exponents = {name: values[name] for name in ("source", "capacity")}
+            initial_overlaps = jnp.asarray(source_overlaps(spectrum, covariance, **exponents))
+        else:
+            raise InputError(
+                "initial_overlaps",
+                expected="overlaps per mode for this spectrum",
+                got=None,
+                remedy="pass (modes, P, P)",
+            )
+    finite = values["context"] == "finite"
+    if finite and (rows.student.depth > 1 or rows.teacher.depth > 1 or rows.writes_back):
+        raise OutsideTheoryError(
+            "context", expected="infinite, or one layer with value = identity for the O(1/T) correction", got="finite",
+            remedy="set context=infinite or depth=1",
+        )  # fmt: skip
+    if finite and not (is_traced(values["tokens"]) or jnp.isfinite(values["tokens"])):
+        raise InputError("tokens", expected="a finite number with context=finite", got="inf", remedy="set tokens=64")
+    return _system(rows, initial_overlaps, spectrum, values, schedule, "attention")
+
+
+@shown(tables.QUICKSTART)
+def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
+    """Exponential, then t^-2: two softmax layers, two frozen readouts, a surplus layer that only a product can remove.
+
+    `L = beta^2/2 / (1 + y0/(beta - y0) e^(2 beta S))^2 + y1^2/2 / (1 + 2 y1 S)^2`, `S = learning_rate sqrt(R) t`, without
+    noise, where `beta = strength`, `y0 = aligned`, `y1 = surplus`, `R = readout_scale`. One unit of t is `dimension` SGD
+    steps. Good values: aligned >= 0.05 (a smaller start amplifies a 1 % error of rate into 10 % of loss).
+
+    **Arguments**: the words of `odescale.systems.tables.QUICKSTART`; `schedule` may be a callable. **Raises** `InputError`.
+    Source: docs/attention.md and derivations/attention.py.
+    """
+    require_x64("quickstart")
+    values = complete(tables.QUICKSTART, given | schedule_texts(schedule=schedule), "quickstart")
+    if not any(is_traced(values[name]) for name in ("aligned", "strength")) and values["aligned"] >= values["strength"]:
+        raise InputError(
+            "aligned", expected=f"less than strength = {values['strength']}", got=values["aligned"], remedy="lower it"
+        )
+    overlaps = quickstart_overlaps(**{k: values[k] for k in ("strength", "aligned", "surplus", "readout_scale")})
+    spectrum = isotropic(values["dimension"])
+    return _system(quickstart_architecture(), overlaps, spectrum, values, schedule, "quickstart")
+
+
+def _system(
+    architecture: Architecture,
+    overlaps: Any,
+    spectrum: Spectrum,
+    values: dict[str, Any],
+    schedule: Any,
+    label: str,
+) -> Attention:
+    numbers = {
+        name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "weight_decay", "noise")
+    }
+    return Attention(
+        architecture=architecture,
+        initial_overlaps=jnp.asarray(overlaps, dtype=float),
+        eigenvalues=jnp.asarray(spectrum.eigenvalues),
+        weights=jnp.asarray(spectrum.weights),
+        trace=float(spectrum.trace),
+        schedule=schedule if callable(schedule) else parse_schedule(values["schedule"]),
+        tokens=jnp.asarray(values["tokens"], dtype=float),
+        finite_context=values["context"] == "finite",
+        sampled=_sampled(architecture, spectrum, values) if values["context"] == "sampled" else None,
+        label=label,
+        **numbers,
+    )
+
+
+def _sampled(architecture: Architecture, spectrum: Spectrum, values: dict[str, Any]) -> SampledContext:
+    if spectrum.modes > 1 or architecture.writes_back:
+        raise OutsideTheoryError(
+            "context", expected="infinite, or isotropic tokens and value = identity for sampled", got="sampled",
+            remedy="set context=infinite",
+        )  # fmt: skip
+    tokens = values["tokens"]
+    if is_traced(tokens) or not np.isfinite(tokens) or tokens != int(tokens):
+        raise InputError("tokens", expected="a whole number with context=sampled", got=tokens, remedy="set tokens=64")
+    return sample_context(architecture.size, int(tokens), values["sequences"])
