@@ -54,8 +54,8 @@ class OverlapTheory:
           `schedule` (text or callable), `spectrum` (a `Spectrum`), `floor` (irreducible part of the loss, 0), `label`.
         - every parameter of the loss, by its name.
 
-        **Returns** an `odescale.systems.derived.Derived`, which `integrate`, `sweep`, `find_transition`, `plot`, `train` (real SGD on
-        rows with this sample loss) and `compare` take. **Errors**: `InputError` naming the argument.
+        **Returns** an `odescale.systems.derived.Derived`, which `integrate`, `sweep`, `find_transition`, `plot`, `train` (real SGD
+        on rows with this sample loss) and `compare` take. **Errors**: `InputError` naming the argument.
         """
         from odescale.symbolic.module_writer import module_source
         from odescale.systems.derived import derived_system
@@ -64,7 +64,7 @@ class OverlapTheory:
         names = tuple(sorted(symbol.name for symbol in constants))
         return derived_system(
             module_source(self.derivation), self.students, names, initial_overlaps,
-            **({"label": self.derivation.name} | settings),
+            **({"label": self.derivation.name} | settings),  # type: ignore[arg-type]
         )  # fmt: skip
 
     def isotropic_flow(self) -> sympy.Matrix:

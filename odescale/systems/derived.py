@@ -46,8 +46,8 @@ class Derived(AbstractSystem):
     - `constants`: parameters of the loss by name. `floor`: irreducible part of the loss, subtracted.
     - `source`: the generated module, text of `odescale.symbolic.module_source`; it is the theory's identity.
 
-    **Failure regime**: overlaps are plain, so that a loss below 1e-14 of its terms is rounding, and masked. Source: Saad & Solla 1995, and
-    the derivation behind `source`.
+    **Failure regime**: overlaps are plain, so that a loss below 1e-14 of its terms is rounding, and masked. Source: Saad &
+    Solla 1995, and the derivation behind `source`.
     """
 
     initial_overlaps: Float[Array, "modes P P"]
