@@ -15,4 +15,4 @@ def derive_function(name: str) -> Callable[[], Derivation]:
     """The function that derives the theory `name` from its first line; `InputError` for an unknown name."""
     if name not in NAMES:
         raise InputError("name", expected=f"one of {', '.join(NAMES)}", got=name, remedy="pick a listed derivation")
-    return import_module(f"derivations.{name}").derive
+    return import_module(f"derivations.{name}.script").derive

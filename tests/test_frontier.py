@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import lambertw
 
-from derivations.frontier_checks import zoom
+from derivations.frontier.checks import zoom
 from odescale.analysis.frontier.compute import compute_frontier, critical_compute, local_exponent
 from odescale.analysis.frontier.lambert import lambert_lower, lambert_upper, solve_balance
 from odescale.analysis.frontier.risk_law import risk_law, yang_v1, yang_v3

@@ -9,9 +9,9 @@ import pytest
 import sympy
 
 from derivations import __main__ as command
-from derivations import frontier_checks
-from derivations.frontier import derive
-from derivations.frontier_phases import BIAS, CAPACITY_LIMIT, FEATURES, NOISE, balance
+from derivations.frontier import checks as frontier_checks
+from derivations.frontier.phases import BIAS, CAPACITY_LIMIT, FEATURES, NOISE, balance
+from derivations.frontier.script import derive
 from odescale.generated import frontier as generated
 from odescale.symbolic import module_source, run_checks, to_latex, to_text, verify_stamp
 

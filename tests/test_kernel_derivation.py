@@ -9,8 +9,8 @@ import pytest
 import sympy
 
 from derivations import __main__ as command
-from derivations import kernel as script
-from derivations import kernel_checks
+from derivations.kernel import checks as kernel_checks
+from derivations.kernel import script
 from odescale.generated import kernel as formulas
 from odescale.symbolic import module_source, run_checks
 

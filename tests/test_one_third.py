@@ -7,7 +7,11 @@ import pytest
 import sympy
 from scipy.integrate import quad
 
-from derivations import peaked_adam, peaked_closure, peaked_escapes, peaked_laws, peaked_layers
+from derivations.peaked import adam as peaked_adam
+from derivations.peaked import closure as peaked_closure
+from derivations.peaked import escapes as peaked_escapes
+from derivations.peaked import laws as peaked_laws
+from derivations.peaked import layers as peaked_layers
 from odescale.analysis.peaked.escapes import MAX_STEPS, POINTS, follow
 from odescale.analysis.peaked.layer import (
     adam_exponents,

@@ -19,19 +19,17 @@ from scipy.optimize import brentq
 from sympy import Rational
 
 from derivations import __main__ as command
-from derivations import (
-    peaked_adam,
-    peaked_checks,
-    peaked_closure,
-    peaked_escapes,
-    peaked_expansion,
-    peaked_laws,
-    peaked_layers,
-)
-from derivations import peaked_checks_integrals as integrals
-from derivations import peaked_checks_laws as laws
-from derivations.peaked import derive
-from derivations.peaked_notation import CURVATURE, DELTA, MEAN_TOP, SECOND_MOMENT, TIME
+from derivations.peaked import adam as peaked_adam
+from derivations.peaked import checks as peaked_checks
+from derivations.peaked import checks_integrals as integrals
+from derivations.peaked import checks_laws as laws
+from derivations.peaked import closure as peaked_closure
+from derivations.peaked import escapes as peaked_escapes
+from derivations.peaked import expansion as peaked_expansion
+from derivations.peaked import laws as peaked_laws
+from derivations.peaked import layers as peaked_layers
+from derivations.peaked.notation import CURVATURE, DELTA, MEAN_TOP, SECOND_MOMENT, TIME
+from derivations.peaked.script import derive
 from odescale.errors import InputError
 from odescale.generated import peaked as generated
 from odescale.symbolic import dominant_balances, module_source, to_latex, to_text, verify_stamp
@@ -83,7 +81,7 @@ def test_what_is_not_proved_is_visible(derivation) -> None:
 @pytest.mark.slow
 def test_text_does_not_depend_on_the_hash_seed(derivation) -> None:
     code = (
-        "import hashlib; from derivations.peaked import derive; from derivations.__main__ import texts\n"
+        "import hashlib; from derivations.peaked.script import derive; from derivations.__main__ import texts\n"
         "print(hashlib.sha256(repr(texts(derive())).encode()).hexdigest())"
     )
     environment = {**os.environ, "PYTHONHASHSEED": "4321", "JAX_PLATFORMS": "cpu"}
@@ -205,7 +203,7 @@ def test_temperature_schedules(layer) -> None:
 
 
 def test_saturating_losses_speed_up_the_error_alone() -> None:
-    rows = {row.name: row for row in peaked_escapes.losses(peaked_layers.margin_losses()[1])[1]}
+    rows = {row.name: row for row in peaked_escapes.losses(peaked_layers.margin_losses()[1])[2]}
     for name, row in rows.items():
         if "focal" in name:
             assert row.loss == row.error == Rational(1, 3)

@@ -1,8 +1,14 @@
-"""Data goes one way through the house: a room imports only from rooms to its left. Lazy imports count too."""
+"""Data goes one way through the house: a room imports only from rooms to its left, and no imports run in a circle.
+
+Lazy imports count too, and those for type checkers.
+"""
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -52,7 +58,10 @@ class Import(NamedTuple):
 
 
 def imports_of(source: str, package: str) -> list[Import]:
-    """Every import in `source`, relative ones resolved against `package`, `import_module("...")` included."""
+    """Every import in `source`, relative ones resolved against `package`, `import_module("...")` included.
+
+    What is filled in when the program runs is a star: `import_module(f"odescale.cli.{name}")` imports `odescale.cli.*`.
+    """
     found: list[Import] = []
 
     def visit(node: ast.AST, lazy: bool) -> None:
@@ -63,9 +72,10 @@ def imports_of(source: str, package: str) -> list[Import]:
             if node.level:
                 parents = package.split(".")
                 base = ".".join(parents[: len(parents) - node.level + 1] + ([node.module] if node.module else []))
-            found.extend(Import(f"{base}.{alias.name}", node.lineno, lazy) for alias in node.names)
+            names = (base if alias.name == "*" else f"{base}.{alias.name}" for alias in node.names)
+            found.extend(Import(name, node.lineno, lazy) for name in names)
         elif isinstance(node, ast.Call) and _called(node) in ("import_module", "__import__") and node.args:
-            name = _leading_text(node.args[0])
+            name = _pattern(node.args[0], package)
             if name:
                 found.append(Import(name, node.lineno, lazy))
         inside = lazy or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda))
@@ -80,9 +90,11 @@ def _called(node: ast.Call) -> str:
     return node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
 
 
-def _leading_text(node: ast.expr) -> str:
-    if isinstance(node, ast.JoinedStr) and node.values:
-        node = node.values[0]  # f"odescale.generated.{name}" names its room before the brace
+def _pattern(node: ast.expr, package: str) -> str:
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_pattern(part, package) or "*" for part in node.values)
+    if isinstance(node, ast.FormattedValue) and getattr(node.value, "id", "") in ("__name__", "__package__"):
+        return package  # the lazy door of a package: f"{__name__}.{name}"
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
@@ -163,8 +175,8 @@ def test_no_arrow_backwards(path: str) -> None:
         ("odescale/systems/attention.py", "def f():\n    import derivations"),
         ("odescale/symbolic/gaussian.py", "from odescale.networks import architecture"),
         ("odescale/symbolic/theory.py", "from odescale.systems import derived"),
-        ("derivations/attention.py", "from odescale.generated import attention"),
-        ("derivations/attention.py", "from odescale.solve import integrate"),
+        ("derivations/attention/code.py", "from odescale.generated import attention"),
+        ("derivations/attention/code.py", "from odescale.solve import integrate"),
         ("odescale/utils.py", "import numpy"),
     ],
 )
@@ -178,12 +190,102 @@ def test_the_check_sees_a_violation(path: str, source: str) -> None:
         ("odescale/precision.py", "from odescale.errors import InputError"),
         ("odescale/systems/attention.py", "from odescale.generated import attention\nfrom .base import AbstractSystem"),
         ("odescale/cli/main.py", "from odescale import __version__\nfrom odescale.compare import verdict"),
-        ("odescale/cli/main.py", "def f():\n    from derivations import attention"),
+        ("odescale/cli/main.py", "def f():\n    from derivations.attention import script"),
         ("odescale/symbolic/gaussian.py", "import sympy\nfrom odescale.errors import InputError"),
         ("odescale/symbolic/theory.py", "def f():\n    from odescale.systems import derived"),
-        ("derivations/attention.py", "import sympy\nfrom odescale.symbolic.writers import write"),
-        ("derivations/attention.py", "def check():\n    from odescale.generated import attention"),
+        ("derivations/attention/code.py", "import sympy\nfrom odescale.symbolic.writers import write"),
+        ("derivations/attention/code.py", "def check():\n    from odescale.generated import attention"),
     ],
 )
 def test_the_check_passes_what_is_allowed(path: str, source: str) -> None:
     assert not violations(source, path)
+
+
+def import_graph(sources: Mapping[str, str]) -> dict[str, set[str]]:
+    """{module: modules it imports} of {path from the repository's root: source}, within these files.
+
+    A name counts for the longest module that it begins with. That Python also runs the packages above it does not count.
+    """
+    modules = {path.removesuffix(".py").removesuffix("/__init__").replace("/", "."): path for path in sources}
+
+    def targets(name: str) -> set[str]:
+        if "*" in name:
+            return {module for module in modules if fnmatchcase(module, name)}
+        while name and name not in modules:
+            name = name.rpartition(".")[0]
+        return {name} if name else set()
+
+    graph: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        package = ".".join(Path(path).parts[:-1])
+        graph[module] = set().union(*(targets(item.name) for item in imports_of(sources[path], package))) - {module}
+    return graph
+
+
+def circles(graph: Mapping[str, set[str]]) -> list[list[str]]:
+    """Largest groups of modules that all import each other, directly or through others of the group."""
+    reached: dict[str, set[str]] = {}
+    for start in graph:
+        seen: set[str] = set()
+        todo = [start]
+        while todo:
+            new = graph[todo.pop()] - seen
+            seen |= new
+            todo += new
+        reached[start] = seen
+    groups = {frozenset(b for b in reached[a] if a in reached[b]) for a in graph if a in reached[a]}
+    return sorted(sorted(group) for group in groups)
+
+
+@cache
+def _graph() -> dict[str, set[str]]:
+    return import_graph({path: (ROOT / path).read_text() for path in _files()})
+
+
+def test_no_imports_in_a_circle() -> None:
+    assert not circles(_graph())
+
+
+def test_only_a_theorys_script_imports_its_checks() -> None:
+    """A formula must stand without the check that was written against it; `files` compares modules by their numbers."""
+    callers = {
+        (importer, module)
+        for importer, modules in _graph().items()
+        for module in modules
+        if module.startswith("derivations.") and module.split(".")[-1].startswith("checks")
+    }
+    assert callers
+    for importer, module in callers:
+        own = importer.rpartition(".")[0] == module.rpartition(".")[0]
+        own = own and importer.split(".")[-1].split("_")[0] in ("script", "checks")
+        assert own or importer == "derivations.files", f"{importer} imports {module}"
+
+
+@pytest.mark.parametrize(
+    "closing",
+    [
+        "from derivations.t.formula import f",
+        "from derivations.t import formula",
+        "from . import formula",
+        "from .formula import *",
+        "def check():\n    from derivations.t.formula import f",
+        "if TYPE_CHECKING:\n    from derivations.t.formula import Form",
+        "import importlib\nimportlib.import_module('derivations.t.formula')",
+        "from importlib import import_module\ndef f(n):\n    import_module(f'derivations.{n}.formula')",
+        "import derivations.t.notation",
+        "import_module(f'{__package__}.form{name}')",
+    ],
+)
+def test_a_circle_is_seen(closing: str) -> None:
+    sources = {
+        "derivations/t/__init__.py": "",
+        "derivations/t/notation.py": "from derivations.t.formula import f",
+        "derivations/t/formula.py": "from derivations.t.checks import check",
+        "derivations/t/checks.py": closing,
+        "derivations/t/script.py": "from derivations.t import checks, formula",
+    }
+    (circle,) = circles(import_graph(sources))
+    assert circle[:2] == ["derivations.t.checks", "derivations.t.formula"] and "derivations.t.script" not in circle
+    sources["derivations/t/formula.py"] = "from derivations.t import notation"
+    sources["derivations/t/notation.py"] = "import sympy"
+    assert circles(import_graph(sources)) == []

@@ -8,8 +8,9 @@ import pytest
 import sympy
 
 from derivations import __main__ as command
-from derivations import schedule, schedule_checks
-from derivations.schedule_checks import CAPACITY, LAG, MEMORY, SOURCE, SPEED
+from derivations.schedule import checks as schedule_checks
+from derivations.schedule import script as schedule
+from derivations.schedule.notation import CAPACITY, LAG, MEMORY, SOURCE, SPEED
 from odescale.symbolic import module_source, run_checks, verify_stamp
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -10,11 +10,13 @@ import pytest
 import sympy
 
 from derivations import __main__ as command
-from derivations import spectral, spectral_checks
-from derivations.spectral_checks import CROSS, MODE, MOMENTUM, RISK, SHRINK, SPEED, batch, eta, lam
+from derivations.spectral import checks as spectral_checks
+from derivations.spectral import script as spectral
+from derivations.spectral.notation import CROSS, MODE, MOMENTUM, RISK, SHRINK, SPEED, SUM, SampleMoments
 from odescale.errors import InputError
 from odescale.generated import spectral as generated
 from odescale.symbolic import module_source, run_checks, to_latex, to_text, verify_stamp
+from odescale.symbolic.sgd import batch, eta, lam
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -62,7 +64,7 @@ def test_log_rate_ode_and_kappa(moments) -> None:
 def test_spoiled_derivations_fail_their_checks(moments, without) -> None:
     """Without the correlation of sample and residual, or with the batch averaged as if its samples were one: z-scores say no."""
     if without == "isserlis":
-        spoiled = spectral.SampleMoments(moments.mean, lam * RISK)
+        spoiled = SampleMoments(moments.mean, lam * RISK)
         assert not spectral_checks.sample(spoiled.mean, spoiled.square).passed
         growth, force = spectral.recursion(spoiled)
     else:
@@ -86,7 +88,7 @@ def test_other_spoiled_formulas_fail(moments) -> None:
 
 def test_degree_three_is_refused(moments) -> None:
     with pytest.raises(InputError, match="degree two"):
-        spectral.over_batch(spectral.SUM**3, moments)
+        spectral.over_batch(SUM**3, moments)
 
 
 def test_generated_functions_are_the_expressions(moments) -> None:

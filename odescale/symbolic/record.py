@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import sympy
 
@@ -63,6 +65,10 @@ class Step:
     equations: tuple[Equation, ...] = ()
     uses: tuple[str, ...] = ()
     check: Callable[[], CheckResult] | None = field(default=None, compare=False)
+
+    def checked(self, check: Callable[..., CheckResult], *arguments: Any) -> Step:
+        """The step with the numeric check `check(*arguments)`: formula and check then need not know each other."""
+        return replace(self, check=partial(check, *arguments))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Online SGD of a multi-layer softmax transformer at infinite context, as a closed ODE for the overlaps of its rows.
 
-The right-hand side comes from `odescale.generated.attention`, written by `derivations/attention.py`.
+The right-hand side comes from `odescale.generated.attention`, written by `derivations/attention/script.py`.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Attention(AbstractSystem):
     sources: ClassVar[tuple[str, ...]] = (
         "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online SGD as a closed ODE for overlaps",
         "Goldt et al., NeurIPS 2019: teacher-student dynamics of two-layer networks",
-        "derivations/attention.py: the softmax average as a Gaussian tilt, layer by layer",
+        "derivations/attention/script.py: the softmax average as a Gaussian tilt, layer by layer",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.ATTENTION_NUMBERS
 

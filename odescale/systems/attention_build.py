@@ -89,7 +89,7 @@ def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Atten
     steps. Good values: aligned >= 0.05 (a smaller start amplifies a 1 % error of rate into 10 % of loss).
 
     **Arguments**: the words of `odescale.systems.tables.QUICKSTART`; `schedule` may be a callable. **Raises** `InputError`.
-    Source: docs/attention.md and derivations/attention.py.
+    Source: docs/attention.md and derivations/attention/script.py.
     """
     require_x64("quickstart")
     values = complete(tables.QUICKSTART, given | schedule_texts(schedule=schedule), "quickstart")

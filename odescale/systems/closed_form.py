@@ -4,7 +4,7 @@ r"""The closure of a mean-field theory where it has a closed form: no nodes, no 
     attention    f = phi_rT + phi_qT (1/T) sum_s phi_ks phi_rs                   polynomials in C and 1/T
 
 for the square loss against a teacher of the same kind, with or without label noise. The formulas are those of
-`odescale.generated.mean_field`, written by `derivations/mean_field.py`.
+`odescale.generated.mean_field`, written by `derivations/mean_field/script.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class ClosedForm(AbstractClosure):
     about 1e-15 (and to ten times the `atol` of an integration); quadratic units and attention keep all digits of L and V
     when trained rows meet teacher rows of their name.
 
-    Sources: Saad & Solla, Phys. Rev. E 52, 4225 (1995); derivations/mean_field.py.
+    Sources: Saad & Solla, Phys. Rev. E 52, 4225 (1995); derivations/mean_field/script.py.
     """
 
     @property

@@ -2,7 +2,7 @@ r"""Online SGD of a soft committee machine against a teacher committee, as a clo
 
     dQ/dt = -eta (D_Q + D_Q^T) - 2 w Q + (eta^2/B) V,     dR/dt = -eta D_R - w R,     D = E[g phi^T],  V = E[g g^T]
 
-The expectations come from `odescale.generated.mean_field`, written by `derivations/mean_field.py`.
+The expectations come from `odescale.generated.mean_field`, written by `derivations/mean_field/script.py`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Committee(AbstractSystem):
     sources: ClassVar[tuple[str, ...]] = (
         "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online learning in soft committee machines",
         "Goldt et al., NeurIPS 2019: label noise and over-parametrised students",
-        "derivations/mean_field.py: the closure from the SGD step, arcsine laws and tilts",
+        "derivations/mean_field/script.py: the closure from the SGD step, arcsine laws and tilts",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.SAAD_SOLLA
 

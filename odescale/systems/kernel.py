@@ -3,7 +3,7 @@ r"""Full-batch gradient descent of any network at its frozen tangent kernel, as 
     dF/dt      = -(eta/n) Theta g(F),             g = F - Y (square loss),  g = softmax F - Y (cross-entropy)
     dF_test/dt = -(eta/n) Theta(test, train) g(F)
 
-The right-hand side comes from `odescale.generated.kernel`, written by `derivations/kernel.py`.
+The right-hand side comes from `odescale.generated.kernel`, written by `derivations/kernel/script.py`.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Kernel(AbstractSystem):
         "Jacot, Gabriel & Hongler, arXiv 1806.07572: the tangent kernel",
         "Lee et al., arXiv 1902.06720: wide networks evolve as linear models",
         "Yang, arXiv 2512.22088: learning dynamics of transformers as an ODE in the kernel regime",
-        "derivations/kernel.py: from one step of gradient descent to the kernel ODE",
+        "derivations/kernel/script.py: from one step of gradient descent to the kernel ODE",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.KERNEL
 

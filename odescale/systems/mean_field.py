@@ -3,7 +3,7 @@ r"""Online SGD of any finite-rank transformer as a closed ODE for the overlaps o
     dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V,    M_k = -eta (lam_k G + H) - w S
     G C = E[sum_t g_t phi_t^T],   V = sum_ts rho_ts E[g_t g_s^T],   H = E[dl/dR + (dl/dR)^T],   g_t = dl/dphi_t
 
-Derived in derivations/mean_field.py; expectations by quadrature with an error bar, or in closed form.
+Derived in derivations/mean_field/script.py; expectations by quadrature with an error bar, or in closed form.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class MeanField(AbstractEnsemble):
     - `effective_dimension`: d_eff = (tr Sigma)^2/tr Sigma^2, and `dimension` d, for the size of finite-d corrections.
 
     **Failure regime.** Corrections are of order eta lam_1/N and 1/d_eff; `odescale.systems.coverage.coverage` judges them.
-    Source: Saad & Solla 1995; Goldt et al. 2019; Arnaboldi et al. 2023; derivations/mean_field.py.
+    Source: Saad & Solla 1995; Goldt et al. 2019; Arnaboldi et al. 2023; derivations/mean_field/script.py.
     """
 
     problem: TeacherStudent
@@ -73,7 +73,7 @@ class MeanField(AbstractEnsemble):
         "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online SGD as a closed ODE for overlaps",
         "Goldt et al., NeurIPS 2019: teacher-student dynamics of two-layer networks",
         "Arnaboldi et al., COLT 2023: high-dimensional and mean-field limits",
-        "derivations/mean_field.py: the closure for any finite-rank network, from the SGD update",
+        "derivations/mean_field/script.py: the closure for any finite-rank network, from the SGD update",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.MEAN_FIELD
 

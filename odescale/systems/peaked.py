@@ -3,8 +3,8 @@ r"""Online SGD of softmax cross-entropy on peaked targets, as a closed ODE for t
     dD/dt     = eta beta/(K-1) [m - beta D H(beta s)] - w D                               s = sqrt(D^2 + Delta)
     dDelta/dt = eta beta/(K-1) [-2 beta Delta H + (eta beta/B) G(D, Delta)] - 2 w Delta
 
-The right-hand side comes from `odescale.generated.peaked`, written by `derivations/peaked.py`; its expectations H, m - s H, G from
-the tables of `odescale.expectations.softmax_race`.
+The right-hand side comes from `odescale.generated.peaked`, written by `derivations/peaked/script.py`; its expectations H, m - s H,
+and G from the tables of `odescale.expectations.softmax_race`.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Peaked(AbstractSystem):
     sources: ClassVar[tuple[str, ...]] = (
         "Liu, Liu, Pehlevan & Gore, arXiv 2602.03685: universal one-third time scaling in learning peaked distributions",
         "Kuehn, Thelge & Rosenow, arXiv 2605.22341: a boundary-layer mechanism for one-third scaling",
-        "derivations/peaked.py: the closure for any number of classes, and its asymptotics",
+        "derivations/peaked/script.py: the closure for any number of classes, and its asymptotics",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.PEAKED
 

@@ -3,7 +3,7 @@ r"""One-pass SGD of a linear model on Gaussian features of any spectrum, as the 
     de_k/dr = -a_k e_k + (a_k/g_k) (eta^2/B) w_k P,     P = s^2 + sum_k e_k,     g_k = 1 - G_k,     a_k = -log G_k
     G_k = 1 - 2 eta lam_k + eta^2 (1 + 1/B) lam_k^2
 
-The formulas come from `odescale.generated.spectral`, written by `derivations/spectral.py`.
+The formulas come from `odescale.generated.spectral`, written by `derivations/spectral/script.py`.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Spectral(AbstractSystem):
     sources: ClassVar[tuple[str, ...]] = (
         "Bordelon, Atanasov & Pehlevan 2024: a dynamical model of neural scaling laws",
         "Paquette, Paquette, Xiao & Pennington 2024: 4+3 phases of compute-optimal neural scaling laws",
-        "derivations/spectral.py: recursion, log-rate ODE, Volterra form",
+        "derivations/spectral/script.py: recursion, log-rate ODE, Volterra form",
     )
     parameters: ClassVar[tuple[Parameter, ...]] = tables.SPECTRAL
 

@@ -14,7 +14,7 @@ from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.errors import OutsideTheoryError
 
 THEORY = ("instant", "relaxing", "spectral")
-"""The laws of `derivations/schedule.py`: candidates of `choose_law`."""
+"""The laws of `derivations/schedule/script.py`: candidates of `choose_law`."""
 CUTS = (0.35, 0.5, 0.7)
 """Shares of the last tau at which the runs are cut and continued."""
 CLOSE = 1.15

@@ -11,7 +11,7 @@
     chinchilla   L = E + A N^-a + B D^-b, N parameters and D tokens                              5
 
 tau = int eta dstep, warm-up included, in learning rate times SGD steps; C and k per unit of tau, B in loss per unit of
-learning rate. The first three come from `derivations/schedule.py`. `multi_power` is the multi-power law in its published
+learning rate. The first three come from `derivations/schedule/script.py`. `multi_power` is the multi-power law in its published
 form (Luo et al., arXiv 2503.12811), the sum beginning with the warm-up. eta is constant between grid points, and the
 solutions are exact for that.
 """

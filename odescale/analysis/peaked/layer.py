@@ -1,7 +1,7 @@
 r"""The boundary layer's own numbers: Delta_inf, the best constant rate, and the powers of t that the balances give.
 
 2 Delta = (eta/B) S(Delta), S = 2 E softplus(sqrt(2 Delta) xi) - 1, for every number of classes; exponents as functions of the
-schedules' powers, the same as those that `derivations/peaked_escapes.py` finds with conditions on the powers.
+schedules' powers, the same as those that `derivations/peaked/escapes.py` finds with conditions on the powers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 r"""The asymptotic law of a `Peaked` system: exponents, prefactors, and whether a run at time t is inside it.
 
 The layer functions (drift, noise, error, fixed points, artanh law) are those of `odescale.generated.peaked`; the exponents are the
-balances of `derivations/peaked_escapes.py`, which the tests hold them against.
+balances of `derivations/peaked/escapes.py`, which the tests hold them against.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Derivation of infinite-context softmax transformers: read `script.py` from top to bottom."""

@@ -1,0 +1,1 @@
+"""Derivation of the compute-optimal frontier: read `script.py` from top to bottom."""

@@ -1,0 +1,1 @@
+"""Derivation of peaked distributions and the one-third law: read `script.py` from top to bottom."""
