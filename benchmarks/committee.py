@@ -1,6 +1,6 @@
 """`python -m benchmarks.committee`: 64 learning rates of a Saad-Solla committee against a loop of scipy, one thread, one process.
 
-K = M = 4, erf units, eta from 0.05 to 2, to alpha = 500 at rtol 1e-6. JAX: `Committee` under diffrax's Tsit5 with a PI
+K = M = 4, erf units, eta from 0.05 to 2, to alpha = 500 at rtol 1e-6. JAX: `SaadSolla` under diffrax's Tsit5 with a PI
 controller in `lax.map` (each member takes its own steps; `vmap` would wait for the slowest), compiled once. scipy: RK45 over
 Saad & Solla's integrals in numpy, the symmetries used there as well. Both against Dopri8 at rtol 1e-12, itself compared with
 scipy's DOP853.
@@ -40,11 +40,11 @@ def measure(members: int = MEMBERS, end: float = END) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from odescale.systems.committee import committee
+    from odescale.systems.committee import saad_solla
     from tests.scipy_committee import Oracle, saad_solla_start
 
     jax.config.update("jax_enable_x64", True)
-    system = committee()
+    system = saad_solla()
 
     def final(rate, rtol, solver):
         member = eqx.tree_at(lambda s: s.learning_rate, system, rate)

@@ -25,7 +25,7 @@ from benchmarks.validity_mean_field import BLOCK as MLP_START
 from benchmarks.validity_mean_field import HEADS, ONE, TWO, attention_and_mlp, heads_and_classes, layers
 from odescale.errors import InputError, SolveError
 from odescale.networks.blocks import HeadRows, PreNorm, SelfAttention
-from odescale.networks.readouts import Committee, QueryToken
+from odescale.networks.readouts import CommitteeReadout, QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent, teacher_student
 from odescale.systems.spectrum import Spectrum, power_law
@@ -55,7 +55,7 @@ class Case:
 def committee(units: int) -> TeacherStudent:
     """`units` erf units against as many, second layer 1/sqrt(units)."""
     rows = tuple(f"w{i}" for i in range(units))
-    return teacher_student(RowNetwork(rows, (), Committee(rows, "erf", units**-0.5)), tokens=1)
+    return teacher_student(RowNetwork(rows, (), CommitteeReadout(rows, "erf", units**-0.5)), tokens=1)
 
 
 def linear() -> TeacherStudent:

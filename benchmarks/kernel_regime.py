@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from odescale.compare.kernel import KernelComparison, compare_kernel, kernel_regime
-from odescale.networks.sequence_model import SequenceTransformer, lazy
+from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.systems.kernel_build import SequenceData, kernel_system, synthetic_sequences
 from odescale.training.full_batch import train_full_batch
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
@@ -88,7 +88,7 @@ def data_of(task: str, loss: str) -> SequenceData:
 def measure(case: Case, task: str = "synthetic") -> KernelComparison:
     """Verdict without training, then the run, then the comparison."""
     data = data_of(task, case.loss)
-    network = lazy(
+    network = lazy_network(
         SequenceTransformer(
             data.x.shape[2], data.y.shape[2], data.x.shape[1], width=case.width, depth=case.depth, heads=case.heads,
             parameterisation=case.parameterisation, key=jax.random.key(case.seed),

@@ -22,7 +22,7 @@ from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_m
 from odescale.analysis.frontier.risk_law import RiskLaw, isolated_law, risk_law
 from odescale.cli.frontier import model_curves
 from odescale.compare.kernel import KernelComparison, compare_kernel
-from odescale.networks.sequence_model import SequenceTransformer, lazy
+from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
 from odescale.plot.style import CYCLE, new_figure, shared_style
 from odescale.systems.kernel_build import SequenceData, kernel_system
@@ -79,7 +79,7 @@ def data(task: str) -> SequenceData:
 def measure(width: int, task: SequenceData) -> KernelComparison:
     """Prediction and run of a two-layer transformer of this width, centred, square loss."""
     sets = (task.x, task.y, task.x_test, task.y_test)
-    network = lazy(
+    network = lazy_network(
         SequenceTransformer(task.x.shape[2], task.y.shape[2], task.x.shape[1], width=width, key=jax.random.key(0)),
         SCALE,
     )

@@ -69,7 +69,7 @@ sets = (task.x, task.y, task.x_test, task.y_test)
 transformer = odescale.SequenceTransformer(
     characters, characters, context, width=width, depth=depth, key=jax.random.key(0)
 )
-network = odescale.lazy(transformer, scale)  # scale * (f - f at the start): weights move scale times less
+network = odescale.lazy_network(transformer, scale)  # scale * (f - f at the start): weights move scale times less
 
 system = odescale.kernel_system(network, *sets)
 regime = odescale.kernel_regime(network, system, task.x, task.x_test, steps=descent_steps)
@@ -105,7 +105,7 @@ figure
 # says so before any training.
 
 # %%
-plain = odescale.lazy(transformer, 1.0, centred=False)
+plain = odescale.lazy_network(transformer, 1.0, centred=False)
 plain_system = odescale.kernel_system(plain, *sets)
 print(odescale.kernel_regime(plain, plain_system, task.x, task.x_test, steps=5 * descent_steps).verdict)
 

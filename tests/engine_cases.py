@@ -6,7 +6,7 @@ import numpy as np
 
 from odescale.networks.blocks import MLP, HeadRows, SelfAttention
 from odescale.networks.losses import CrossEntropy, SquareLoss
-from odescale.networks.readouts import Committee, PerToken, QueryToken
+from odescale.networks.readouts import CommitteeReadout, PerToken, QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent, teacher_student
 
@@ -37,7 +37,7 @@ def classes(labels: str = "soft", **settings) -> TeacherStudent:
 
 def erf_units(noise: float = 0.0, units: int = 2) -> TeacherStudent:
     rows = tuple(f"w{i}" for i in range(units))
-    return teacher_student(RowNetwork(rows, (), Committee(rows)), loss=SquareLoss(noise), tokens=1)
+    return teacher_student(RowNetwork(rows, (), CommitteeReadout(rows)), loss=SquareLoss(noise), tokens=1)
 
 
 def linear(noise: float = 0.0) -> TeacherStudent:

@@ -13,7 +13,7 @@ from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
 from odescale.generated import mean_field as generated
 from odescale.networks.blocks import MLP, HeadRows, SelfAttention
 from odescale.networks.losses import CrossEntropy, SquareLoss
-from odescale.networks.readouts import Committee, MeanPool, QueryToken
+from odescale.networks.readouts import CommitteeReadout, MeanPool, QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import teacher_student
 from odescale.systems.closed_form import ClosedForm, closed_form, closed_form_of, has_closed_form
@@ -25,7 +25,7 @@ NAMES = ("loss", "D", "G", "V")
 
 def committee(units: int, activation: str = "erf", weight: float = 1.0) -> RowNetwork:
     rows = tuple(f"w{i}" for i in range(units))
-    return RowNetwork(rows, (), Committee(rows, activation, weight))
+    return RowNetwork(rows, (), CommitteeReadout(rows, activation, weight))
 
 
 def attention(names: tuple[str, str, str] = ("q", "k", "r"), **changes) -> RowNetwork:

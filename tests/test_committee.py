@@ -16,7 +16,7 @@ from odescale.errors import InputError
 from odescale.generated import mean_field as generated
 from odescale.solve.codes import Code
 from odescale.systems.closed_form import ClosedForm
-from odescale.systems.committee import Committee, committee, committee_overlaps
+from odescale.systems.committee import SaadSolla, committee_overlaps, saad_solla
 from odescale.systems.mean_field_build import mean_field
 from tests.scipy_committee import Oracle, saad_solla_start
 from tests.test_closed_form import committee as network
@@ -29,7 +29,7 @@ PUBLISHED = (0.061337035, 0.057670171, 0.057362846, 0.052216176, 0.024649841, 1.
 """Generalisation error at alpha = 10 ... 700 of K = M = 4, eta = 0.5; scipy's DOP853 at 1e-12 gives the same."""
 
 
-def solve(system: Committee, times: np.ndarray, rtol: float = 1e-11, field=None):
+def solve(system: SaadSolla, times: np.ndarray, rtol: float = 1e-11, field=None):
     """States (n, K, P), by Dopri8, without the library's mask of losses below rounding."""
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field or (lambda t, y, args: args.vector_field(t, y))), diffrax.Dopri8(), times[0], times[-1], None,
@@ -40,13 +40,13 @@ def solve(system: Committee, times: np.ndarray, rtol: float = 1e-11, field=None)
 
 
 @eqx.filter_jit
-def slope(system: Committee, y):
+def slope(system: SaadSolla, y):
     """dy/dt, compiled."""
     return system.vector_field(jnp.zeros(()), y)
 
 
 @eqx.filter_jit
-def error(system: Committee, y):
+def error(system: SaadSolla, y):
     """L, compiled."""
     return system.excess_loss(jnp.zeros(()), y)
 
@@ -54,11 +54,11 @@ def error(system: Committee, y):
 @pytest.fixture(scope="module")
 def golden():
     """States of the golden problem at `TIMES`."""
-    return np.asarray(eqx.filter_jit(solve)(committee(), TIMES))
+    return np.asarray(eqx.filter_jit(solve)(saad_solla(), TIMES))
 
 
 def test_saad_solla_problem(golden) -> None:
-    system = committee()
+    system = saad_solla()
     losses = [float(error(system, jnp.asarray(y))) for y in golden]
     for loss, expected in zip(losses[1:-1], PUBLISHED, strict=True):
         assert loss == pytest.approx(expected, rel=2e-6 if expected < 1e-3 else 2e-8)
@@ -67,7 +67,7 @@ def test_saad_solla_problem(golden) -> None:
 
 def test_specialises_and_stays_there(golden) -> None:
     """Late-time fixed point: R is a permutation of the teacher, Q the identity, and nothing moves."""
-    system = committee()
+    system = saad_solla()
     y = jnp.asarray(golden[-1])
     assert np.abs(np.sort(y[:, 4:], axis=1) - np.array([0, 0, 0, 1.0])).max() < 1e-7
     assert np.abs(y[:, :4] - np.eye(4)).max() < 1e-7
@@ -77,7 +77,7 @@ def test_specialises_and_stays_there(golden) -> None:
 
 @pytest.mark.slow
 def test_integrate_gives_the_same_and_stops_at_rounding(golden) -> None:
-    run = odescale.integrate(committee(), ts=TIMES)
+    run = odescale.integrate(saad_solla(), ts=TIMES)
     assert np.abs(run.loss[1:7] / np.array(PUBLISHED) - 1).max() < 1e-5
     # The last loss is below the rounding of its start, 2e-14 x 1.06, and says so instead of being a number.
     assert int(run.code) == Code.LOSS_NOT_POSITIVE and not run.valid[-1]
@@ -92,7 +92,7 @@ def test_right_hand_side_against_numpy() -> None:
         rows = rng.standard_normal((8, 30)) / 30**0.5
         rows[4:] = np.linalg.qr(rows[4:].T)[0].T
         y = (rows @ rows.T)[:4]
-        system = eqx.tree_at(lambda s: s.learning_rate, committee(), jnp.asarray(eta))
+        system = eqx.tree_at(lambda s: s.learning_rate, saad_solla(), jnp.asarray(eta))
         expected = oracle.slope(0.0, y.ravel(), eta).reshape(4, 8)
         assert np.abs(slope(system, jnp.asarray(y)) - expected).max() < 1e-14
         assert float(error(system, jnp.asarray(y))) == pytest.approx(oracle.loss(y), rel=1e-13)
@@ -101,16 +101,16 @@ def test_right_hand_side_against_numpy() -> None:
 @pytest.mark.slow
 def test_trajectory_against_scipy() -> None:
     times = np.array([0.0, 5.0, 50.0, 120.0])
-    system = committee(units=3, teacher_units=2, learning_rate=0.8)
+    system = saad_solla(units=3, teacher_units=2, learning_rate=0.8)
     expected = Oracle(3, np.eye(2)).solve(saad_solla_start(3, 2), 0.8, times, 1e-11, "DOP853")
     got = np.asarray(eqx.filter_jit(solve)(system, times)).reshape(4, -1)
     assert np.abs(got - expected).max() < 1e-8
 
 
 def test_engine_with_the_closed_form_agrees() -> None:
-    """`MeanField` with the closed form, in difference rows, beside `Committee`: overlaps to 1e-8 up to t = 700."""
+    """`MeanField` with the closed form, in difference rows, beside `SaadSolla`: overlaps to 1e-8 up to t = 700."""
     problem = teacher_student(network(4), tokens=1)
-    ours, times = committee(), TIMES[:7]
+    ours, times = saad_solla(), TIMES[:7]
     engine = mean_field(
         problem, closure="closed", initial_overlaps=np.asarray(ours.initial_overlaps), learning_rate=0.5, batch=1.0
     )  # fmt: skip
@@ -139,7 +139,7 @@ def test_rates_of_the_engine_are_the_derived_ones(friction: float) -> None:
 def test_one_unit_in_closed_form() -> None:
     """K = M = 1, the formulas of Biehl & Schwarze 1995: arcsine loss, and the slopes of q and r written out."""
     q, r, T, eta = 0.6, 0.2, 1.0, 0.7
-    system = committee(units=1, initial_overlaps=committee_overlaps([[q]], [[r]], [[T]]), learning_rate=eta)
+    system = saad_solla(units=1, initial_overlaps=committee_overlaps([[q]], [[r]], [[T]]), learning_rate=eta)
     loss = (np.arcsin(q / (1 + q)) + np.arcsin(T / (1 + T)) - 2 * np.arcsin(r / np.sqrt((1 + q) * (1 + T)))) / np.pi
     y = system.initial_state()
     assert float(error(system, y)) == pytest.approx(loss, rel=1e-14)
@@ -160,18 +160,18 @@ def test_without_the_noise_the_comparison_fails(golden) -> None:
     """Negative test: V dropped, or a tenth of it, gives another trajectory by far more than the tolerance."""
     expected = np.array(PUBLISHED[:5])
     for noise in (0.0, 0.9):
-        y = eqx.filter_jit(solve)(committee(noise=noise), TIMES[:6], 1e-9)
-        losses = jax.vmap(lambda y: error(committee(), y))(y)[1:]
+        y = eqx.filter_jit(solve)(saad_solla(noise=noise), TIMES[:6], 1e-9)
+        losses = jax.vmap(lambda y: error(saad_solla(), y))(y)[1:]
         assert np.abs(np.asarray(losses) / expected - 1).max() > 1e-2
 
 
 @pytest.mark.parametrize("activation", ["erf", "quadratic"])
 def test_small_rates_follow_the_gradient(activation: str) -> None:
     """Without noise the loss falls along the flow; weight decay adds -2 w Q and -w R."""
-    system = committee(units=2, activation=activation, noise=0.0, learning_rate=0.1)
+    system = saad_solla(units=2, activation=activation, noise=0.0, learning_rate=0.1)
     y = system.initial_state()
     assert float(jax.jvp(lambda y: error(system, y), (y,), (slope(system, y),))[1]) < 0
-    decayed = committee(units=2, activation=activation, noise=0.0, learning_rate=0.1, weight_decay=0.3)
+    decayed = saad_solla(units=2, activation=activation, noise=0.0, learning_rate=0.1, weight_decay=0.3)
     change = slope(decayed, y) - slope(system, y)
     expected = -0.3 * np.concatenate([2 * y[:, :2], y[:, 2:]], axis=1)
     assert np.abs(change - expected).max() < 1e-15
@@ -181,7 +181,7 @@ def test_label_noise_heats_the_fixed_point() -> None:
     """At the teacher, dQ/dt = (eta^2/B) sigma^2 E[g'_i g'_j] alone."""
     eye = np.eye(2)
     start = committee_overlaps(eye, eye, eye)
-    system = committee(units=2, initial_overlaps=start, label_noise=0.5, learning_rate=0.4, batch=2.0)
+    system = saad_solla(units=2, initial_overlaps=start, label_noise=0.5, learning_rate=0.4, batch=2.0)
     flow = np.asarray(slope(system, system.initial_state()))
     expected = 0.4**2 / 2 * 0.25 * 2 / np.pi / np.sqrt(np.array([[3.0, 4.0], [4.0, 3.0]]))
     assert np.abs(flow[:, :2] - expected).max() < 1e-15 and np.abs(flow[:, 2:]).max() < 1e-15
@@ -193,7 +193,7 @@ def test_sgd_of_a_real_committee() -> None:
     N, runs, eta = 1000, 16, 0.5
     i, n = np.arange(2)[:, None], np.arange(2)[None, :]
     start = committee_overlaps(np.diag([0.3, 0.4]), 0.2 * np.sin(1 + 3 * i + 5 * n), np.eye(2))
-    system = committee(units=2, initial_overlaps=start, learning_rate=eta)
+    system = saad_solla(units=2, initial_overlaps=start, learning_rate=eta)
     rng = np.random.default_rng(3)
     rows = np.stack([np.linalg.qr(rng.standard_normal((N, 4)))[0].T for _ in range(runs)])
     rows = np.linalg.cholesky(np.asarray(start)) @ rows * N**0.5
@@ -221,14 +221,14 @@ def test_sgd_of_a_real_committee() -> None:
 @pytest.mark.parametrize(
     ("call", "argument"),
     [
-        (lambda: committee(learning_rate=-1.0), "learning_rate"),
-        (lambda: committee(units=0), "units"),
-        (lambda: committee(units=2, initial_overlaps=jnp.eye(3)), "initial_overlaps"),
-        (lambda: committee(nonsense=1.0), "nonsense"),
+        (lambda: saad_solla(learning_rate=-1.0), "learning_rate"),
+        (lambda: saad_solla(units=0), "units"),
+        (lambda: saad_solla(units=2, initial_overlaps=jnp.eye(3)), "initial_overlaps"),
+        (lambda: saad_solla(nonsense=1.0), "nonsense"),
         (lambda: committee_overlaps(np.eye(2), np.eye(2), 0.1 * np.eye(2)), "initial_overlaps"),
         (lambda: committee_overlaps(np.eye(2), np.eye(3), np.eye(2)), "cross"),
-        (lambda: committee(units=1, initial_overlaps=jnp.ones((2, 2))).check(), "initial_overlaps"),
-        (lambda: replace(committee(), units=8).check(), "units"),
+        (lambda: saad_solla(units=1, initial_overlaps=jnp.ones((2, 2))).check(), "initial_overlaps"),
+        (lambda: replace(saad_solla(), units=8).check(), "units"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(call, argument: str) -> None:

@@ -15,7 +15,7 @@ from odescale.compare.kernel import compare_kernel, function_errors, kernel_regi
 from odescale.errors import InputError, SolveError
 from odescale.expectations.tangent_kernel import tangent_kernel
 from odescale.networks.language_model import LanguageModel
-from odescale.networks.sequence_model import SequenceTransformer, lazy, trainable
+from odescale.networks.sequence_model import SequenceTransformer, lazy_network, trainable
 from odescale.solve.integrate import integrate
 from odescale.systems.kernel_build import kernel, kernel_system, synthetic_sequences, with_learning_rate
 from odescale.systems.kernel_descent import descent, gradient_flow
@@ -88,7 +88,7 @@ def test_a_lazy_network_starts_at_zero_with_a_larger_kernel(network):
     x = np.random.default_rng(1).standard_normal((2, 3, 5))
     plain = tangent_kernel(network, x)
     for centred in (True, False):
-        scaled = lazy(network, 3.0, centred=centred)
+        scaled = lazy_network(network, 3.0, centred=centred)
         assert np.allclose(tangent_kernel(scaled, x), 9 * plain, rtol=1e-12)
         start = np.asarray(scaled(jnp.asarray(x[0])))
         assert np.allclose(start, 0 if centred else 3 * network(jnp.asarray(x[0])))
@@ -175,7 +175,7 @@ def runs():
     found = {}
     for loss in ("square", "cross_entropy"):
         for width in (16, 64):
-            net = lazy(build(width, inputs=4, outputs=4), 8.0)
+            net = lazy_network(build(width, inputs=4, outputs=4), 8.0)
             system = kernel_system(net, *sets, loss=loss)
             regime = kernel_regime(net, system, data.x, data.x_test, steps=40)
             rate = float(system.learning_rate)
@@ -220,7 +220,7 @@ def test_drift_of_the_run_is_reported(runs):
 def test_a_narrow_network_is_outside_and_another_kernel_does_not_fit(runs):
     data = source_text_sequences(6, 6, context=3, characters=4)
     sets = (data.x, data.y, data.x_test, data.y_test)
-    net = lazy(build(16, inputs=4, outputs=4), 1.0, centred=False)
+    net = lazy_network(build(16, inputs=4, outputs=4), 1.0, centred=False)
     system = kernel_system(net, *sets)
     regime = kernel_regime(net, system, data.x, data.x_test, steps=200)
     run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200)
@@ -247,7 +247,7 @@ def test_bad_input(network, linear):
         (lambda: kernel_system(linear, x, y, x), "y_test"),
         (lambda: kernel(width=12), "multiple of 8"),
         (lambda: kernel(widht=16), "did you mean width"),
-        (lambda: lazy(network, 0.0), "scale"),
+        (lambda: lazy_network(network, 0.0), "scale"),
         (lambda: build(12), "head_size: expected a divisor"),
         (lambda: build(parameterisation="mup"), "parameterisation"),
         (lambda: network(jnp.zeros((2, 3, 5))), "use jax.vmap"),
@@ -309,7 +309,7 @@ def test_digits_at_width_64(loss):
     pytest.importorskip("sklearn", reason="scikit-learn ships the digits")
     data = digits_sequences(16, 16, patch=4, target="next" if loss == "square" else "label")
     sets = (data.x, data.y, data.x_test, data.y_test)
-    net = lazy(build(64, inputs=16, outputs=data.y.shape[2], tokens=data.x.shape[1]), 8.0)
+    net = lazy_network(build(64, inputs=16, outputs=data.y.shape[2], tokens=data.x.shape[1]), 8.0)
     system = kernel_system(net, *sets, loss=loss)
     system = with_learning_rate(system, 0.25 * float(system.samples / system.eigenvalues[-1]))
     run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200, loss=loss)
@@ -329,7 +329,7 @@ def test_an_un_centred_network_on_digits_is_outside():
     sets = (data.x, data.y, data.x_test, data.y_test)
     verdicts = {}
     for centred, scale in ((False, 1.0), (True, 8.0)):
-        net = lazy(build(32, inputs=16, outputs=16, tokens=3), scale, centred=centred)
+        net = lazy_network(build(32, inputs=16, outputs=16, tokens=3), scale, centred=centred)
         system = kernel_system(net, *sets)
         regime = kernel_regime(net, system, data.x, data.x_test, steps=200)
         run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200)

@@ -8,7 +8,7 @@ import pytest
 from odescale.errors import InputError
 from odescale.networks.blocks import ACTIVATIONS, MLP, HeadRows, Positions, PreNorm, RMSNorm, SelfAttention
 from odescale.networks.losses import CrossEntropy, FunctionLoss, SquareLoss
-from odescale.networks.readouts import Committee, MeanPool, PerToken, QueryToken
+from odescale.networks.readouts import CommitteeReadout, MeanPool, PerToken, QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import teacher_student
 
@@ -42,7 +42,7 @@ READOUTS = {
     "per token": PerToken(("r", "o")),
     "dropped": PerToken(("r",), drop=1, skip=1),
     "mean": MeanPool(("r", "k")),
-    "committee": Committee(("r", "o", "k"), "gelu", 0.5),
+    "committee": CommitteeReadout(("r", "o", "k"), "gelu", 0.5),
 }
 NAMES = ("q", "k", "v", "o", "r", "p0", "p1")
 

@@ -15,7 +15,7 @@ from odescale.expectations import structured_kernel as module
 from odescale.expectations.structured_kernel import kernel_structure, structured_kernel
 from odescale.expectations.tangent_kernel import tangent_kernel
 from odescale.networks.language_model import LanguageModel
-from odescale.networks.sequence_model import PARAMETERISATIONS, SequenceTransformer, lazy
+from odescale.networks.sequence_model import PARAMETERISATIONS, SequenceTransformer, lazy_network
 from odescale.networks.sequence_model import trainable as default_trainable
 
 X = np.random.default_rng(0).standard_normal((5, 3, 4))
@@ -58,14 +58,14 @@ def compare_transformer(network):
 
 
 def test_kernel_of_a_lazy_transformer_in_one_block_and_across():
-    compare_transformer(lazy(drawn(lambda: transformer("mean_field", causal=False, depth=1)), 3.0))
+    compare_transformer(lazy_network(drawn(lambda: transformer("mean_field", causal=False, depth=1)), 3.0))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("parameterisation", PARAMETERISATIONS)
 def test_kernel_of_two_layers_in_every_parameterisation(parameterisation, causal):
-    compare_transformer(lazy(transformer(parameterisation, causal), 3.0, centred=causal))
+    compare_transformer(lazy_network(transformer(parameterisation, causal), 3.0, centred=causal))
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from odescale.errors import InputError
 from odescale.networks.blocks import MLP, HeadRows, Positions, PreNorm, SelfAttention, activation_of
-from odescale.networks.readouts import Committee, MeanPool, PerToken, QueryToken
+from odescale.networks.readouts import CommitteeReadout, MeanPool, PerToken, QueryToken
 from odescale.networks.row_network import RowNetwork
 
 READOUTS = {"query": QueryToken, "per_token": PerToken, "mean_pool": MeanPool}
@@ -110,7 +110,7 @@ def committee_network(
     if isinstance(weight, (bool, str)) or not abs(weight) < float("inf"):
         raise InputError("weight", expected="a finite number", got=weight, remedy="1 is Saad and Solla's")
     rows = tuple(f"w{u}" for u in range(int(units)))
-    return RowNetwork(rows, (), Committee(rows, activation, float(weight)))
+    return RowNetwork(rows, (), CommitteeReadout(rows, activation, float(weight)))
 
 
 def _whole(name: str, value: Any, least: int) -> None:

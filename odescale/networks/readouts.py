@@ -81,7 +81,7 @@ class MeanPool(eqx.Module):
         return _fields(stream, self.rows).mean(axis=0, keepdims=True)
 
 
-class Committee(eqx.Module):
+class CommitteeReadout(eqx.Module):
     """f = sum_u weight act(phi_u,T): a soft committee machine on the last token with fixed second layer, shape (1, 1).
 
     `weight` is common to all units (1: Saad & Solla). Source: Saad & Solla, Phys. Rev. E 52, 4225 (1995).

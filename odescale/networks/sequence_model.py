@@ -181,7 +181,7 @@ class LazyNetwork(eqx.Module):
         return self.scale * output
 
 
-def lazy(network: eqx.Module, scale: float = 1.0, *, centred: bool = True) -> LazyNetwork:
+def lazy_network(network: eqx.Module, scale: float = 1.0, *, centred: bool = True) -> LazyNetwork:
     """F = scale (f - f at the start), `centred` or not; divide the learning rate by scale^2 to keep the speed in function space.
 
     **Raises** `InputError` for a scale that is not a positive finite number. Good values: 1 to 30.

@@ -18,7 +18,7 @@ from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.generated import mean_field as formulas
 from odescale.networks.blocks import SelfAttention
 from odescale.networks.losses import SquareLoss
-from odescale.networks.readouts import Committee, QueryToken
+from odescale.networks.readouts import CommitteeReadout, QueryToken
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent
 
@@ -85,7 +85,7 @@ class ClosedForm(AbstractClosure):
 def closed_form_of(problem: TeacherStudent) -> str:
     """Which closed form a problem has: "erf" or "quadratic" (committees) or "linear_attention".
 
-    - Committees: both networks without blocks, readout `Committee` with that activation, any numbers of units, any output
+    - Committees: both networks without blocks, readout `CommitteeReadout` with that activation, any numbers of units, any output
       weights. Only the last token is read: T and rho do not matter.
     - Linear attention: both networks with one `SelfAttention(kind="linear")` of one head with value = identity, readout
       `QueryToken` of one row; independent tokens, any T. Query, key and readout of the student are three different rows.
@@ -96,7 +96,7 @@ def closed_form_of(problem: TeacherStudent) -> str:
     networks = (problem.student, problem.teacher)
     if type(problem.loss) is not SquareLoss:
         raise _outside("loss", "SquareLoss", type(problem.loss).__name__)
-    if all(isinstance(network.readout, Committee) and not network.blocks for network in networks):
+    if all(isinstance(network.readout, CommitteeReadout) and not network.blocks for network in networks):
         kinds = [network.readout.activation for network in networks]
         if kinds[0] != kinds[1] or kinds[0] not in COMMITTEES:
             raise _outside("activation", f"{' or '.join(COMMITTEES)}, the same in student and teacher", kinds)

@@ -24,7 +24,7 @@ from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, complete, is_traced
 
 
-class Committee(AbstractSystem):
+class SaadSolla(AbstractSystem):
     r"""dQ/dt = -eta (D_Q + D_Q^T) - 2 w Q + (eta^2/B) V, dR/dt = -eta D_R - w R; state (K, K + M) = [Q | R].
 
     Q_ij = W_i.W_j/N, R_in = W_i.W*_n/N, T_nm = W*_n.W*_m/N for K student and M teacher units on Gaussian inputs with
@@ -171,7 +171,7 @@ def committee_overlaps(
     return jnp.asarray(overlaps)
 
 
-def committee(
+def saad_solla(
     *,
     units: int = 4,
     teacher_units: int | None = None,
@@ -179,13 +179,13 @@ def committee(
     activation: Literal["erf", "quadratic"] = "erf",
     schedule: Schedule | str | None = None,
     **given: Any,
-) -> Committee:
-    """A soft committee machine on its way to a teacher committee: see `Committee` for its equations.
+) -> SaadSolla:
+    """A soft committee machine on its way to a teacher committee: see `SaadSolla` for its equations.
 
     One unit of t is `dimension` SGD steps.
 
     **Arguments** (all optional): `units` K and `teacher_units` M (default K) from 1 to 16; the words of
-    `Committee.parameters`; and
+    `SaadSolla.parameters`; and
 
     - `initial_overlaps` (K + M, K + M): default T = I, Q = diag(0.3, 0.4, ...) and R_in = 1e-3 sin(1 + 3 i + 5 n), small and
       without symmetry, so that the plateau and the escape from it are seen.
@@ -193,8 +193,8 @@ def committee(
 
     **Raises** `InputError` naming the argument.
     """
-    require_x64("committee")
-    values = complete(Committee.parameters, given, "committee")
+    require_x64("saad_solla")
+    values = complete(SaadSolla.parameters, given, "saad_solla")
     K, M = (_count(name, x) for name, x in (("units", units), ("teacher_units", teacher_units or units)))
     if initial_overlaps is None:
         i, n = np.arange(K)[:, None], np.arange(M)[None, :]
@@ -207,7 +207,7 @@ def committee(
         )  # fmt: skip
     dimension = float(values.pop("dimension"))
     numbers: dict[str, Any] = {name: jnp.asarray(value, dtype=float) for name, value in values.items()}
-    return Committee(
+    return SaadSolla(
         initial_overlaps=jnp.asarray(initial_overlaps),
         units=K,
         activation=activation,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PyTree
 
 from odescale.errors import InputError
 from odescale.expectations.tangent_kernel import MEMORY_LIMIT, network_outputs, tangent_kernel
-from odescale.networks.sequence_model import SequenceTransformer, lazy
+from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.kernel import LOSSES, Kernel
@@ -54,7 +54,7 @@ def kernel_system(
 
     **Arguments**
 
-    - `network`: any equinox module of one sample; `lazy(network, scale)` for the lazy, centred version.
+    - `network`: any equinox module of one sample; `lazy_network(network, scale)` for the lazy, centred version.
     - `x` (n, ...), `y` (n, *outputs): training samples and targets; `x_test`, `y_test` the same for the test outputs.
     - `learning_rate`: eta of this network per step; None takes a quarter of the largest stable one (`Kernel.stability_bound`).
       A lazy network's kernel is scale^2 times larger: divide eta by scale^2 (None does so by itself).
@@ -165,7 +165,7 @@ def kernel(**given: Any) -> Kernel:
     rate = float(values["learning_rate"])
     test = (data.x_test, data.y_test) if values["test_samples"] else (None, None)
     return kernel_system(
-        lazy(network, scale, centred=values["centred"]),
+        lazy_network(network, scale, centred=values["centred"]),
         data.x,
         data.y,
         *test,

@@ -18,7 +18,7 @@ RANGE = 2.0
 """Largest over smallest value that a size needs."""
 
 
-class IsolatedLaw(eqx.Module):
+class SizeLaw(eqx.Module):
     """One size's term A x^-alpha: `exponent`, `amplitude`, 90 % `interval` of the exponent; all None with a `reason` if
     unidentified."""
 
@@ -42,14 +42,14 @@ class IsolatedLaw(eqx.Module):
 class IsolatedFit(eqx.Module):
     """`laws` by size; `floor` L0; `rms` relative residual; `points`; the largest correlation between the logs of two sizes."""
 
-    laws: dict[str, IsolatedLaw]
+    laws: dict[str, SizeLaw]
     floor: float
     rms: float
     points: int
     correlation: float
     draws: Float[np.ndarray, "draws sizes"]
 
-    def __getitem__(self, size: str) -> IsolatedLaw:
+    def __getitem__(self, size: str) -> SizeLaw:
         return self.laws[size]
 
     def __str__(self) -> str:
@@ -117,7 +117,7 @@ def fit_isolated(
         a = float(best.exponents[i])
         low, high = (float(b) for b in np.percentile(table[:, i], [5, 95])) if draws else (np.nan, np.nan)
         reason = _doubt(values[i], a, (low, high), float(best.amplitudes[i + 1]), alive[:, i])
-        laws[name] = IsolatedLaw(
+        laws[name] = SizeLaw(
             name, None if reason else a, None if reason else (low, high),
             None if reason else float(best.amplitudes[i + 1] * scale[i] ** a), not reason, reason,
         )  # fmt: skip

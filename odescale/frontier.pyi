@@ -1,0 +1,16 @@
+from odescale.analysis.frontier.compute import compute_frontier as compute_frontier
+from odescale.analysis.frontier.compute import critical_compute as critical_compute
+from odescale.analysis.frontier.exponent import envelope_of_curves as envelope_of_curves
+from odescale.analysis.frontier.exponent import frontier_exponent as frontier_exponent
+from odescale.analysis.frontier.numeric import compare_frontiers as compare_frontiers
+from odescale.analysis.frontier.numeric import numeric_frontier as numeric_frontier
+from odescale.analysis.frontier.power_law_phases import compute_optimal as compute_optimal
+from odescale.analysis.frontier.power_law_phases import phase_map as phase_map
+from odescale.analysis.frontier.power_law_phases import truncated_modes as truncated_modes
+from odescale.analysis.frontier.risk_law import RiskLaw as RiskLaw
+from odescale.analysis.frontier.risk_law import isolated_law as isolated_law
+from odescale.analysis.frontier.risk_law import joint_surface as joint_surface
+from odescale.analysis.frontier.risk_law import risk_law as risk_law
+from odescale.analysis.frontier.risk_law import yang_v1 as yang_v1
+from odescale.analysis.frontier.risk_law import yang_v3 as yang_v3
+from odescale.analysis.frontier.tied import tied_frontier as tied_frontier

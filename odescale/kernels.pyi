@@ -1,0 +1,5 @@
+from odescale.compare.kernel import kernel_regime as kernel_regime
+from odescale.expectations.structured_kernel import kernel_structure as kernel_structure
+from odescale.expectations.structured_kernel import structured_kernel as structured_kernel
+from odescale.expectations.tangent_kernel import tangent_kernel as tangent_kernel
+from odescale.networks.sequence_model import lazy_network as lazy_network

@@ -1,0 +1,5 @@
+"""Language models, a grammar of known entropy, real text."""
+
+from odescale._door import open_door
+
+__getattr__, __dir__, __all__ = open_door(__name__, __file__)

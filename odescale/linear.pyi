@@ -1,0 +1,14 @@
+from odescale.solve.spectral.binned import solve_binned as solve_binned
+from odescale.solve.spectral.exact import constant_rate as constant_rate
+from odescale.solve.spectral.exact import exact_recursion as exact_recursion
+from odescale.solve.spectral.exact import ode_distance as ode_distance
+from odescale.solve.spectral.exact import volterra_force as volterra_force
+from odescale.solve.spectral.exact import volterra_kernel as volterra_kernel
+from odescale.solve.spectral.log_rate import solve_spectral as solve_spectral
+from odescale.solve.spectral.passes import repeated_passes as repeated_passes
+from odescale.systems.spectral_features import StoredData as StoredData
+from odescale.systems.spectral_features import gaussian_projection as gaussian_projection
+from odescale.systems.spectral_features import random_features as random_features
+from odescale.systems.spectral_features import stored_spectrum as stored_spectrum
+from odescale.training.spectral_sgd import GaussianTask as GaussianTask
+from odescale.training.spectral_sgd import StoredTask as StoredTask

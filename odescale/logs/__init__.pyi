@@ -1,0 +1,1 @@
+from odescale.logs.read import TrainingLog as TrainingLog

@@ -1,0 +1,4 @@
+from odescale.analysis.peaked.escapes import compare_escapes as compare_escapes
+from odescale.analysis.peaked.escapes import time_to_loss as time_to_loss
+from odescale.analysis.peaked.one_third import PeakedLaw as PeakedLaw
+from odescale.analysis.peaked.one_third import predict_law as predict_law

@@ -1,0 +1,10 @@
+from odescale.clock import ConstantSchedule as ConstantSchedule
+from odescale.clock import CosineSchedule as CosineSchedule
+from odescale.clock import GrowthSchedule as GrowthSchedule
+from odescale.clock import PowerSchedule as PowerSchedule
+from odescale.clock import SampledSchedule as SampledSchedule
+from odescale.clock import StepDownSchedule as StepDownSchedule
+from odescale.clock import WarmedSchedule as WarmedSchedule
+from odescale.clock import WarmupStableDecaySchedule as WarmupStableDecaySchedule
+from odescale.clock import parse_schedule as parse_schedule
+from odescale.clock import schedule_text as schedule_text
