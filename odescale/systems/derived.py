@@ -106,12 +106,12 @@ class Derived(AbstractSystem):
             y, self.eigenvalues, G, self.noise * V, eta, self.batch, self.weight_decay
         )  # fmt: skip
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
-        return functions_of(self.source)["population_loss"](self.couple(y), **self.constants) - self.floor
+    def loss_at(self, C: Float[Array, "P P"]) -> Float[Array, ""]:
+        """L(C) - floor: the excess loss of rows whose fields have the covariance C."""
+        return functions_of(self.source)["population_loss"](C, **self.constants) - self.floor
 
-    def sample_loss(self, fields: Float[Array, " P"]) -> Float[Array, ""]:
-        """l of one sample at its local fields, the expression that everything was derived from: what a real run descends."""
-        return functions_of(self.source)["sample_loss"](fields, **self.constants)
+    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
+        return self.loss_at(self.couple(y))
 
     def observables(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
         """`overlaps` C (P, P)."""
