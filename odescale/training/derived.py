@@ -51,16 +51,15 @@ class DerivedExperiment(AbstractRowSgd):
 
     def config(self, t1: float) -> dict[str, Any]:
         system, (lam, _) = self.system.value, self.spectrum.value
-        numbers = {name: float(value) for name, value in system.constants.items()}
-        return {
+        # `noise` is the theory's alone.
+        numbers = {name: value for name, value in system.summary().items() if name != "noise"}
+        return numbers | {
             "label": system.label,
             "theory": system.source,
-            "constants": numbers,
             "initial_overlaps": np.asarray(system.initial_overlaps).tolist(),
             "dimension": int(lam.size),
             "tokens": 0,
             "eigenvalues": lam.tolist() if np.ptp(lam) > 0 else None,
-            "weight_decay": float(system.weight_decay),
         }
 
     def start(self, seed: int) -> RowState:
