@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from importlib import import_module
+from pathlib import Path
 
 from odescale.errors import InputError
 from odescale.symbolic.record import Derivation
 
-NAMES = ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral", "schedule")
+_FIRST = ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral", "schedule")
+_FOUND = sorted(script.parent.name for script in Path(__file__).parent.glob("*/script.py"))
+NAMES = (*_FIRST, *(name for name in _FOUND if name not in _FIRST))
+"""Every folder with a script, in the order in which they were written."""
 
 
 def derive_function(name: str) -> Callable[[], Derivation]:

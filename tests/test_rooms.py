@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # The whole rule, in one place.
 LINE = (
+    "_door",
     "errors",
     "precision",
     "files",
@@ -142,13 +143,21 @@ def _fault_within(room: str, target: str, lazy: bool) -> str:
 def _files() -> list[str]:
     folders = [ROOT / "odescale", ROOT / "derivations"]
     files = [path for folder in folders if folder.is_dir() for path in folder.rglob("*.py")]
-    # odescale/__init__.py is the door: it names every room, in strings, and test_import.py watches it.
-    return sorted(str(path.relative_to(ROOT)) for path in files if path != ROOT / "odescale" / "__init__.py")
+    # A module with a stub beside it is the door or a namespace of it: `test_doors_only_open` watches those.
+    return sorted(str(path.relative_to(ROOT)) for path in files if not path.with_suffix(".pyi").exists())
 
 
 @pytest.mark.parametrize("path", _files())
 def test_no_arrow_backwards(path: str) -> None:
     assert not violations((ROOT / path).read_text(), path)
+
+
+def test_doors_only_open() -> None:
+    """The door and its namespaces name other rooms in their stubs and import nothing but the way to read those."""
+    doors = [stub.with_suffix(".py") for stub in (ROOT / "odescale").rglob("*.pyi")]
+    assert len(doors) > 5
+    for door in doors:
+        assert {item.name for item in imports_of(door.read_text(), "")} <= {"odescale._door.open_door"}, door
 
 
 @pytest.mark.parametrize(
@@ -289,3 +298,42 @@ def test_a_circle_is_seen(closing: str) -> None:
     sources["derivations/t/formula.py"] = "from derivations.t import notation"
     sources["derivations/t/notation.py"] = "import sympy"
     assert circles(import_graph(sources)) == []
+
+
+def concrete_systems() -> set[str]:
+    """Names of the classes in `odescale/systems` that are systems."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "odescale" / "systems").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found[node.name] = {base.id for base in node.bases if isinstance(base, ast.Name)}
+    systems = {"AbstractSystem"}
+    while more := {name for name, bases in found.items() if bases & systems} - systems:
+        systems |= more
+    return systems - {"AbstractSystem"}
+
+
+def asked_types(source: str, names: set[str]) -> list[str]:
+    """Lines of `source` that ask by `isinstance` (or by the identity of its type) whether something is one of `names`."""
+    bad = []
+    for node in ast.walk(ast.parse(source)):
+        asks = isinstance(node, ast.Call) and _called(node) in ("isinstance", "issubclass")
+        compares = isinstance(node, ast.Compare) and any(isinstance(op, (ast.Is, ast.IsNot, ast.Eq)) for op in node.ops)
+        inside = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} if asks or compares else set()
+        if inside & names:
+            bad.append(f"line {node.lineno}: {ast.unparse(node)}")
+    return bad
+
+
+def test_no_verb_asks_which_theory_it_has() -> None:
+    names = concrete_systems()
+    assert {"Attention", "MeanField", "Peaked", "Kernel", "Spectral", "Derived", "AbstractEnsemble"} <= names
+    outside = [path for path in _files() if path.startswith("odescale/") and not path.startswith("odescale/systems/")]
+    assert not {path: bad for path in outside if (bad := asked_types((ROOT / path).read_text(), names))}
+
+
+def test_a_question_about_a_type_is_seen() -> None:
+    names = concrete_systems()
+    assert asked_types("if isinstance(system, (Peaked, MeanField)): pass", names)
+    assert asked_types("type(system) is Peaked", names)
+    assert not asked_types("isinstance(subject, AbstractSystem)", names)
