@@ -204,7 +204,7 @@ print(
 # points, and a verdict. At `small` size the corrections of order 1/tokens and 1/dimension are large, and the verdict may say so.
 
 # %%
-comparison = odescale.compare_runs(system, run, min_depth=min_depth)
+comparison = odescale.compare(system, run, min_depth=min_depth)
 print(comparison.verdict)
 print(f"run/theory: {comparison.ratio.min():.3f} to {comparison.ratio.max():.3f}")
 print("theory, same points:", comparison.theory_transition)

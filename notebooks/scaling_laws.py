@@ -66,13 +66,15 @@ compute_points = 40 if small else 200
 # %%
 task = source_text_sequences(samples, samples, context=context, characters=characters)
 sets = (task.x, task.y, task.x_test, task.y_test)
-transformer = odescale.SequenceTransformer(
+transformer = odescale.networks.SequenceTransformer(
     characters, characters, context, width=width, depth=depth, key=jax.random.key(0)
 )
-network = odescale.lazy_network(transformer, scale)  # scale * (f - f at the start): weights move scale times less
+network = odescale.kernels.lazy_network(
+    transformer, scale
+)  # scale * (f - f at the start): weights move scale times less
 
 system = odescale.kernel_system(network, *sets)
-regime = odescale.kernel_regime(network, system, task.x, task.x_test, steps=descent_steps)
+regime = odescale.kernels.kernel_regime(network, system, task.x, task.x_test, steps=descent_steps)
 print(f"{task.source}; {system.eigenvalues.size} outputs, learning rate {float(system.learning_rate):.3g}")
 print("without training:", regime.verdict)
 
@@ -105,9 +107,9 @@ figure
 # says so before any training.
 
 # %%
-plain = odescale.lazy_network(transformer, 1.0, centred=False)
+plain = odescale.kernels.lazy_network(transformer, 1.0, centred=False)
 plain_system = odescale.kernel_system(plain, *sets)
-print(odescale.kernel_regime(plain, plain_system, task.x, task.x_test, steps=5 * descent_steps).verdict)
+print(odescale.kernels.kernel_regime(plain, plain_system, task.x, task.x_test, steps=5 * descent_steps).verdict)
 
 # %% [markdown]
 # ## SGD on a power-law spectrum, with a schedule
@@ -123,12 +125,12 @@ at = np.unique(np.round(np.geomspace(1, steps, 60)))
 curves = {}
 for schedule in ("constant", f"cosine:{steps:g}"):
     sgd = odescale.spectral(**words, schedule=schedule)
-    curves[schedule] = odescale.solve_spectral(sgd, at)
+    curves[schedule] = odescale.linear.solve_spectral(sgd, at)
     print(
         f"{schedule}: excess risk {curves[schedule].loss[-1]:.3e} at step {at[-1]:.0f}, {curves[schedule].accepted} steps"
     )
 early = at <= 1e4  # every step is run
-exact = np.asarray(odescale.exact_recursion(sgd, at[early]))
+exact = np.asarray(odescale.linear.exact_recursion(sgd, at[early]))
 print(f"ODE against every step of SGD: {np.max(np.abs(curves[schedule].loss[early] / exact - 1)):.1e} at most")
 
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
@@ -150,7 +152,7 @@ figure
 
 # %%
 ranks = np.arange(1.0, 1e4 + 1 if small else 1e6 + 1)
-binned = odescale.solve_binned(
+binned = odescale.linear.solve_binned(
     ranks**-spectrum_exponent, ranks ** (spectrum_exponent - risk_exponent), at, per_decade=10,
     learning_rate=learning_rate, batch=batch,
 )  # fmt: skip
@@ -173,13 +175,13 @@ print(f"theory: t_x = {theory.t_x:.2f} SGD steps, {theory.depth:.2f} e-folds dee
 
 at = np.unique(np.round(np.geomspace(5, run_steps, 60)))
 sgd_runs = odescale.train_linear(
-    odescale.GaussianTask(lam, np.sqrt(risk / lam)), at, learning_rate=0.02, batch=8, seeds=seeds
+    odescale.linear.GaussianTask(lam, np.sqrt(risk / lam)), at, learning_rate=0.02, batch=8, seeds=seeds
 )
 measured = odescale.find_transition_curve(sgd_runs.steps, sgd_runs.risk, time_unit="SGD steps")
 print(f"mean of {seeds} runs: {measured}")
 
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-axes.loglog(at, odescale.solve_spectral(gap, at).loss, label="theory")
+axes.loglog(at, odescale.linear.solve_spectral(gap, at).loss, label="theory")
 axes.errorbar(
     at, sgd_runs.mean, 2 * sgd_runs.stderr, fmt=".", markersize=4, linewidth=1, label=f"SGD, {seeds} runs, 2 s.e."
 )
@@ -201,13 +203,13 @@ figure
 # `odescale frontier --term width:1:.5:2:100 --term data:1:.5:1:1000 --decay 50 --rate .8 --time-cost 1 --compute 1e7:1e12`.
 
 # %%
-law = odescale.risk_law((1, 1), (0.5, 0.5), (2, 1), decay=50, rate=0.8, time_cost=1, floors=(100, 1000))
-critical = odescale.critical_compute(law)
+law = odescale.frontier.risk_law((1, 1), (0.5, 0.5), (2, 1), decay=50, rate=0.8, time_cost=1, floors=(100, 1000))
+critical = odescale.frontier.critical_compute(law)
 print(law)
 print(critical)
 
 C = np.geomspace(1e7, 1e12, compute_points)
-frontier = odescale.compute_frontier(law, C)
+frontier = odescale.frontier.compute_frontier(law, C)
 models = {}
 for compute in (1e8, 1e9, 1e10):
     sizes = np.asarray(frontier.sizes)[np.argmin(np.abs(C - compute))]
@@ -218,19 +220,21 @@ plot_frontier(frontier, critical=critical, curves=models, asymptote=float(1 / la
 # The same frontier from R and C alone, by search instead of formulas:
 
 # %%
-print(odescale.compare_frontiers(law, np.geomspace(3e8, 1e12, 5)))
+print(odescale.frontier.compare_frontiers(law, np.geomspace(3e8, 1e12, 5)))
 
 # %% [markdown]
 # Each term alone, and two published laws whose exponents follow from their terms: nothing is typed in.
 
 # %%
-for name, preset in (("version 1", odescale.yang_v1()), ("version 3", odescale.yang_v3())):
+for name, preset in (("version 1", odescale.frontier.yang_v1()), ("version 3", odescale.frontier.yang_v3())):
     print(f"{name}: {preset}; exponent 1/S = {1 / float(preset.S):.6f}")
-    print("   ", odescale.critical_compute(preset))
+    print("   ", odescale.frontier.critical_compute(preset))
 
 x = np.geomspace(100, 1e6, 60)
 ranges = {"width": x, "data": 10 * x, "time": np.geomspace(0.5, 16, 60)}
-plot_isolated_laws([(odescale.isolated_law(law, name), values) for name, values in ranges.items()])["width"].figure
+plot_isolated_laws([(odescale.frontier.isolated_law(law, name), values) for name, values in ranges.items()])[
+    "width"
+].figure
 
 # %% [markdown]
 # ## Phases of power-law features
@@ -239,7 +243,7 @@ plot_isolated_laws([(odescale.isolated_law(law, name), values) for name, values 
 # What to see: lines of equal exponent that bend at both boundaries; the orange point is the spectrum above.
 
 # %%
-optimal = odescale.compute_optimal(risk_exponent, spectrum_exponent)
+optimal = odescale.frontier.compute_optimal(risk_exponent, spectrum_exponent)
 print(optimal)
 a, b = np.linspace(1.02, 5, 160), np.linspace(1.02, 3, 120)
 marks = {

@@ -66,7 +66,7 @@ warmup = 0.05 * steps
 # %%
 if not LOGS:
     folder = Path(tempfile.mkdtemp())
-    text = odescale.source_text(length=length, most=500_000 if small else 20_000_000)
+    text = odescale.language.source_text(length=length, most=500_000 if small else 20_000_000)
     plans = {
         "constant": WarmedSchedule(ConstantSchedule(), warmup),
         "step_down": WarmedSchedule(StepDownSchedule(0.6 * steps, 0.1), warmup),
@@ -122,7 +122,7 @@ plot_curves([log.curve() for log in logs], transition)
 # %%
 start = first_step([by_name[name].curve() for name in FIT_ON])
 fitted = [by_name[name].curve().between(start, np.inf) for name in FIT_ON]
-table = odescale.compare_laws(fitted, laws=("instant", "relaxing", "power_tau"), draws=20)
+table = odescale.laws.compare_laws(fitted, laws=("instant", "relaxing", "power_tau"), draws=20)
 print(table)
 known = [law for law, fit in table.fits.items() if fit.identified]
 if known:

@@ -108,10 +108,10 @@ class GatedUnit(eqx.Module):
 
 
 # %%
-network = odescale.RowNetwork(
+network = odescale.networks.RowNetwork(
     ("q", "k", "g", "v", "o", "r"),
     (DistanceAttention("q", "k"), GatedUnit("g", "v", "o")),
-    odescale.QueryToken(("r",)),
+    odescale.networks.QueryToken(("r",)),
 )
 problem = odescale.teacher_student(network, tokens=tokens)
 print("rows, student's first:", ", ".join(problem.rows))

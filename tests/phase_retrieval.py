@@ -21,7 +21,9 @@ PARAMETERS = (
     odescale.Parameter("learning_rate", 0.05, "a positive number", lambda x: x > 0, "1", "plain SGD learning rate eta"),
     odescale.Parameter("alignment", 0.4, "a number in (0, 0.7)", lambda x: 0 < x < 0.7, "1", "overlap at the start"),
     odescale.Parameter("batch", 2, "an integer >= 1", lambda x: x >= 1, "samples", "samples in one step", int),
-    odescale.Parameter("dimension", 400, "an integer >= 2", lambda x: x >= 2, "1", "d, SGD steps in one unit of t", int),
+    odescale.Parameter(
+        "dimension", 400, "an integer >= 2", lambda x: x >= 2, "1", "d, SGD steps in one unit of t", int
+    ),
 )
 
 

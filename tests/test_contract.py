@@ -193,7 +193,9 @@ def test_words_of_the_tables_are_those_of_the_networks() -> None:
     assert (tuple(ACTIVATIONS), tuple(READOUTS)) == (tables.ACTIVATIONS, tables.READOUTS)
 
 
-@pytest.mark.parametrize("subject", [3.0, "quickstrat", "nowhere.py:build", "odescale:nothing", f"{FILE}:nothing", None])
+@pytest.mark.parametrize(
+    "subject", [3.0, "quickstrat", "nowhere.py:build", "odescale:nothing", f"{FILE}:nothing", None]
+)
 @pytest.mark.parametrize("verb", ["integrate", "find_transition", "train"])
 def test_what_is_no_system_is_refused(verb: str, subject: Any) -> None:
     with pytest.raises(odescale.InputError):
@@ -217,7 +219,7 @@ def test_register_is_open_and_jealous() -> None:
 
 
 def test_derived_theory_is_followed_by_real_rows() -> None:
-    """Automatic differentiation of the sample loss on 32 real runs against the derived ODE; without its noise term it is refuted."""
+    """Automatic differentiation of the sample loss on 32 real runs against the derived ODE; without its noise it is refuted."""
     from phase_retrieval import phase_retrieval
 
     settings: dict[str, Any] = {"learning_rate": 0.25, "batch": 1, "dimension": 400}

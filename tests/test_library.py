@@ -183,5 +183,5 @@ def test_sweep_over_the_learning_rate():
 
 
 def test_public_names_are_the_builders():
-    assert odescale.transformer is transformer and odescale.transformer_network is transformer_network
+    assert odescale.transformer is transformer and odescale.networks.transformer_network is transformer_network
     assert jax.tree_util.tree_leaves(odescale.committee(nodes=64))

@@ -191,7 +191,7 @@ def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple
     if of_a_run is not None and options.system == "spectral":
         raise InputError(
             "system", expected="a system that trains its own network", got="spectral",
-            remedy="use odescale.train_linear on an odescale.GaussianTask, against odescale.exact_recursion",
+            remedy="use odescale.train_linear on an odescale.linear.GaussianTask, against odescale.linear.exact_recursion",
         )  # fmt: skip
     system = entry.build(**settings(options.set, entry.parameters, options.system))
     if options.clock not in ("t", "steps", "tau"):

@@ -219,7 +219,9 @@ def _kernel(report: LogReport) -> Part:
     if report.kernel is None:
         return Part(
             "Kernel regime",
-            ("Not measured: a log does not hold the network. In Python, pass kernel=odescale.kernel_regime(...).",),
+            (
+                "Not measured: a log does not hold the network. In Python, pass kernel=odescale.kernels.kernel_regime(...).",
+            ),
         )
     return Part("Kernel regime", (f"**{report.kernel.verdict.status}**",), report.kernel.verdict.reasons)
 

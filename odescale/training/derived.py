@@ -1,6 +1,6 @@
 r"""SGD on the real rows behind a theory that was derived from a sample loss of their local fields.
 
-    W <- W - eta s(t) grad_W mean_B l(W x/sqrt N) - (w/N) W,    x ~ N(0, Sigma) fresh every step
+W <- W - eta s(t) grad_W mean_B l(W x/sqrt N) - (w/N) W,    x ~ N(0, Sigma) fresh every step
 """
 
 from __future__ import annotations
