@@ -1,8 +1,8 @@
 """Ordinary differential equations for learning dynamics: derive them, integrate them, compare them with real training.
 
-The public names load on first use: importing odescale imports neither JAX nor sympy and changes no setting of JAX. They stand in
-`__init__.pyi`; what is more special is in the namespaces `spectra`, `schedules`, `networks`, `laws`, `frontier`, `linear`, `kernels`,
-`one_third`, `two_tokens`, `language`, `logs`, `plot` and `symbolic`.
+The public names load on first use: importing odescale imports neither JAX nor sympy and changes no setting of JAX. They stand
+in `__init__.pyi`; what is more special is in the namespaces `spectra`, `schedules`, `networks`, `laws`, `frontier`, `linear`,
+`kernels`, `one_third`, `two_tokens`, `language`, `logs`, `plot` and `symbolic`.
 """
 
 from odescale._door import open_door

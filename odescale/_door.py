@@ -58,6 +58,7 @@ def callable_room(package: str, verb: str) -> None:
 
         @property
         def __wrapped__(self) -> Callable[..., Any]:
+            """The verb, imported now; `inspect.signature` and `help` follow it."""
             return getattr(import_module(place), name)
 
     sys.modules[package].__class__ = Room

@@ -1,7 +1,7 @@
 """Every system through every verb: each works at a small size or is refused by an `InputError`, and nothing else ever.
 
-One table. A theory that is added to the register is in it by itself; `SMALL` only says how to make it small. `phase_retrieval` comes from
-outside the package, in one file that starts at a derivation.
+One table. A theory that is added to the register is in it by itself; `SMALL` only says how to make it small. `phase_retrieval`
+comes from outside the package, in one file that starts at a derivation.
 """
 
 from __future__ import annotations
