@@ -2,6 +2,8 @@
 #
 #   make quickstart     create .venv, install, run the whole line once; writes results/quickstart/
 #   make test           create .venv, install with the tools, run the fast tests
+#   make test-uncached  the tests of solving and failing once more without the cache of compiled programs
+#   make test-oldest    the fast tests on the lowest versions that pyproject.toml allows, in .venv-oldest
 #   make validate       the validity table (docs/validity.md, row by row) and the slow tests: theory against simulation
 #   make lint           ruff check, ruff format --check, pyright
 #   make derivations    derive again and rewrite odescale/generated and docs/derivations
@@ -10,7 +12,8 @@
 #   make clean          remove .venv, caches and build products (results/ stays)
 #
 # Variables: PYTHON names the interpreter, VENV the environment, CONSTRAINTS the pinned versions (empty: newest allowed),
-# WORKERS the number of test processes, TEST more arguments for pytest, ARGS more arguments for the quickstart.
+# WORKERS the number of test processes, TEST more arguments for pytest, ARGS more arguments for the quickstart, CACHE the folder of
+# compiled programs that test runs share (empty: none).
 
 SHELL := /bin/sh
 VENV ?= .venv
@@ -18,6 +21,7 @@ PYTHON ?=
 CONSTRAINTS ?= constraints.txt
 WORKERS ?= 2
 DEVICE ?= cpu
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/odescale/compiled
 TEST ?=
 ARGS ?=
 
@@ -26,9 +30,12 @@ PIP := $(PY) -m pip -qq --disable-pip-version-check --no-input
 PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 # Test processes share a GPU, if there is one: none may take its memory whole.
 # Nearly all of their time is compilation of programs that then run for milliseconds: compile with less effort.
-PYTEST := XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0 $(PY) -m pytest
+# And keep them on disk for the next run: diffrax programs can be kept only with EQX_ON_ERROR=nan, where what would raise inside
+# a compiled program gives NaN instead; the library reads result codes, so that its own errors are the same either way.
+KEPT := JAX_COMPILATION_CACHE_DIR="$(CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 EQX_ON_ERROR=nan
+PYTEST := $(if $(CACHE),$(KEPT)) XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0 $(PY) -m pytest
 
-.PHONY: help quickstart test validate lint derivations check-derivations notebooks bench clean
+.PHONY: help quickstart test test-uncached test-oldest validate lint derivations check-derivations notebooks bench clean
 .DELETE_ON_ERROR:
 # Two targets would install into one environment at once.
 .NOTPARALLEL:
@@ -41,6 +48,12 @@ quickstart: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(PYTEST) -n $(WORKERS) --dist loadfile --max-worker-restart 0 $(TEST)
+
+test-uncached:
+	$(MAKE) test CACHE= TEST="tests/test_integrate.py tests/test_sweep.py tests/test_structure.py $(TEST)"
+
+test-oldest:
+	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt CACHE= TEST="$(TEST)"
 
 validate: $(VENV)/.installed-dev
 	$(PY) -m benchmarks.validity
@@ -69,7 +82,7 @@ bench: $(VENV)/.installed
 	$(PY) -m benchmarks --device $(DEVICE)
 
 clean:
-	rm -rf $(VENV) build dist .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(if $(CACHE),"$(CACHE)") build dist .pytest_cache .ruff_cache *.egg-info
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp per set of extras: a second call installs nothing, a change of pyproject.toml or of the pins installs again.
