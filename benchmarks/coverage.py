@@ -119,7 +119,7 @@ def run_case(case: Case) -> dict[str, Any]:
     from odescale.systems.coverage import coverage
     from odescale.systems.mean_field_build import mean_field
     from odescale.systems.mean_field_start import aligned_overlaps
-    from odescale.training.of_mean_field import train_mean_field
+    from odescale.training.train import train
 
     problem = case.problem()
     where: dict[str, Any] = {"dimension": case.dimension} if case.spectrum is None else {"spectrum": case.spectrum()}
@@ -131,18 +131,18 @@ def run_case(case: Case) -> dict[str, Any]:
     steps = np.geomspace(case.t1 / 20, case.t1, RECORDS) * system.trace
     times = np.unique(np.maximum(np.rint(steps), 1)) / system.trace
     try:
-        run = train_mean_field(system, case.t1, seeds=case.seeds, record_times=times, progress=False)
+        run = train(system, case.t1, seeds=case.seeds, record_times=times, progress=False)
     except (SolveError, InputError) as error:
         return result | {"follows": False, "why": str(error).split(";")[0][:120]}
     theory = integrate(system, ts=np.concatenate([[0.0], run.t]), on_failure="mask")
     if int(theory.code) != 0:
         return result | {"follows": False, "why": f"the ODE stops early (code {int(theory.code)})"}
     assert theory.error is not None
-    ratio = run.mean_loss() / theory.loss[1:]
-    error = np.hypot(run.stderr() / theory.loss[1:], theory.error[1:] / 3.182)
+    ratio = run.mean() / theory.loss[1:]
+    error = np.hypot(run.scatter() / theory.loss[1:], theory.error[1:] / 3.182)
     beyond = float(np.max(np.abs(ratio - 1) - 2 * error))
     worst = float(ratio[np.argmax(np.abs(ratio - 1))])
-    single = float(np.sqrt(np.max(np.mean((run.loss / theory.loss[1:] - 1) ** 2, axis=0))))
+    single = float(np.sqrt(np.max(np.mean((run["loss"] / theory.loss[1:] - 1) ** 2, axis=0))))
     follows = bool(beyond <= TOLERANCE and single <= SCATTER)
     fall = float(theory.loss[0] / theory.loss[-1])
     return result | {"follows": follows, "ratio": worst, "beyond": beyond, "single": single, "fall": fall}

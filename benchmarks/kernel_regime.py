@@ -18,8 +18,9 @@ import numpy as np
 from odescale.compare.kernel import KernelComparison, compare_kernel, kernel_regime
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.systems.kernel_build import SequenceData, kernel_system, synthetic_sequences
-from odescale.training.full_batch import train_full_batch
+from odescale.systems.kernel_descent import record_steps
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
+from odescale.training.train import train
 
 SAMPLES = 8
 
@@ -99,8 +100,7 @@ def measure(case: Case, task: str = "synthetic") -> KernelComparison:
     sets = (data.x, data.y, data.x_test, data.y_test)
     system = kernel_system(network, *sets, loss=case.loss)
     regime = kernel_regime(network, system, data.x, data.x_test, steps=case.steps)
-    rate = float(system.learning_rate)
-    run = train_full_batch(network, *sets, learning_rate=rate, steps=case.steps, loss=case.loss)
+    run = train(system, case.steps, record_times=record_steps(case.steps), precision="float64", progress=False)
     return compare_kernel(system, run, regime=regime)
 
 

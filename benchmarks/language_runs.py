@@ -21,9 +21,11 @@ import numpy as np
 
 from odescale.clock import ConstantSchedule, CosineSchedule, StepDownSchedule, WarmedSchedule, WarmupStableDecaySchedule
 from odescale.networks.language_model import LanguageModel
-from odescale.training.language import LanguageRun, train_language
-from odescale.training.language_checkpoint import kept_checkpoint
+from odescale.run import Run
+from odescale.training.checkpoint import kept_checkpoint
+from odescale.training.language import language
 from odescale.training.source_text import SourceText, source_text
+from odescale.training.train import train
 
 LENGTH, BATCH, DEPTH, HEADS = 64, 16, 2, 4
 RATES = {"adamw": 3e-3, "sgd": 0.5}
@@ -52,17 +54,25 @@ def record_steps(steps: int) -> np.ndarray:
 def train_case(
     text: SourceText, schedule: Callable, *, width: int, optimizer: str, steps: int, seeds: list[int], checkpoint: Path,
     keep_at: tuple[int, ...] = (), branch: Path | None = None,
-) -> LanguageRun:  # fmt: skip
+) -> Run:  # fmt: skip
     """One schedule on every seed."""
-    return train_language(
+    model = language(
         lambda key: LanguageModel(text.vocabulary, width, DEPTH, HEADS, LENGTH, positions="rotary", key=key),
-        text, steps=steps, batch=BATCH, learning_rate=RATES[optimizer], optimizer=optimizer, momentum=0.9,
-        schedule=schedule, record_steps=record_steps(steps), seeds=seeds, held_out=512, checkpoint=checkpoint,
-        keep_at=keep_at, branch=branch,
+        text, batch=BATCH, learning_rate=RATES[optimizer], optimizer=optimizer,
+        momentum=0.0 if optimizer == "adamw" else 0.9, schedule=schedule,
     )  # fmt: skip
+    return train(
+        model,
+        steps,
+        record_times=record_steps(steps),
+        seeds=seeds,
+        checkpoint=checkpoint,
+        keep_at=keep_at,
+        branch=branch,
+    )
 
 
-def write_runs(path: Path, run: LanguageRun, schedule: Callable, rate: float) -> None:
+def write_runs(path: Path, run: Run, schedule: Callable, rate: float) -> None:
     """The records of every seed, one row per seed and step; the rate is that of the last step before the record."""
     path.parent.mkdir(parents=True, exist_ok=True)
     rates = rate * np.asarray(jax.vmap(schedule)(run.step - 1))

@@ -50,18 +50,24 @@ CASES = {
 def train_case(
     name: str, steps: int | None = None, seeds: tuple[int, ...] | None = None, folder: Path | None = FOLDER
 ) -> Any:
-    """(grammar, `LanguageRun`) of a case; `folder` None keeps no checkpoint."""
+    """(grammar, `Run`) of a case; `folder` None keeps no checkpoint."""
     from odescale.networks.language_model import LanguageModel
     from odescale.training.grammar import Grammar
-    from odescale.training.language import train_language
+    from odescale.training.language import language
+    from odescale.training.train import train
 
     case = CASES[name]
     grammar = Grammar(**case.grammar)
     training = case.training | ({} if steps is None else {"steps": steps}) | ({} if seeds is None else {"seeds": seeds})
     checkpoint = None if folder is None else folder / f"peaked_language_{name}_{training['steps']}.npz"
-    return grammar, train_language(
-        lambda key: LanguageModel(**case.model, key=key), grammar, checkpoint=checkpoint, **training
-    )
+    steps, which = training.pop("steps"), training.pop("seeds")
+    model = language(lambda key: LanguageModel(**case.model, key=key), grammar, **training)
+    return grammar, train(model, steps, seeds=which, record_times=record_steps(steps), checkpoint=checkpoint)
+
+
+def record_steps(steps: int) -> np.ndarray:
+    """41 log-spaced steps from steps/1000 on."""
+    return np.geomspace(max(1.0, steps / 1000), steps, 41)
 
 
 def aligned_flow(classes: int) -> dict[str, np.ndarray]:
@@ -101,17 +107,18 @@ def own_flow(grammar: Any, sequences: int = 8192) -> dict[str, np.ndarray]:
 
 def anneal(run: Any, grammar: Any, name: str) -> dict[str, Any]:
     """The runs' models after a tenth more steps in which the learning rate falls linearly to zero; fresh data."""
-    from odescale.training.language import train_language
+    from odescale.training.language import language
+    from odescale.training.train import train
 
     training = CASES[name].training
     steps = int(run.step[-1]) // 10
-    models = iter(run.models)
-    done = train_language(
-        lambda key: next(models), grammar, steps=steps, batch=training["batch"], record_steps=[steps],
-        learning_rate=training["learning_rate"], optimizer=training.get("optimizer", "sgd"),
-        schedule=lambda step: 1 - step / steps, seeds=[1000 + int(seed) for seed in run.seeds],
+    models = iter([run.model[0], *run.model])  # the first is only looked at
+    calmed = language(
+        lambda key: next(models), grammar, batch=training["batch"], learning_rate=training["learning_rate"],
+        optimizer=training.get("optimizer", "sgd"), schedule=lambda step: 1 - step / steps,
     )  # fmt: skip
-    return {"annealed": done, "loss": float(done.mean("excess_loss")[-1]), "error": float(done.mean("error")[-1])}
+    done = train(calmed, steps, record_times=[steps], seeds=[1000 + int(seed) for seed in run.seeds])
+    return {"annealed": done, "loss": float(done.mean()[-1]), "error": float(done.mean("error")[-1])}
 
 
 def compare_with_flow(run: Any, flow: dict[str, np.ndarray], own: dict[str, np.ndarray]) -> dict[str, float]:
@@ -121,7 +128,7 @@ def compare_with_flow(run: Any, flow: dict[str, np.ndarray], own: dict[str, np.n
     window = (run.step[-1] / 10, float(run.step[-1]))
     inside = run.step >= window[0]
     scale = run.mean("logit_scale")[inside]
-    loss = tail_exponent(run.step, run.records["excess_loss"], window=window)
+    loss = tail_exponent(run.step, run.records["loss"], window=window)
     growth = tail_exponent(run.step, run.records["logit_scale"], window=window)
 
     def at(flow: dict[str, np.ndarray], name: str) -> float:
@@ -203,7 +210,7 @@ def readout_alone(
     for target in np.unique(np.geomspace(steps / 10, steps, 9).astype(int)):
         weights, at = descend(weights, target - at), target
         probe = measure_language(eqx.tree_at(lambda m: m.unembedding, model, weights), grammar, held_out)
-        rows.append((at, float(probe.logit_scale), float(probe.excess_loss), float(probe.aligned_loss)))
+        rows.append((at, float(probe.logit_scale), float(probe.loss), float(probe.aligned_loss)))
     step, scale, loss, aligned = np.transpose(rows)
     return {
         "exponent": float(-np.polyfit(np.log(step), np.log(loss), 1)[0]),
@@ -224,9 +231,9 @@ def verdict(numbers: dict[str, float]) -> str:
 def report(name: str, run: Any, grammar: Any, flow: dict[str, np.ndarray]) -> dict[str, Any]:
     """All numbers of a case, printed as a block."""
     own = own_flow(grammar)
-    numbers, layer = compare_with_flow(run, flow, own), boundary_layer(run.models, grammar)
+    numbers, layer = compare_with_flow(run, flow, own), boundary_layer(run.model, grammar)
     annealed = anneal(run, grammar, name)
-    models = annealed.pop("annealed").models
+    models = annealed.pop("annealed").model
     calm, readout = boundary_layer(models, grammar), readout_alone(models[0], grammar, flow)
     D, s = run.mean("overlap")[-1], run.mean("logit_scale")[-1]
     mean_top = mean_of_top(grammar.vocabulary)
@@ -237,9 +244,9 @@ def report(name: str, run: Any, grammar: Any, flow: dict[str, np.ndarray]) -> di
     for i in np.unique(np.searchsorted(run.step, np.geomspace(run.step[0], run.step[-1], 13))):
         cells = [run.mean(key)[i] for key in ("error", "logit_scale", "overlap", "spread")]
         print(
-            f"  {run.step[i]:7d}   {run.mean('excess_loss')[i]:.4f} +- {run.stderr('excess_loss')[i]:.4f}   "
+            f"  {run.step[i]:7d}   {run.mean('loss')[i]:.4f} +- {run.scatter('loss')[i]:.4f}   "
             + "  ".join(f"{cell:6.3f}" for cell in cells)
-            + f"   {run.mean('excess_loss')[i] / run.mean('aligned_loss')[i]:6.3f}     {run.mean('gradient_norm')[i]:.4f}"
+            + f"   {run.mean('loss')[i] / run.mean('aligned_loss')[i]:6.3f}     {run.mean('gradient_norm')[i]:.4f}"
         )
     print(
         f"  last decade, s from {numbers['scale_from']:.2f} to {numbers['scale_to']:.2f}:\n"

@@ -26,8 +26,9 @@ from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
 from odescale.plot.style import CYCLE, new_figure, shared_style
 from odescale.systems.kernel_build import SequenceData, kernel_system
-from odescale.training.full_batch import train_full_batch
+from odescale.systems.kernel_descent import record_steps
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
+from odescale.training.train import train
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
 WIDTHS = (32, 64, 128)
@@ -84,7 +85,7 @@ def measure(width: int, task: SequenceData) -> KernelComparison:
         SCALE,
     )
     system = kernel_system(network, *sets)
-    run = train_full_batch(network, *sets, learning_rate=float(system.learning_rate), steps=STEPS)
+    run = train(system, STEPS, record_times=record_steps(STEPS), precision="float64", progress=False)
     return compare_kernel(system, run)
 
 
@@ -97,12 +98,12 @@ def draw_kernel(task: SequenceData) -> Figure:
         for (width, result), axes in zip(found.items(), panels, strict=False):
             step = result.run.step[1:]
             for kind, colour in (("train", CYCLE[0]), ("test", CYCLE[1])):
-                axes.plot(step, getattr(result.run, f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
+                axes.plot(step, result.run.mean(f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
                 axes.plot(step, np.asarray(getattr(result.predicted, f"{kind}_loss"))[1:], color="black", linewidth=1.2,
                           linestyle="--", label="frozen kernel" if kind == "test" else None)  # fmt: skip
             axes.set_title(f"width {width}")
             axes.set(xscale="log", xlabel="steps of gradient descent")
-            axes.set_ylim(0, 1.05 * max(float(r.run.train_loss[0]) for r in found.values()))
+            axes.set_ylim(0, 1.05 * max(float(r.run.mean("train_loss")[0]) for r in found.values()))
             axes.tick_params(labelleft=width == WIDTHS[0])
         panels[0].set_ylabel("square loss, summed over outputs")
         panels[0].legend(loc="lower left")

@@ -41,7 +41,7 @@ def finite_context(
     """Trajectories at finite context against the infinite-context ODE and, for one layer, the ODE with its 1/T terms."""
     from odescale.solve.integrate import integrate
     from odescale.systems.attention_build import attention
-    from odescale.training.of_system import train_system
+    from odescale.training.train import train
 
     settings: dict[str, Any] = {
         "depth": depth,
@@ -53,27 +53,27 @@ def finite_context(
         "strength": 0.35,
     }
     system = attention(**settings)
-    run = train_system(
+    run = train(
         system, t1, seeds=seeds, record_times=np.geomspace(t1 / 20, t1, 12), progress=False, test_sequences=2048
     )
     times = np.concatenate([[0.0], run.t])
     plain = integrate(system, ts=times).loss[1:]
-    ratio = run.mean_loss() / plain
+    ratio = run.mean() / plain
     result: dict[str, Any] = {
         "parameters": settings,
         "seeds": seeds,
         "t1": t1,
         "fall": float(plain[0] / plain[-1]),
         "uncorrected": [float(ratio.min()), float(ratio.max())],
-        "stderr": float(relative_error_of_mean(run.loss).max()),
+        "stderr": float(relative_error_of_mean(run["loss"]).max()),
     }
     # One layer has its O(1/T) terms in closed form; for more layers the closure at T is sampled, to all orders.
     context = "finite" if depth == 1 else "sampled"
     corrected = integrate(attention(**settings, context=context), ts=times).loss[1:]
-    ratio = run.mean_loss() / corrected
+    ratio = run.mean() / corrected
     return result | {
         "corrected": [float(ratio.min()), float(ratio.max())],
-        "z_closer": closer_by(run.loss, corrected, plain),
+        "z_closer": closer_by(run["loss"], corrected, plain),
     }
 
 
@@ -81,7 +81,7 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
     """Value and output rows: the ODE against simulation, by test loss and by the loss at the run's overlaps."""
     from odescale.solve.integrate import integrate
     from odescale.systems.attention_build import attention
-    from odescale.training.of_system import train_system
+    from odescale.training.train import train
 
     settings: dict[str, Any] = {
         "depth": depth,
@@ -94,13 +94,10 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
         "strength": 0.7 if depth == 1 else 0.5,
     }
     system = attention(**settings)
-    run = train_system(
-        system, t1, seeds=seeds, record_times=np.geomspace(t1 / 20, t1, 12), progress=False, test_sequences=512
-    )
+    run = train(system, t1, seeds=seeds, record_times=np.geomspace(t1 / 20, t1, 12), progress=False, test_sequences=512)
     theory = integrate(system, ts=np.concatenate([[0.0], run.t])).loss[1:]
-    ratio = run.mean_loss() / theory
-    assert run.loss_infinite is not None
-    own = run.loss_infinite.mean(axis=0) / theory
+    ratio = run.mean() / theory
+    own = run.mean("loss_infinite") / theory
     return {
         "parameters": settings,
         "seeds": seeds,
@@ -108,7 +105,7 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
         "fall": float(theory[0] / theory[-1]),
         "ratio": [float(ratio.min()), float(ratio.max())],
         "ratio_at_overlaps": [float(own.min()), float(own.max())],
-        "stderr": float(relative_error_of_mean(run.loss).max()),
+        "stderr": float(relative_error_of_mean(run["loss"]).max()),
     }
 
 

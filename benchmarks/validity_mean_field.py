@@ -281,12 +281,12 @@ def run_case(case: Case) -> dict[str, Any]:
     """SGD and ODE of one case: the comparison's figures, the theories without a term, and the seconds of both."""
     from odescale.compare.mean_field import compare_mean_field
     from odescale.solve.integrate import integrate
-    from odescale.training.of_mean_field import train_mean_field
+    from odescale.training.train import train
 
     system = build(case)
     options: dict[str, Any] = {"seeds": case.seeds, "record_times": record_times(case), "progress": False}
     began = time.perf_counter()
-    run = train_mean_field(system, case.t1, **options)
+    run = train(system, case.t1, **options)
     seconds_sgd = time.perf_counter() - began
     times = np.concatenate([[0.0], run.t])
     began = time.perf_counter()
@@ -294,7 +294,7 @@ def run_case(case: Case) -> dict[str, Any]:
     seconds_ode = time.perf_counter() - began
     half = None
     if case.half:
-        half = train_mean_field(build(case, dimension=case.dimension // 2), case.t1, **options)
+        half = train(build(case, dimension=case.dimension // 2), case.t1, **options)
     found = compare_mean_field(system, run, theory=theory, half=half, tolerance=case.tolerance)
     # What SGD takes until its mean is known as well as the ODE's: seeds and seconds grow as 1/error^2.
     statistical, quadrature = (

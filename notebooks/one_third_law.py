@@ -45,7 +45,7 @@ from odescale.generated.peaked import (
     power_law_loss,
 )
 from odescale.plot.peaked import plot_one_third, plot_phase_diagram
-from odescale.training.softmax_layer import train_peaked
+from odescale.training.train import train
 
 # %% [markdown]
 # ## Parameters
@@ -216,7 +216,7 @@ plot_one_third({"constant": plain, "growing logits": escape}, exponents=(0.0, 1.
 
 # %%
 experiment = odescale.peaked(classes=noisy_classes, dimension=dimension)
-run = train_peaked(experiment, t1, seeds=seeds, progress=False)
+run = train(experiment, t1, seeds=seeds, progress=False)
 comparison = compare_peaked(experiment, run)
 print(comparison.verdict)
 for name in comparison.verdicts:

@@ -37,7 +37,7 @@ from odescale.compare.report import draw
 from odescale.generated.attention import quickstart_loss
 from odescale.plot.trajectory import plot_exponent, plot_trajectory
 from odescale.solve.integrate import traces
-from odescale.training.of_system import train_system
+from odescale.training.train import train
 
 # %% [markdown]
 # ## Parameters
@@ -190,12 +190,10 @@ figure
 # starts at exactly the theory's overlaps, and its overlaps are measured along the run.
 
 # %%
-run = train_system(
+run = train(
     system, t1, seeds=seeds, record_times=np.geomspace(0.2, last, records) / S_per_t, test_sequences=test_sequences
 )
-print(
-    f"{len(run.seeds)} seeds, {run.step[-1]} SGD steps each; loss {run.mean_loss()[0]:.4f} -> {run.mean_loss()[-1]:.3e}"
-)
+print(f"{len(run.seeds)} seeds, {run.step[-1]} SGD steps each; loss {run.mean()[0]:.4f} -> {run.mean()[-1]:.3e}")
 
 # %% [markdown]
 # ## Compare

@@ -83,18 +83,20 @@ print("without training:", regime.verdict)
 # the frozen kernel on top of training, and an expected error near the measured one.
 
 # %%
-run = odescale.train_full_batch(network, *sets, learning_rate=float(system.learning_rate), steps=descent_steps)
+at = np.unique(np.round(np.geomspace(1, descent_steps, 50)))
+run = odescale.train(system, descent_steps, record_times=[0, *at], precision="float64", progress=False)
 comparison = odescale.compare_kernel(system, run, regime=regime)
 print("after training:  ", comparison.verdict)
 train_error, test_error = comparison.train_loss_error.max(), comparison.test_loss_error.max()
 print(
-    f"train loss {run.train_loss[0]:.4f} -> {run.train_loss[-1]:.4f}; off: train {train_error:.2%}, test {test_error:.2%}"
+    f"train loss {run.mean('train_loss')[0]:.4f} -> {run.mean('train_loss')[-1]:.4f}; off: train {train_error:.2%}, "
+    f"test {test_error:.2%}"
 )
 
 path = predict(system, run.step)
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 for kind, colour in (("train", "C0"), ("test", "C1")):
-    axes.plot(run.step[1:], getattr(run, f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
+    axes.plot(run.step[1:], run.mean(f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
     axes.plot(run.step[1:], np.asarray(getattr(path, f"{kind}_loss"))[1:], "k--", linewidth=1,
               label="frozen kernel" if kind == "test" else None)  # fmt: skip
 axes.set(xscale="log", xlabel="steps of gradient descent", ylabel="square loss, summed over outputs")
@@ -174,16 +176,14 @@ theory = odescale.find_transition(gap, 4.0 * run_steps, points=150)
 print(f"theory: t_x = {theory.t_x:.2f} SGD steps, {theory.depth:.2f} e-folds deep")
 
 at = np.unique(np.round(np.geomspace(5, run_steps, 60)))
-sgd_runs = odescale.train_linear(
-    odescale.linear.GaussianTask(lam, np.sqrt(risk / lam)), at, learning_rate=0.02, batch=8, seeds=seeds
-)
-measured = odescale.find_transition_curve(sgd_runs.steps, sgd_runs.risk, time_unit="SGD steps")
+sgd_runs = odescale.train(gap, run_steps, record_times=at, seeds=seeds, progress=False)
+measured = odescale.find_transition_curve(sgd_runs.step, sgd_runs["loss"], time_unit="SGD steps")
 print(f"mean of {seeds} runs: {measured}")
 
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
 axes.loglog(at, odescale.linear.solve_spectral(gap, at).loss, label="theory")
 axes.errorbar(
-    at, sgd_runs.mean, 2 * sgd_runs.stderr, fmt=".", markersize=4, linewidth=1, label=f"SGD, {seeds} runs, 2 s.e."
+    at, sgd_runs.mean(), 2 * sgd_runs.stderr(), fmt=".", markersize=4, linewidth=1, label=f"SGD, {seeds} runs, 2 s.e."
 )
 axes.axvline(theory.t_x, color="C0", linestyle="--", label=f"t_x = {theory.t_x:.4g}")
 if measured.interval is not None:

@@ -74,11 +74,11 @@ if not LOGS:
     }
     records = np.unique(np.linspace(0, steps, 61).astype(int)[1:])
     for name, schedule in plans.items():
-        run = odescale.train_language(
+        model = odescale.language(
             lambda key: LanguageModel(text.vocabulary, width, 2, 4, length, positions="rotary", key=key),
-            text, steps=steps, batch=batch, learning_rate=peak, optimizer="adamw", schedule=schedule,
-            record_steps=records, seeds=seeds, held_out=64 if small else 512, progress=not small,
+            text, batch=batch, learning_rate=peak, optimizer="adamw", schedule=schedule, held_out=64 if small else 512,
         )  # fmt: skip
+        run = odescale.train(model, steps, record_times=records, seeds=seeds, progress=not small)
         rate = peak * np.asarray(jax.vmap(schedule)(run.step - 1))
         table = np.column_stack([run.step, rate, run.mean("loss"), run.mean("noise_share"), run.mean("kernel_drift")])
         np.savetxt(folder / f"{name}.csv", table, delimiter=",", comments="", fmt="%.8g",

@@ -191,8 +191,8 @@ figure
 # starts at exactly the theory's overlaps.
 
 # %%
-run = odescale.train_mean_field(system, t1, seeds=seeds, records=records, progress=False)
-print(f"{seeds} seeds, {run.step[-1]} SGD steps each; loss {run.mean_loss()[0]:.4f} -> {run.mean_loss()[-1]:.3e}")
+run = odescale.train(system, t1, seeds=seeds, records=records, progress=False)
+print(f"{seeds} seeds, {run.step[-1]} SGD steps each; loss {run.mean()[0]:.4f} -> {run.mean()[-1]:.3e}")
 
 # %% [markdown]
 # ## Compare
@@ -218,6 +218,6 @@ odescale.draw_mean_field(
 # %%
 pairs = [("q", "q*"), ("k", "k*"), ("g", "g*"), ("v", "v*"), ("o", "o*"), ("r", "r*")]
 plot_overlaps(
-    theory.t, theory.overlaps, problem.rows, pairs, run_t=run.t, run_overlaps=run.overlaps, steps_per_unit=dimension,
+    theory.t, theory.overlaps, problem.rows, pairs, run_t=run.t, run_overlaps=run["overlaps"], steps_per_unit=dimension,
     time_label=f"t  (one unit = {dimension} SGD steps)",
 ).figure  # fmt: skip

@@ -10,5 +10,6 @@ from odescale.systems.spectral_features import StoredData as StoredData
 from odescale.systems.spectral_features import gaussian_projection as gaussian_projection
 from odescale.systems.spectral_features import random_features as random_features
 from odescale.systems.spectral_features import stored_spectrum as stored_spectrum
-from odescale.training.spectral_sgd import GaussianTask as GaussianTask
-from odescale.training.spectral_sgd import StoredTask as StoredTask
+from odescale.training.spectral import GaussianTask as GaussianTask
+from odescale.training.spectral import StoredTask as StoredTask
+from odescale.training.spectral import linear_sgd as linear_sgd

@@ -142,7 +142,7 @@ class Run(eqx.Module):
         else:
             leaves = jax.tree_util.tree_leaves(eqx.filter(self.model, eqx.is_array))
             arrays |= {f"leaf:{i}": np.asarray(leaf) for i, leaf in enumerate(leaves)}
-        clock = {
+        clock: dict[str, Any] = {
             name: float(getattr(self.clock, name)) for name in ("steps_per_unit", "learning_rate", "batch", "tokens")
         }
         clock |= {"schedule": schedule_text(self.clock.schedule)}

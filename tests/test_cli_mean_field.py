@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from odescale.cli.main import main
+from odescale.run import Run
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.register import SYSTEMS
-from odescale.training.run import TrainingRun
 
 KEYS = {"system", "parameters", "time_unit", "t", "loss", "exponent", "observables", "error", "code"}
 TINY = ("depth=1", "tokens=2", "nodes=64", "dimension=40")
@@ -109,18 +109,18 @@ def test_transition_has_an_interval_or_a_reason(run):
 
 @pytest.mark.slow
 def test_train_saves_resumes_and_compare_reports(run, tmp_path):
-    common = (*settings(*TINY), "--t1", 2, "--records", 6, "--checkpoint", tmp_path / "c.npz", "--json")
+    common = (*settings(*TINY), "--t1", 2, "--seeds", 2, "--records", 6, "--checkpoint", tmp_path / "c.npz", "--json")
     status, out, err = run("train", "transformer", *common, "--out", tmp_path / "train")
     record = record_of(out)
     assert status == 0 and err == "" and len(record["t"]) == 6 and record["time_unit"] == "one unit of t = 40 SGD steps"
-    saved = TrainingRun.load(record["path"])
-    assert saved.loss.shape == (2, 6) and (tmp_path / "c.npz").exists()
+    saved = Run.load(record["path"])
+    assert saved["loss"].shape == (2, 6) and (tmp_path / "c.npz").exists()
     # The same experiment again: nothing is left to train, and the comparison reads the checkpoint.
     status, out, err = run("compare", "transformer", *common, "--out", tmp_path / "compare")
     record = record_of(out)
     assert status == 0 and err == ""
     assert record["verdict"]["status"] == "outside the theory"  # 6 rows in 40 dimensions
-    np.testing.assert_allclose(record["loss_run"], saved.mean_loss(), rtol=1e-12)
+    np.testing.assert_allclose(record["loss_run"], saved.mean(), rtol=1e-12)
     assert {"ratio", "rms_z", "max_z", "max_deviation", "nodes", "coverage"} <= set(record) and len(
         record["ratio"]
     ) == 6
@@ -131,7 +131,17 @@ def test_train_saves_resumes_and_compare_reports(run, tmp_path):
     page = (folder / "report.md").read_text()
     assert "**Verdict: outside the theory.**" in page and "| step | t | theory |" in page
     # Another experiment must not go on from that checkpoint.
-    other = (*settings(*TINY, "learning_rate=0.1"), "--t1", 2, "--records", 6, "--checkpoint", tmp_path / "c.npz")
+    other = (
+        *settings(*TINY, "learning_rate=0.1"),
+        "--t1",
+        2,
+        "--seeds",
+        2,
+        "--records",
+        6,
+        "--checkpoint",
+        tmp_path / "c.npz",
+    )
     status, out, err = run("train", "transformer", *other, "--json", "--out", tmp_path / "other")
     assert status == 2 and out == "" and err.count("\n") == 1 and "checkpoint" in err
 

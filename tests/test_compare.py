@@ -9,15 +9,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from odescale.clock import Clock
 from odescale.compare.comparison import compare
 from odescale.compare.report import plain, to_json, to_markdown, write_report
 from odescale.compare.verdict import judge
 from odescale.errors import InputError
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention_build import attention, quickstart
-from odescale.training.of_system import train_system
-from odescale.training.run import TrainingRun, clock_of
+from odescale.training.train import train
 
 POINTS = 200
 T1 = 30.0
@@ -33,9 +34,7 @@ def theory() -> Trajectory:
     return integrate(quickstart(), ts=times(), accuracy="check")
 
 
-def run_of(
-    system, truth: Trajectory, *, seeds: int = 4, scatter: float = 0.01, random: int = 0, **config
-) -> TrainingRun:
+def run_of(system, truth: Trajectory, *, seeds: int = 4, scatter: float = 0.01, random: int = 0, **config) -> Run:
     """A run whose seeds scatter by `scatter` around a trajectory, with the fields of a real one."""
     at = np.arange(1, POINTS, 6)
     step = np.rint(truth.t[at] * 200).astype(int)
@@ -46,10 +45,10 @@ def run_of(
         "learning_rate": float(system.learning_rate), "batch": float(system.batch), "tokens": 64, "dimension": 200,
         "weight_decay": 0.0, "scale": 200.0, "schedule": None,
     } | config  # fmt: skip
-    return TrainingRun(
-        step=step, t=truth.t[at], seeds=np.arange(seeds), overlaps=overlaps, row_overlaps=overlaps, loss=loss,
-        loss_stderr=1e-3 * loss, loss_infinite=loss, rows=np.zeros((seeds, 8, 200)), clock=clock_of(settings),
-        config=settings, meta={},
+    return Run(
+        step=step, t=truth.t[at], seeds=np.arange(seeds), model=None, config=settings, meta={},
+        records={"overlaps": overlaps, "loss": loss, "loss_stderr": 1e-3 * loss},
+        clock=Clock(200.0, settings["learning_rate"], batch=settings["batch"], tokens=settings["tokens"]),
     )  # fmt: skip
 
 
@@ -60,7 +59,7 @@ def agreeing(theory):
 
 def test_a_run_of_the_theory_agrees(agreeing, theory):
     assert agreeing.verdict.status == "agrees"
-    np.testing.assert_allclose(agreeing.ratio, agreeing.run.mean_loss() / theory.loss[1::6], rtol=1e-14)
+    np.testing.assert_allclose(agreeing.ratio, agreeing.run.mean() / theory.loss[1::6], rtol=1e-14)
     # four seeds of 1 %: half a per cent of standard error, pooled over five neighbours
     assert 0.003 < np.median(agreeing.points_error()) < 0.007
     np.testing.assert_allclose(agreeing.z, (agreeing.ratio - 1) / agreeing.points_error(), rtol=1e-12)
@@ -141,7 +140,7 @@ def test_too_small_a_run_is_outside_the_theory(theory):
 
 def test_a_window_leaves_points_out(theory):
     run = run_of(quickstart(), theory)
-    spoilt = eqx.tree_at(lambda r: r.loss, run, np.where(run.t > 15.0, 2.0, 1.0) * run.loss)
+    spoilt = eqx.tree_at(lambda r: r.records["loss"], run, np.where(run.t > 15.0, 2.0, 1.0) * run["loss"])
     assert compare(quickstart(), spoilt, theory=theory, min_depth=2.0, exact=False).verdict.status == "differs"
     kept = compare(quickstart(), spoilt, theory=theory, window=(0.5, 15.0), min_depth=2.0, exact=False)
     assert kept.verdict.status == "agrees" and not kept.kept[run.t > 15.0].any()
@@ -222,8 +221,8 @@ def test_report_is_a_page_a_picture_and_numbers(agreeing, tmp_path):
     np.testing.assert_allclose(record["points"]["tau"], 0.2 * agreeing.run.t)
     np.testing.assert_allclose(record["points"]["tokens"], agreeing.run.step * 4 * 65)
     assert (page.parent / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
-    again = TrainingRun.load(page.parent / "run.npz")
-    np.testing.assert_array_equal(again.loss, agreeing.run.loss)
+    again = Run.load(page.parent / "run.npz")
+    np.testing.assert_array_equal(again["loss"], agreeing.run["loss"])
     assert Trajectory.load(page.parent / "theory.npz").meta["solver"] == "tsit5"
     # the same record, so that a report can be written twice and compared
     assert to_markdown(agreeing, title="Quickstart", notes=("a note",)) == text
@@ -238,7 +237,7 @@ def test_plain_has_no_nan_in_it():
 @pytest.fixture(scope="module")
 def trained():
     """The acceptance run of the quickstart: d = 200, T = 64, four seeds, S up to 12. About a minute."""
-    return train_system(quickstart(), T1, seeds=4, record_times=np.geomspace(0.5, T1, 31), progress=False)
+    return train(quickstart(), T1, seeds=4, record_times=np.geomspace(0.5, T1, 31), progress=False)
 
 
 @pytest.mark.slow
@@ -266,7 +265,7 @@ def test_real_training_differs_from_frozen_overlaps(trained):
 def test_real_training_differs_from_a_theory_without_noise_at_a_higher_learning_rate():
     given = {"learning_rate": 0.6, "batch": 4.0}
     system = quickstart(**given)
-    run = train_system(system, 12.0, seeds=4, record_times=np.geomspace(0.2, 12.0, 31), progress=False)
+    run = train(system, 12.0, seeds=4, record_times=np.geomspace(0.2, 12.0, 31), progress=False)
     with_noise = compare(system, run, min_depth=2.0, exact=False, tolerance=0.15)
     without = compare(quickstart(**given, noise=0.0), run, min_depth=2.0, exact=False, tolerance=0.15)
     assert without.verdict.status == "differs", without.verdict

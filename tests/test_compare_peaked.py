@@ -20,10 +20,12 @@ from odescale.compare.peaked import (
     write_peaked_report,
 )
 from odescale.errors import InputError
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.peaked import Peaked, peaked
-from odescale.training.softmax_layer import PeakedRun, _configuration, train_peaked
+from odescale.training.peaked import experiment
+from odescale.training.train import train
 
 TIMES = np.geomspace(0.5, 20.0, 10)
 
@@ -39,7 +41,7 @@ def curve() -> Trajectory:
     return integrate(silent(spread=0.2), ts=np.concatenate([[0.0], TIMES]))
 
 
-def by_hand(factors: dict[str, Any], *, scatter: float = 1e-3, seeds: int = 8, **changes: Any) -> PeakedRun:
+def by_hand(factors: dict[str, Any], *, scatter: float = 1e-3, seeds: int = 8, **changes: Any) -> Run:
     """Means `factors` times the theory, with exactly this relative scatter over the seeds."""
     system = silent(spread=0.2)
     noise = np.random.default_rng(0).standard_normal((seeds, TIMES.size))
@@ -50,12 +52,18 @@ def by_hand(factors: dict[str, Any], *, scatter: float = 1e-3, seeds: int = 8, *
         theory = np.asarray(curve().loss if name == "loss" else curve().observables[name])[1:]
         values[name] = theory * (factors.get(name, 1.0) + scatter * noise)
     steps = np.rint(TIMES * 1000).astype(int)
-    config = _configuration(system, steps, list(range(seeds)), "float32", None) | changes
-    nothing = np.zeros_like(noise)
-    return PeakedRun(
-        step=steps, t=TIMES, seeds=np.arange(seeds), **values, loss_stderr=nothing, error_stderr=nothing, asymmetry=nothing,
-        rows=np.zeros((seeds, 6, 1)), clock=system.clock, config=config, meta={},
-    )  # fmt: skip
+    config = {"subject": "peaked", "learning_rate": 1.0, "batch": 1.0, "scale": 1000.0, "schedule": None}
+    config |= experiment(system, nodes=2).config(20.0) | changes
+    return Run(
+        step=steps,
+        t=TIMES,
+        seeds=np.arange(seeds),
+        records=values,
+        model=None,
+        clock=system.clock,
+        config=config,
+        meta={},
+    )
 
 
 def compared(factors: dict[str, Any] | None = None, **how: Any) -> PeakedComparison:
@@ -127,7 +135,7 @@ def test_a_lagging_spread_is_outside_the_theory(given: dict[str, Any], inside: b
         ({"labels": "sampled"}, "labels"),
         ({"spread": 0.3}, "spread"),
         ({"schedule": {"t": [0.0, 20.0], "s": [1.0, 0.5]}}, "schedule"),
-        ({"theory": "attention"}, "run"),
+        ({"subject": "attention"}, "run"),
     ],
 )
 def test_another_experiment_is_refused(changes: dict[str, Any], name: str) -> None:
@@ -161,11 +169,11 @@ def test_the_report_is_written(tmp_path: Any) -> None:
 def test_normalised_descent_with_a_large_batch_grows_linearly_and_follows_the_flow() -> None:
     """Batch 5e4 in 20 dimensions, steps of the same length: D = eta t/sqrt(K - 1) to 1 %, loss to 2 % of the ODE."""
     system = silent(dimension=20, batch=50_000, optimizer="normalised", learning_rate=4.0)
-    run = train_peaked(system, 1.4, seeds=1, record_times=np.geomspace(0.5, 1.4, 5), progress=False)
+    run = train(system, 1.4, seeds=1, record_times=np.geomspace(0.5, 1.4, 5), progress=False)
     flow = integrate(system, ts=np.concatenate([[0.0], run.t]))
-    np.testing.assert_allclose(run.overlap[0], np.asarray(flow.observables["overlap"])[1:], rtol=0.01)
-    np.testing.assert_allclose(run.overlap[0], 4.0 * run.t / np.sqrt(2), rtol=0.02)
-    np.testing.assert_allclose(run.loss[0], np.asarray(flow.loss)[1:], rtol=0.02)
+    np.testing.assert_allclose(run["overlap"][0], np.asarray(flow.observables["overlap"])[1:], rtol=0.01)
+    np.testing.assert_allclose(run["overlap"][0], 4.0 * run.t / np.sqrt(2), rtol=0.02)
+    np.testing.assert_allclose(run["loss"][0], np.asarray(flow.loss)[1:], rtol=0.02)
 
 
 @pytest.mark.slow
@@ -175,7 +183,7 @@ def test_online_sgd_at_a_thousand_dimensions() -> None:
     The negative control: the flow without SGD noise is refused.
     """
     system = peaked(classes=3, dimension=1000)
-    run = train_peaked(system, 80.0, record_times=np.geomspace(1, 80, 12), seeds=8, progress=False)
+    run = train(system, 80.0, record_times=np.geomspace(1, 80, 12), seeds=8, progress=False)
     found = compare_peaked(system, run)
     assert found.verdict.status == "agrees"
     for name, limit in {"overlap": 0.015, "spread": 0.04, "loss": 0.01, "error": 0.02}.items():
@@ -191,7 +199,7 @@ def test_online_sgd_at_a_thousand_dimensions() -> None:
 def test_a_growing_logit_temperature_gives_exponent_h(h: float) -> None:
     """p = softmax(beta lam), beta = (1 + t)^h, eta = (1 + t)^-2h: loss exponent h; from t = 100 on within .03, as the ODE's is."""
     system = peaked(classes=3, dimension=500, schedule=PowerSchedule(2 * h, 1.0), logit_schedule=GrowthSchedule(h, 1.0))
-    run = train_peaked(system, 2000.0, record_times=np.geomspace(10, 2000, 20), seeds=8, progress=False)
+    run = train(system, 2000.0, record_times=np.geomspace(10, 2000, 20), seeds=8, progress=False)
     found = compare_peaked(system, run, window=(100.0, 2000.0))
     assert found.verdict.status == "agrees"
     for name in ("loss", "error"):
@@ -207,7 +215,7 @@ def test_smoothed_labels_give_the_error_half_the_exponent_of_the_rate() -> None:
     system = peaked(
         classes=3, dimension=500, smoothing=0.3, learning_rate=8.0, batch=8, schedule=PowerSchedule(0.6, 1.0)
     )
-    run = train_peaked(system, 300.0, record_times=np.geomspace(10, 300, 16), seeds=8, progress=False)
+    run = train(system, 300.0, record_times=np.geomspace(10, 300, 16), seeds=8, progress=False)
     found = compare_peaked(system, run, window=(10.0, 300.0))
     own, theirs = found.tail("error")
     assert abs(own.exponent - 0.3) < 0.02 and abs(own.exponent - theirs.exponent) < 0.02

@@ -18,9 +18,10 @@ from odescale.networks.language_model import LanguageModel
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network, trainable
 from odescale.solve.integrate import integrate
 from odescale.systems.kernel_build import kernel, kernel_system, synthetic_sequences, with_learning_rate
-from odescale.systems.kernel_descent import descent, gradient_flow
-from odescale.training.full_batch import kernel_change, train_full_batch
+from odescale.systems.kernel_descent import descent, gradient_flow, record_steps
+from odescale.training.kernel import experiment, kernel_change
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
+from odescale.training.train import train
 
 
 def build(width: int = 16, depth: int = 2, inputs: int = 5, outputs: int = 2, tokens: int = 3, **options):
@@ -32,6 +33,12 @@ def brute_force(network, x):
     weights, restore = ravel_pytree(moved)
     J = jax.jacfwd(lambda w: jax.vmap(eqx.combine(restore(w), rest))(x).ravel())(weights)
     return np.asarray(J @ J.T), weights.size
+
+
+def trained(system, steps, **settings):
+    """Full-batch descent of the system's network, in double precision, recorded at steps (or some 50 up to the last one)."""
+    at = record_steps(steps)
+    return train(system, at[-1], record_times=at, precision="float64", progress=False, **settings)
 
 
 @pytest.fixture(scope="module")
@@ -104,16 +111,17 @@ def test_descent_is_exact_where_the_kernel_is_constant(linear, loss):
     y, y_test = (real, other) if loss == "square" else (labels, more)
     system = kernel_system(linear, x, y, z, y_test, loss=loss)
     steps = [0, 1, 7, 60]
-    run = train_full_batch(linear, x, y, z, y_test, learning_rate=float(system.learning_rate), steps=steps, loss=loss)
+    run = trained(system, steps)
+    train_outputs, test_outputs = run["train"][0], run["test"][0]
     path = descent(system, np.asarray(steps))
-    assert np.allclose(path.train, run.train, atol=1e-12) and np.allclose(path.test, run.test, atol=1e-12)
-    assert np.allclose(path.train_loss, run.train_loss, rtol=1e-11)
-    assert np.allclose(path.test_loss, run.test_loss, rtol=1e-11)
+    assert np.allclose(path.train, train_outputs, atol=1e-12) and np.allclose(path.test, test_outputs, atol=1e-12)
+    assert np.allclose(path.train_loss, run["train_loss"][0], rtol=1e-11)
+    assert np.allclose(path.test_loss, run["test_loss"][0], rtol=1e-11)
     # Negative: the gradient flow is another path at this learning rate, and so is descent at a rate 2 % off.
     flow = predict(system, steps, dynamics="flow")
-    assert np.abs(np.asarray(flow.train[1] - run.train[1])).max() > 0.02
+    assert np.abs(np.asarray(flow.train[1] - train_outputs[1])).max() > 0.02
     off = descent(with_learning_rate(system, 1.02 * float(system.learning_rate)), np.asarray(steps))
-    assert np.abs(np.asarray(off.train[2] - run.train[2])).max() > 1e-3
+    assert np.abs(np.asarray(off.train[2] - train_outputs[2])).max() > 1e-3
 
 
 @pytest.mark.parametrize("loss", ["square", "cross_entropy"])
@@ -146,10 +154,16 @@ def test_the_stability_bound_is_where_descent_turns(linear):
         kernel_system(linear, x, y, learning_rate=1.01 * bound)
     with pytest.raises(InputError, match="eta lambda_max/n < 4"):
         kernel_system(linear, x, np.eye(3)[[0, 1, 2, 0, 1]], learning_rate=2.01 * bound, loss="cross_entropy")
-    ends = [train_full_batch(linear, x, y, learning_rate=s * bound, steps=[0, 400]).train_loss for s in (0.98, 1.02)]
-    assert ends[0][1] < ends[0][0] and ends[1][1] > 100 * ends[1][0]
-    with pytest.raises(SolveError, match="finite"):
-        train_full_batch(linear, x, y, learning_rate=1e3, steps=[0, 400])
+    below = trained(with_learning_rate(system, 0.98 * bound), [0, 400])["train_loss"][0]
+    assert below[1] < below[0]
+    # Beyond it nothing is trained by `train`, which checks; the descent itself grows, and where it overflows it says so.
+    beyond = experiment(with_learning_rate(system, 1.02 * bound))
+    above = trained(beyond, [0, 200])["train_loss"][0]
+    assert above[1] > 100 * above[0]
+    with pytest.raises(InputError, match="learning_rate"):
+        trained(with_learning_rate(system, 1.02 * bound), [0, 400])
+    with pytest.raises(SolveError, match="seed 0 at step"):
+        trained(experiment(with_learning_rate(system, 1e3)), [0, 400])
 
 
 def test_the_catalogue_system_solves_with_its_defaults():
@@ -178,10 +192,7 @@ def runs():
             net = lazy_network(build(width, inputs=4, outputs=4), 8.0)
             system = kernel_system(net, *sets, loss=loss)
             regime = kernel_regime(net, system, data.x, data.x_test, steps=40)
-            rate = float(system.learning_rate)
-            run = train_full_batch(
-                net, *sets, learning_rate=rate, steps=40, loss=loss, kernel_at=[40] if width == 16 else ()
-            )
+            run = trained(system, 40, drift=width == 16)
             found[loss, width] = compare_kernel(system, run, regime=regime)
     return found
 
@@ -191,7 +202,7 @@ def runs():
 def test_prediction_of_a_transformer_and_its_error_falling_with_width(runs, loss):
     assert runs[loss, 16].function_error > 1.4 * runs[loss, 64].function_error
     wide = runs[loss, 64]
-    assert wide.run.train_loss[-1] < 0.75 * wide.run.train_loss[0]
+    assert wide.run.mean("train_loss")[-1] < 0.75 * wide.run.mean("train_loss")[0]
     assert wide.train_loss_error.max() < 0.02 and wide.test_loss_error.max() < 0.05
     # What the first-order correction expects, without training, is what training then shows.
     for width in (16, 64):
@@ -201,15 +212,18 @@ def test_prediction_of_a_transformer_and_its_error_falling_with_width(runs, loss
     # The corrected path is nearer to the run than the frozen one.
     at = np.isin(wide.run.step, wide.regime.steps)
     corrected = wide.regime.corrected.train[np.isin(wide.regime.steps, wide.run.step)]
-    frozen, run = np.asarray(wide.predicted.train)[at], wide.run.train[at]
+    frozen, run = np.asarray(wide.predicted.train)[at], wide.run["train"][0][at]
     assert np.linalg.norm(run - corrected) < 0.4 * np.linalg.norm(run - frozen)
 
 
 @pytest.mark.slow
 def test_drift_of_the_run_is_reported(runs):
-    drift = runs["square", 16].run.drift
-    assert drift.norm[0] == 0 and 1e-3 < drift.norm[1] < 0.3 and drift.by_smallest[1] > drift.spectral[1]
-    assert 0.9 < drift.alignment[1] < 1
+    run = runs["square", 16].run
+    norm, spectral, by_smallest, alignment = (
+        run[f"drift_{name}"][0, [0, -1]] for name in ("norm", "spectral", "by_smallest", "alignment")
+    )
+    assert norm[0] == 0 and 1e-3 < norm[1] < 0.3 and by_smallest[1] > spectral[1]
+    assert 0.9 < alignment[1] < 1
     assert "smallest eigenvalue" in str(runs["square", 16].verdict)
     assert kernel_change(np.diag([1.0, 5.0]), np.diag([1.0, 4.0])) == pytest.approx(
         (17**-0.5, 0.25, 1.0, 21 / 442**0.5)
@@ -223,15 +237,15 @@ def test_a_narrow_network_is_outside_and_another_kernel_does_not_fit(runs):
     net = lazy_network(build(16, inputs=4, outputs=4), 1.0, centred=False)
     system = kernel_system(net, *sets)
     regime = kernel_regime(net, system, data.x, data.x_test, steps=200)
-    run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200)
+    run = trained(system, 200)
     result = compare_kernel(system, run, regime=regime)
     assert not regime.inside and regime.verdict.status == "outside the theory"
     assert result.verdict.status == "outside the theory" and result.function_error > 0.1
     # Negative: kernel entries ten per cent off are seen, at a width where the right kernel agrees within one.
     good = runs["square", 64]
     spoiled = eqx.tree_at(lambda path: path.train, good.predicted, 0.9 * good.predicted.train)
-    assert function_errors(good.run.train, good.run.test, good.predicted)[0].max() < 0.02
-    assert function_errors(good.run.train, good.run.test, spoiled)[0].max() > 0.08
+    assert function_errors(good.run["train"][0], good.run["test"][0], good.predicted)[0].max() < 0.02
+    assert function_errors(good.run["train"][0], good.run["test"][0], spoiled)[0].max() > 0.08
 
 
 # --- input --------------------------------------------------------------------------------------------------------------
@@ -251,9 +265,9 @@ def test_bad_input(network, linear):
         (lambda: build(12), "head_size: expected a divisor"),
         (lambda: build(parameterisation="mup"), "parameterisation"),
         (lambda: network(jnp.zeros((2, 3, 5))), "use jax.vmap"),
-        (lambda: train_full_batch(linear, x, y, learning_rate=-1.0, steps=3), "learning_rate"),
-        (lambda: train_full_batch(linear, x, y, learning_rate=0.1, steps=[3, 2]), "steps"),
-        (lambda: train_full_batch(linear, x, y, learning_rate=0.1, steps=3, kernel_at=[9]), "kernel_at"),
+        (lambda: trained(kernel_system(linear, x, y), 3, seeds=2), "seeds: expected one: nothing is drawn"),
+        (lambda: trained(kernel_system(linear, x, y), 3, drift=1.0), "drift"),
+        (lambda: trained(eqx.tree_at(lambda s: s.source, kernel_system(linear, x, y), None), 3), "subject"),
         (lambda: source_text_sequences(10**7, 1), "samples"),
     ]
     for call, text in cases:
@@ -312,7 +326,7 @@ def test_digits_at_width_64(loss):
     net = lazy_network(build(64, inputs=16, outputs=data.y.shape[2], tokens=data.x.shape[1]), 8.0)
     system = kernel_system(net, *sets, loss=loss)
     system = with_learning_rate(system, 0.25 * float(system.samples / system.eigenvalues[-1]))
-    run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200, loss=loss)
+    run = trained(system, 200)
     result = compare_kernel(system, run)
     print(f"{loss}: function error {result.function_error:.4f}, train loss {result.train_loss_error.max():.3%}, "
           f"test loss {result.test_loss_error.max():.3%}")  # fmt: skip
@@ -332,7 +346,7 @@ def test_an_un_centred_network_on_digits_is_outside():
         net = lazy_network(build(32, inputs=16, outputs=16, tokens=3), scale, centred=centred)
         system = kernel_system(net, *sets)
         regime = kernel_regime(net, system, data.x, data.x_test, steps=200)
-        run = train_full_batch(net, *sets, learning_rate=float(system.learning_rate), steps=200)
+        run = trained(system, 200)
         result = compare_kernel(system, run, regime=regime)
         print(
             f"centred {centred}, scale {scale:g}: expected {regime.expected_error:.4f}, found {result.function_error:.4f}"

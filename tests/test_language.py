@@ -14,13 +14,21 @@ from benchmarks.peaked_language import boundary_layer, train_case
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.language_model import LanguageModel, TokenNorm, rotate
 from odescale.training.grammar import Grammar
-from odescale.training.language import DATA, train_language
+from odescale.training.language import DATA, language
 from odescale.training.language_probe import excess_losses, measure_language, true_fields
-from odescale.training.sgd import seed_key
+from odescale.training.runner import seed_key
+from odescale.training.train import train
 
 SMALL = Grammar(8, order=2, inverse_temperature=3.0, length=8)
 build = partial(LanguageModel, 8, 16, 1, 2, 8)
-fit = partial(train_language, batch=4, held_out=8, progress=False)
+RUN = ("seeds", "checkpoint", "callback", "resume")
+
+
+def fit(make, grammar, *, steps, record_steps=None, **options):
+    """A run of `language(make, grammar, ...)` with records at these steps."""
+    given = {name: options.pop(name) for name in RUN if name in options}
+    experiment = language(make, grammar, **({"batch": 4, "held_out": 8} | options))
+    return train(experiment, steps, record_times=record_steps, progress=False, **given)
 
 
 def small_model(seed: int = 0, **options) -> LanguageModel:
@@ -31,7 +39,7 @@ def small_model(seed: int = 0, **options) -> LanguageModel:
 
 
 def stepwise(f, **options):
-    """`train_language` with records at these steps on two seeds."""
+    """Records at these steps on two seeds."""
     return fit(
         lambda key: build(key=key), SMALL, record_steps=[3, 7, 12], steps=12, seeds=(0, 1), learning_rate=f, **options
     )
@@ -40,7 +48,7 @@ def stepwise(f, **options):
 def equal(a, b) -> None:
     for name, values in a.records.items():
         np.testing.assert_array_equal(values, b.records[name], err_msg=name)
-    for x, y in zip(jax.tree.leaves(a.models), jax.tree.leaves(b.models), strict=True):
+    for x, y in zip(jax.tree.leaves(a.model), jax.tree.leaves(b.model), strict=True):
         np.testing.assert_array_equal(x, y)
 
 
@@ -234,7 +242,7 @@ def test_probe_against_numpy():
     fields, logits = (x - x.mean(axis=1, keepdims=True) for x in (fields, logits))
     fields = fields * np.sqrt(7 * len(fields) / (fields**2).sum())
     D = (fields * logits).sum() / (7 * len(fields))
-    np.testing.assert_allclose(probe.excess_loss, loss(model), rtol=1e-12)
+    np.testing.assert_allclose(probe.loss, loss(model), rtol=1e-12)
     np.testing.assert_allclose(probe.overlap, D, rtol=1e-12)
     np.testing.assert_allclose(probe.spread, ((logits - D * fields) ** 2).sum() / (7 * len(fields)), rtol=1e-10)
     np.testing.assert_allclose(probe.logit_scale**2, probe.overlap**2 + probe.spread, rtol=1e-12)
@@ -301,11 +309,11 @@ def test_update_rule_by_hand():
 
 
 def test_a_seed_has_its_own_numbers_whatever_runs_beside_it():
-    both = fit(lambda key: build(key=key), SMALL, steps=4, seeds=(0, 1), learning_rate=0.1)
-    alone = fit(lambda key: build(key=key), SMALL, steps=4, seeds=(1,), learning_rate=0.1)
+    both = fit(lambda key: build(key=key), SMALL, steps=4, record_steps=range(1, 5), seeds=(0, 1), learning_rate=0.1)
+    alone = fit(lambda key: build(key=key), SMALL, steps=4, record_steps=range(1, 5), seeds=(1,), learning_rate=0.1)
     for name, values in alone.records.items():
         np.testing.assert_array_equal(values[0], both.records[name][1], err_msg=name)
-    assert (both.records["excess_loss"][0] != both.records["excess_loss"][1]).all()
+    assert (both.records["loss"][0] != both.records["loss"][1]).all()
     assert both.mean("error").shape == both.stderr("error").shape == (4,)
     with pytest.raises(InputError, match="at least two"):
         alone.stderr("error")
@@ -318,14 +326,14 @@ def test_learns_a_small_table_and_stops_at_its_entropy():
     grammar = Grammar(8, order=1, inverse_temperature=2.0, length=8)
     run = fit(lambda key: build(key=key), grammar, steps=400, batch=16, seeds=(0,), learning_rate=0.01, optimizer="adamw",
               schedule=lambda n: 1 - n / 400, record_steps=[0, 300, 400], held_out=64)  # fmt: skip
-    excess, entropy = run.records["excess_loss"][0], run.records["entropy"][0, -1]
+    excess, entropy = run.records["loss"][0], run.records["entropy"][0, -1]
     np.testing.assert_allclose(excess[0] + entropy, np.log(8), rtol=1e-6)
     assert excess[-1] < 0.02 * excess[0]
     # 100 steps of 16 sequences of 8 predictions: the sample loss has a standard error near .01.
     assert abs(run.records["train_loss"][0, -1] - entropy) < 0.05
     assert run.records["overlap"][0, 0] == 0.0
     other = Grammar(8, order=1, inverse_temperature=2.0, length=8, seed=1)
-    assert measure_language(run.models[0], other, other.sample(jax.random.key(0), 64)).excess_loss > excess[0]
+    assert measure_language(run.model[0], other, other.sample(jax.random.key(0), 64)).loss > excess[0]
 
 
 def test_a_run_that_diverges_says_so():
@@ -337,7 +345,8 @@ def test_a_run_that_diverges_says_so():
     ("argument", "bad"),
     [
         ("batch", {"batch": 0}), ("learning_rate", {"learning_rate": 0.0}), ("optimizer", {"optimizer": "lion"}),
-        ("momentum", {"momentum": 1.0}), ("weight_decay", {"weight_decay": -1.0}), ("steps", {"steps": 0}),
+        ("momentum", {"momentum": 1.0}), ("weight_decay", {"weight_decay": -1.0}), ("t1", {"steps": 0}),
+        ("momentum", {"optimizer": "adamw", "momentum": 0.5}),
         ("record_times", {"record_steps": [20]}), ("seeds", {"seeds": (0, 0)}), ("held_out", {"held_out": 0}),
         ("build", {"build": lambda key: LanguageModel(9, 16, 1, 2, 8, key=key)}),
         ("build", {"build": lambda key: LanguageModel(8, 16, 1, 2, 7, key=key)}),
@@ -345,9 +354,9 @@ def test_a_run_that_diverges_says_so():
     ],
 )  # fmt: skip
 def test_bad_arguments_are_refused(argument, bad):
-    good = {"build": lambda key: build(key=key), "grammar": SMALL, "steps": 10, "batch": 4, "learning_rate": 0.1}
+    good = {"build": lambda key: build(key=key), "grammar": SMALL, "steps": 10, "learning_rate": 0.1} | bad
     with pytest.raises(InputError) as error:
-        train_language(**(good | bad), progress=False)
+        fit(good.pop("build"), good.pop("grammar"), **good)
     assert error.value.argument == argument
 
 
@@ -359,7 +368,7 @@ def test_loss_of_a_transformer_is_that_of_its_boundary_layer():
     """A trained transformer loses what logits D_b f + sqrt(Delta_b) noise lose on the same contexts, D_b and Delta_b read off
     the gap of its two top classes near zero: within 8 % for each seed. Its whole spread in place of Delta_b misses by half."""
     grammar, run = train_case("sgd", steps=4000, seeds=(0, 1), folder=None)
-    layer = boundary_layer(run.models, grammar)
+    layer = boundary_layer(run.model, grammar)
     predicted, measured = (np.array(layer["seeds"][name]) for name in ("loss_predicted", "loss"))
     np.testing.assert_allclose(predicted, measured, rtol=0.08)
     log_true, fields = true_fields(grammar, grammar.sample(jax.random.key(0), 1000))

@@ -14,14 +14,14 @@ import pytest
 from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
 from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field
 from odescale.solve.integrate import integrate
-from odescale.training.of_mean_field import train_mean_field
+from odescale.training.train import train
 
 
 def shortened(name: str, **changes: Any) -> tuple[MeanFieldComparison, dict[str, MeanFieldComparison]]:
     """The comparison of a shortened row, and those with the theories that lack a term."""
     case = dataclasses.replace(CASES[name], nodes=2048, **changes)
     system = build(case)
-    run = train_mean_field(system, case.t1, seeds=case.seeds, record_times=record_times(case), progress=False)
+    run = train(system, case.t1, seeds=case.seeds, record_times=record_times(case), progress=False)
     found = compare_mean_field(system, run)
     others = {
         term: compare_mean_field(system, run, theory=integrate(build(case, **lost), ts=np.concatenate([[0.0], run.t])))

@@ -229,15 +229,15 @@ def test_stability_bound_is_where_the_teacher_loses_its_hold():
 @pytest.mark.slow
 def test_ode_is_much_faster_than_the_simulation_it_replaces():
     """At least 20 times, warm, one process; tables included after first use."""
-    from odescale.training.softmax_layer import train_peaked
+    from odescale.training.train import train
 
     system = peaked(classes=3, dimension=1000)
     ts = np.geomspace(1, 80, 20)
     run = {"seeds": 1, "record_times": ts, "progress": False}
-    train_peaked(system, 80.0, **run)
+    train(system, 80.0, **run)
     integrate(system, ts=ts)
     began = time.perf_counter()
-    train_peaked(system, 80.0, **run)
+    train(system, 80.0, **run)
     simulated = time.perf_counter() - began
     began = time.perf_counter()
     integrate(peaked(classes=3, dimension=1000), ts=ts)

@@ -15,15 +15,20 @@ from jax.flatten_util import ravel_pytree
 from odescale.clock import StepDownSchedule, WarmedSchedule
 from odescale.errors import CheckpointError, InputError
 from odescale.networks.language_model import LanguageModel
-from odescale.training.language import train_language
-from odescale.training.language_checkpoint import kept_checkpoint
+from odescale.training.checkpoint import kept_checkpoint
+from odescale.training.language import language
 from odescale.training.source_text import source_text, text_of
 from odescale.training.text_probe import measure_text, sampled_kernel
+from odescale.training.train import train
 
 TEXT = text_of("def f(x):\n    return x + 1\n" * 30, "def g(y):\n    return y - 1\n" * 20, length=8, vocabulary=12)
 build = partial(LanguageModel, TEXT.vocabulary, 16, 1, 2, 8)
-fit = partial(train_language, lambda key: build(key=key), TEXT, batch=4, held_out=16, learning_rate=0.01,
-              optimizer="adamw", seeds=(0, 1), progress=False)  # fmt: skip
+
+
+def fit(*, steps, record_steps, schedule=None, learning_rate=0.01, **options):
+    experiment = language(lambda key: build(key=key), TEXT, batch=4, held_out=16, learning_rate=learning_rate,
+                          optimizer="adamw", schedule=schedule)  # fmt: skip
+    return train(experiment, steps, record_times=record_steps, seeds=(0, 1), progress=False, **options)
 
 
 def small_model() -> LanguageModel:
@@ -72,7 +77,7 @@ def test_probes_against_plain_evaluations():
     log_p = np.log(np.exp(logits) / np.exp(logits).sum(-1, keepdims=True))
     right = np.take_along_axis(log_p, np.asarray(sequences)[:, 1:, None], 2)
     assert float(probe.loss) == pytest.approx(-right.mean(), rel=1e-12)
-    assert float(probe.loss_stderr) == pytest.approx(right.mean(axis=(1, 2)).std(ddof=1) / 4, rel=1e-12)
+    assert float(probe.loss_common_stderr) == pytest.approx(right.mean(axis=(1, 2)).std(ddof=1) / 4, rel=1e-12)
     assert float(probe.logit_scale) == pytest.approx(np.sqrt(logits.var(axis=-1).mean() * 12 / 11), rel=1e-12)
     flat, back = ravel_pytree(model)
 

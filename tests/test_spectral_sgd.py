@@ -11,7 +11,9 @@ from odescale.solve.spectral.exact import exact_recursion
 from odescale.solve.spectral.passes import repeated_passes
 from odescale.systems.spectral import spectral
 from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
-from odescale.training.spectral_sgd import GaussianTask, StoredTask, train_linear
+from odescale.training.experiment import experiment_of
+from odescale.training.spectral import GaussianTask, StoredTask, linear_sgd
+from odescale.training.train import train
 
 RANKS = np.arange(1, 401.0)
 LAM, THETA = RANKS**-1.5, RANKS**-0.25
@@ -19,7 +21,14 @@ STEPS = np.unique(np.round(np.geomspace(1, 500, 15)))
 NOISE, ETA = 0.05, 0.15
 
 
-def agrees(z) -> bool:
+def fit(task, steps=STEPS, *, seeds=256, **settings):
+    """Runs of so many seeds, recorded at these steps."""
+    return train(linear_sgd(task, **settings), steps[-1], seeds=seeds, record_times=steps, progress=False)
+
+
+def agrees(run, risk) -> bool:
+    """Whether the mean risk of the runs is the theory's."""
+    z = (run.mean("risk") - np.asarray(risk)) / run.scatter("risk")
     return bool(np.sqrt(np.mean(z**2)) <= 1.6 and np.max(np.abs(z)) < 4)
 
 
@@ -31,35 +40,35 @@ def task(projection=None) -> GaussianTask:
 
 @pytest.mark.parametrize(("batch", "schedule"), [(2, "constant"), (1, "cosine:500:0.1")])
 def test_online_sgd(batch, schedule) -> None:
-    run = train_linear(task(), STEPS, learning_rate=ETA, batch=batch, schedule=schedule, seed=1)
+    run = fit(task(), learning_rate=ETA, batch=batch, schedule=schedule)
     given = {"learning_rate": ETA, "batch": batch, "schedule": schedule}
     system = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given)
-    assert agrees(run.z_scores(exact_recursion(system, STEPS) + NOISE))
+    assert agrees(run, exact_recursion(system, STEPS) + NOISE)
     # Without gradient noise, and with that of another batch size, the same runs say no.
     quiet = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given | {"batch": np.inf})
-    assert not agrees(run.z_scores(exact_recursion(quiet, STEPS) + NOISE))
+    assert not agrees(run, exact_recursion(quiet, STEPS) + NOISE)
     other = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given | {"batch": 1.5 * batch})
-    assert not agrees(run.z_scores(exact_recursion(other, STEPS) + NOISE))
+    assert not agrees(run, exact_recursion(other, STEPS) + NOISE)
 
 
 @pytest.mark.slow
 def test_momentum() -> None:
-    run = train_linear(task(), STEPS, learning_rate=0.04, batch=2, momentum=0.8, seed=2)
+    run = fit(task(), learning_rate=0.04, batch=2, momentum=0.8)
     system = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, learning_rate=0.04, batch=2)
-    assert agrees(run.z_scores(exact_recursion(system, STEPS, momentum=0.8) + NOISE))
+    assert agrees(run, exact_recursion(system, STEPS, momentum=0.8) + NOISE)
     # An effective learning rate eta/(1 - beta) is not the same thing.
     effective = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, learning_rate=0.2, batch=2)
-    assert not agrees(run.z_scores(exact_recursion(effective, STEPS) + NOISE))
+    assert not agrees(run, exact_recursion(effective, STEPS) + NOISE)
 
 
 @pytest.mark.slow
 def test_random_features_in_data_space() -> None:
     W = gaussian_projection(100, 400, seed=3)
     start = 0.1 * np.random.default_rng(4).standard_normal(100)
-    run = train_linear(task(W), STEPS, learning_rate=ETA, batch=2, start=start, seed=4)
+    run = fit(task(W), learning_rate=ETA, batch=2, start=start)
     system = random_features(LAM, THETA, W, start=start, learning_rate=ETA, batch=2, noise=NOISE)
     assert float(system.floor) > 0.01
-    assert agrees(run.z_scores(exact_recursion(system, STEPS) + float(system.residual_noise)))
+    assert agrees(run, exact_recursion(system, STEPS) + float(system.residual_noise))
     # The unreachable part of the target is noise as well, not only a floor.
     silent = random_features(LAM, THETA, W, start=start, learning_rate=ETA, batch=2, noise=0.0)
     deaf = spectral(
@@ -69,7 +78,7 @@ def test_random_features_in_data_space() -> None:
         batch=2,
         noise=NOISE,
     )
-    assert not agrees(run.z_scores(exact_recursion(deaf, STEPS) + float(system.residual_noise)))
+    assert not agrees(run, exact_recursion(deaf, STEPS) + float(system.residual_noise))
 
 
 @pytest.mark.slow
@@ -83,13 +92,13 @@ def test_repeated_passes_over_stored_data(samples) -> None:
     steps = np.unique(np.round(np.geomspace(1, 1000, 15)))
     theory = repeated_passes(data, steps, covariance=np.diag(LAM), target=THETA, test_noise=NOISE, **given)
     stored = StoredTask(jnp.asarray(X), jnp.asarray(y))
-    train = train_linear(stored, steps, seed=6, seeds=1024, **given)
-    test = train_linear(StoredTask(jnp.asarray(X), jnp.asarray(y), task()), steps, seed=6, seeds=1024, **given)
+    on_data = fit(stored, steps, seeds=1024, **given)
+    on_fresh = fit(StoredTask(jnp.asarray(X), jnp.asarray(y), task()), steps, seeds=1024, **given)
     assert theory.test is not None
-    assert agrees(train.z_scores(theory.train)) and agrees(test.z_scores(theory.test))
+    assert agrees(on_data, theory.train) and agrees(on_fresh, theory.test)
     # Fresh data in the place of stored ones: another curve.
     fresh = spectral(eigenvalues=LAM, excess=THETA**2, noise=NOISE, **given)
-    assert not agrees(train.z_scores(exact_recursion(fresh, steps) + NOISE))
+    assert not agrees(on_data, exact_recursion(fresh, steps) + NOISE)
 
 
 def test_stored_spectrum_is_the_limit_of_many_samples() -> None:
@@ -121,10 +130,13 @@ def test_stored_data_by_hand() -> None:
 @pytest.mark.parametrize(
     ("argument", "call"),
     [
-        ("steps", lambda: train_linear(task(), np.array([0, 1]), learning_rate=0.1)),
-        ("batch", lambda: train_linear(task(), np.array([1]), learning_rate=0.1, batch=0)),
-        ("start", lambda: train_linear(task(), np.array([1]), learning_rate=0.1, start=np.ones(3))),
-        ("learning_rate", lambda: train_linear(task(), np.array([1]), learning_rate=np.nan)),
+        ("batch", lambda: linear_sgd(task(), learning_rate=0.1, batch=0)),
+        ("start", lambda: linear_sgd(task(), learning_rate=0.1, start=np.ones(3))),
+        ("learning_rate", lambda: linear_sgd(task(), learning_rate=np.nan)),
+        ("momentum", lambda: linear_sgd(task(), learning_rate=0.1, momentum=1.0)),
+        ("modes", lambda: experiment_of(spectral(modes=5000, learning_rate=0.1))),
+        ("per_decade", lambda: experiment_of(spectral(learning_rate=0.1, per_decade=10))),
+        ("batch", lambda: experiment_of(spectral(learning_rate=0.1, batch=np.inf))),
         ("covariance", lambda: repeated_passes(StoredData(np.eye(2), np.ones(2)), [1], covariance=np.eye(2))),
     ],
 )

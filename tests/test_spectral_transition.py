@@ -15,7 +15,7 @@ from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.transition import find_transition, transition_gradient
 from odescale.solve.spectral.exact import constant_rate
 from odescale.systems.spectral import Spectral, spectral
-from odescale.training.spectral_sgd import GaussianTask, train_linear
+from odescale.training.train import train
 
 ETA = 0.02
 RANKS = np.arange(1, 381)
@@ -47,7 +47,7 @@ def found():
 @pytest.fixture(scope="module")
 def runs():
     steps = np.unique(np.round(np.geomspace(5, 5000, 60)))
-    return train_linear(GaussianTask(LAM, np.sqrt(RISK / LAM)), steps, learning_rate=ETA, batch=8, seeds=64)
+    return train(gap(), 5000, record_times=steps, seeds=64, precision="float64", progress=False)
 
 
 @pytest.mark.slow
@@ -102,10 +102,10 @@ def test_gradient_is_the_finite_difference(found) -> None:
 @pytest.mark.slow
 def test_mean_of_64_runs(runs) -> None:
     """The fit is within 3 % of the exact recursion; the interval of either estimator holds what it finds on the exact curve."""
-    exact = constant_rate(gap())(runs.steps)
+    exact = constant_rate(gap())(runs.step)
     for estimator in ("fit", "spline"):
-        there = find_transition_curve(runs.steps * ETA, exact, estimator=estimator, bootstrap=0, min_aic_gap=None)
-        here = find_transition_curve(runs.steps * ETA, runs.risk, estimator=estimator)
+        there = find_transition_curve(runs.step * ETA, exact, estimator=estimator, bootstrap=0, min_aic_gap=None)
+        here = find_transition_curve(runs.step * ETA, runs["loss"], estimator=estimator)
         assert here.found and here.interval[0] < there.t_x < here.interval[1]
         if estimator == "fit":
             assert here.t_x == pytest.approx(3.0606, rel=0.03)
@@ -118,7 +118,7 @@ def test_intervals_of_single_runs(runs, estimator, least, most) -> None:
 
     The spline's widths are no larger than four times the median error.
     """
-    found = [find_transition_curve(runs.steps * ETA, row, estimator=estimator) for row in runs.risk]
+    found = [find_transition_curve(runs.step * ETA, row, estimator=estimator) for row in runs["loss"]]
     intervals = np.array([one.interval for one in found])
     errors = np.abs(np.array([one.t_x for one in found]) - 3.0606)
     inside = (intervals[:, 0] < 3.0606) & (3.0606 < intervals[:, 1])

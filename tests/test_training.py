@@ -13,13 +13,12 @@ import pytest
 from oracles import oracle_closure, oracle_loss
 
 import odescale.training.loop as loop_module
-import odescale.training.sgd as sgd_module
+import odescale.training.runner as runner_module
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.architecture import build_architecture, quickstart_architecture
+from odescale.run import Run
+from odescale.training.attention import attention_experiment
 from odescale.training.initial import rows_from_overlaps
-from odescale.training.run import TrainingRun
-from odescale.training.sgd import TransformerObjective
-from odescale.training.task import TeacherTask
 from odescale.training.train import train
 
 ONE_LAYER = build_architecture(1)
@@ -43,13 +42,36 @@ SMALL = dict(dimension=20, tokens=6, batch=2, learning_rate=0.3, seeds=(0, 1), t
 TIMES = (0.5, 1.0, 2.0)
 
 
-def small_run(**options):
-    return train(ONE_LAYER, start_overlaps(), **{**SMALL, "record_times": TIMES, **options})
+SETTINGS = (
+    "dimension",
+    "tokens",
+    "batch",
+    "learning_rate",
+    "eigenvalues",
+    "schedule",
+    "weight_decay",
+    "test_sequences",
+)
+
+
+def small_run(architecture=ONE_LAYER, overlaps=None, t1=TIMES[-1], **options):
+    given = {**SMALL, "record_times": TIMES, **options}
+    settings = {name: given.pop(name) for name in SETTINGS if name in given}
+    start = start_overlaps(architecture) if overlaps is None else overlaps
+    return train(attention_experiment(architecture, start, **settings), t1, **given)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    return small_run()
 
 
 def same(a, b):
-    for name in ("rows", "step", "overlaps", "loss", "loss_stderr", "loss_infinite", "row_overlaps"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+    for name in a.records:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    for name, values in a.model.items():
+        np.testing.assert_array_equal(values, b.model[name], err_msg=name)
+    np.testing.assert_array_equal(a.step, b.step)
 
 
 def ode(architecture, q, eta, batch, times, noise=1.0):
@@ -87,11 +109,11 @@ def test_mean_gradient_is_the_drift_of_the_theory(value):
     moved = np.flatnonzero(architecture.trained_mask)
 
     def products(tokens, samples, seed):
-        task = TeacherTask(architecture.teacher, tokens=tokens, batch=1, dimension=d)
+        step = attention_experiment(architecture, q, tokens=tokens, batch=1, dimension=d, learning_rate=1.0)
 
         def one(i):
             key = jax.random.fold_in(jax.random.key(seed), i)
-            return jax.grad(TransformerObjective(architecture, task).sample_loss)(rows[moved], rows, key) @ rows.T
+            return jax.grad(step.sample_loss)(rows[moved], rows, key) @ rows.T
 
         out = np.asarray(jax.jit(lambda: jax.lax.map(one, jnp.arange(samples), batch_size=50))())
         return out.mean(axis=0), out.std(axis=0) / np.sqrt(samples)
@@ -111,11 +133,11 @@ def test_gradient_noise_is_the_noise_of_the_theory():
     d, tokens, samples, q = 200, 256, 1500, start_overlaps()
     rows = jnp.asarray(rows_from_overlaps(q, dimension=d), jnp.float32)
     moved = np.flatnonzero(ONE_LAYER.trained_mask)
-    task = TeacherTask(ONE_LAYER.teacher, tokens=tokens, batch=1, dimension=d)
+    step = attention_experiment(ONE_LAYER, q, tokens=tokens, batch=1, dimension=d, learning_rate=1.0)
 
     def one(i):
         key = jax.random.fold_in(jax.random.key(5), i)
-        gradient = jax.grad(TransformerObjective(ONE_LAYER, task).sample_loss)(rows[moved], rows, key)
+        gradient = jax.grad(step.sample_loss)(rows[moved], rows, key)
         return gradient @ gradient.T
 
     out = np.asarray(jax.jit(lambda: jax.lax.map(one, jnp.arange(samples), batch_size=20))())
@@ -130,13 +152,10 @@ def test_short_run_follows_the_ode_with_its_noise():
     """Mean over 8 seeds at d = 100, T = 128 within its errors; frozen overlaps and a noise-free theory are far off."""
     eta, batch, times = 1.0, 1, np.array([0.5, 1.0, 2.0])
     q = start_overlaps()
-    run = train(
-        ONE_LAYER, q, dimension=100, tokens=128, batch=batch, learning_rate=eta, record_times=times, seeds=range(8),
-        test_sequences=64, progress=False,
-    )  # fmt: skip
+    run = small_run(dimension=100, tokens=128, batch=batch, learning_rate=eta, record_times=times, seeds=8)
     np.testing.assert_allclose(run.t, times)
     theory = ode(ONE_LAYER, jnp.asarray(q), eta, batch, times)
-    mean, error = run.overlaps.mean(axis=0), run.overlaps.std(axis=0, ddof=1) / np.sqrt(8)
+    mean, error = run.mean("overlaps"), run.scatter("overlaps")
     moving = np.ix_(range(3), range(3), range(6))
     rms = lambda reference: np.sqrt(np.mean(np.square((mean - reference)[moving] / error[moving])))  # noqa: E731
     assert rms(theory) < 2.0
@@ -146,35 +165,31 @@ def test_short_run_follows_the_ode_with_its_noise():
     # run is 12 % below at d = 100 and within its error of 2 % at d = 400; a noise term wrong by a factor 1.3 would show.
     loss = lambda c: float(oracle_loss(jnp.asarray(c), jnp.asarray(c), ONE_LAYER))  # noqa: E731
     quiet = loss(ode(ONE_LAYER, jnp.asarray(q), eta, batch, times, noise=0.0)[-1])
-    assert abs(run.loss_infinite[:, -1].mean() - loss(theory[-1])) < 0.25 * (loss(theory[-1]) - quiet)
+    assert abs(run.mean("loss_infinite")[-1] - loss(theory[-1])) < 0.25 * (loss(theory[-1]) - quiet)
     for i in range(3):
         np.testing.assert_allclose(
-            run.loss_infinite[0, i], oracle_loss(jnp.asarray(run.overlaps[0, i]), jnp.asarray(q), ONE_LAYER), rtol=1e-10
+            run["loss_infinite"][0, i],
+            oracle_loss(jnp.asarray(run["overlaps"][0, i]), jnp.asarray(q), ONE_LAYER),
+            rtol=1e-10,
         )
 
 
 def test_seeds_together_are_the_seeds_alone():
     together = small_run(seeds=(0, 1, 2))
     alone = small_run(seeds=(2,))
-    np.testing.assert_array_equal(together.rows[2], alone.rows[0])
-    np.testing.assert_array_equal(together.loss[2], alone.loss[0])
-    assert np.abs(together.rows[0] - together.rows[1]).max() > 0.01
+    np.testing.assert_array_equal(together.model["rows"][2], alone.model["rows"][0])
+    np.testing.assert_array_equal(together["loss"][2], alone["loss"][0])
+    assert np.abs(together.model["rows"][0] - together.model["rows"][1]).max() > 0.01
 
 
 def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(monkeypatch):
     threads = small_run(precision="float64")
-    real = sgd_module.SeedsInParallel.__init__
-
-    def vmapped(self, *arguments, **options):
-        real(self, *arguments, **options)
-        self._threads = False
-
-    monkeypatch.setattr(sgd_module.SeedsInParallel, "__init__", vmapped)
-    np.testing.assert_allclose(small_run(precision="float64").rows, threads.rows, rtol=1e-10, atol=1e-12)
+    monkeypatch.setattr(runner_module.jax, "default_backend", lambda: "gpu")
+    vmapped = small_run(precision="float64")
+    np.testing.assert_allclose(vmapped.model["rows"], threads.model["rows"], rtol=1e-10, atol=1e-12)
 
 
-def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch):
-    whole = small_run()
+def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch, whole):
     monkeypatch.setattr(loop_module, "SECONDS_PER_CALL", 1e-9)
     same(small_run(), whole)
 
@@ -183,32 +198,36 @@ def test_frozen_rows_stay_and_only_they(precision="float64"):
     architecture = quickstart_architecture()
     q = start_overlaps(architecture)
     initial = rows_from_overlaps(q, dimension=20, seed=0)
-    run = train(architecture, q, **{**SMALL, "seeds": (0,), "precision": precision, "steps": 7})
-    np.testing.assert_array_equal(run.rows[0, 4:], initial[4:])
-    assert (np.abs(run.rows[0, :4] - initial[:4]).max(axis=1) > 1e-4).all()
+    run = small_run(architecture, t1=7 / 20, record_times=None, seeds=(0,), precision=precision)
+    assert run.step[-1] == 7
+    rows = run.model["rows"][0]
+    np.testing.assert_array_equal(rows[4:], initial[4:])
+    assert (np.abs(rows[:4] - initial[:4]).max(axis=1) > 1e-4).all()
 
 
 def test_schedule_and_weight_decay():
     """A schedule that ends stops the run; weights alone decay as exp(-w t) when the learning rate is nothing."""
     run = small_run(schedule=lambda t: jnp.where(t < 1.0, 1.0, 0.0), seeds=(0,))
-    np.testing.assert_array_equal(run.overlaps[0, 1], run.overlaps[0, 2])
-    assert np.abs(run.overlaps[0, 0] - run.overlaps[0, 1]).max() > 1e-3
+    C = run["overlaps"][0]
+    np.testing.assert_array_equal(C[1], C[2])
+    assert np.abs(C[0] - C[1]).max() > 1e-3
     w = 0.7
     decayed = small_run(learning_rate=1e-12, weight_decay=w, seeds=(0,), precision="float64")
     shrink = (1 - w / 20) ** decayed.step
-    np.testing.assert_allclose(decayed.overlaps[0, :, 2, 2] / start_overlaps()[2, 2], shrink**2, rtol=1e-9)
-    np.testing.assert_allclose(decayed.overlaps[0, :, 2, 5] / start_overlaps()[2, 5], shrink, rtol=1e-9)
-    np.testing.assert_allclose(decayed.overlaps[0, :, 5, 5], start_overlaps()[5, 5], rtol=1e-12)
+    C = decayed["overlaps"][0]
+    np.testing.assert_allclose(C[:, 2, 2] / start_overlaps()[2, 2], shrink**2, rtol=1e-9)
+    np.testing.assert_allclose(C[:, 2, 5] / start_overlaps()[2, 5], shrink, rtol=1e-9)
+    np.testing.assert_allclose(C[:, 5, 5], start_overlaps()[5, 5], rtol=1e-12)
 
 
 def test_spectrum_runs_on_its_own_clock():
     lam = np.repeat([4.0, 1.0], [4, 16]) / 32  # trace 1: one unit of t is one step
-    run = small_run(dimension=None, eigenvalues=lam, record_times=(1.0, 3.0), learning_rate=0.01)
+    run = small_run(dimension=None, eigenvalues=lam, t1=3.0, record_times=(1.0, 3.0), learning_rate=0.01)
     np.testing.assert_array_equal(run.step, [1, 3])
     np.testing.assert_allclose(run.t, [1.0, 3.0])
-    rows = run.rows[0].astype(float)
-    np.testing.assert_allclose(run.overlaps[0, -1], rows * lam @ rows.T, rtol=1e-12)
-    np.testing.assert_allclose(run.row_overlaps[0, -1], rows @ rows.T, rtol=1e-12)
+    rows = run.model["rows"][0].astype(float)
+    np.testing.assert_allclose(run["overlaps"][0, -1], rows * lam @ rows.T, rtol=1e-12)
+    np.testing.assert_allclose(run["row_overlaps"][0, -1], rows @ rows.T, rtol=1e-12)
 
 
 def test_divergence_names_seed_step_and_remedy():
@@ -220,11 +239,10 @@ class Stop(Exception):
     pass
 
 
-def test_resume_after_an_exception_gives_the_same_numbers(tmp_path):
-    whole = small_run()
+def test_resume_after_an_exception_gives_the_same_numbers(tmp_path, whole):
     path = tmp_path / "run.npz"
 
-    def stop(step, rows):
+    def stop(step, model):
         if step == 20:
             raise Stop
 
@@ -238,13 +256,12 @@ def test_resume_after_an_exception_gives_the_same_numbers(tmp_path):
     same(again, whole)
 
 
-def test_checkpoint_between_records(tmp_path, monkeypatch):
+def test_checkpoint_between_records(tmp_path, monkeypatch, whole):
     """With checkpoint_seconds = 0 every call writes; a run that stops between records resumes from there."""
-    whole = small_run()
     path = tmp_path / "run.npz"
     monkeypatch.setattr(loop_module, "SECONDS_PER_CALL", 1e-9)
     calls = []
-    real = loop_module._save
+    real = loop_module.save
 
     def stop(*arguments):
         real(*arguments)
@@ -252,10 +269,10 @@ def test_checkpoint_between_records(tmp_path, monkeypatch):
         if len(calls) == 15:
             raise Stop
 
-    monkeypatch.setattr(loop_module, "_save", stop)
+    monkeypatch.setattr(loop_module, "save", stop)
     with pytest.raises(Stop):
         small_run(checkpoint=path, checkpoint_seconds=0.0)
-    monkeypatch.setattr(loop_module, "_save", real)
+    monkeypatch.setattr(loop_module, "save", real)
     resumed = small_run(checkpoint=path)
     assert 0 < resumed.meta["steps_this_session"] < 40
     same(resumed, whole)
@@ -268,12 +285,12 @@ import jax
 jax.config.update("jax_enable_x64", True)
 import time
 import test_training as t
-t.small_run(checkpoint={path!r}, callback=lambda step, rows: step == 20 and time.sleep(600))
+t.small_run(checkpoint={path!r}, callback=lambda step, model: step == 20 and time.sleep(600))
 """
 
 
 @pytest.mark.slow
-def test_resume_after_sigkill_gives_the_same_numbers(tmp_path):
+def test_resume_after_sigkill_gives_the_same_numbers(tmp_path, whole):
     path = str(tmp_path / "run.npz")
     child = subprocess.Popen([sys.executable, "-c", CHILD.format(tests=os.path.dirname(__file__), path=path)])
     try:
@@ -286,15 +303,15 @@ def test_resume_after_sigkill_gives_the_same_numbers(tmp_path):
         child.wait()
     resumed = small_run(checkpoint=path)
     assert 0 < resumed.meta["steps_this_session"] < 40
-    same(resumed, small_run())
+    same(resumed, whole)
 
 
 def _records(path):
     with np.load(path) as file:
-        return file["loss"].shape[1] if "loss" in file else 0
+        return file["record:loss"].shape[1] if "record:loss" in file else 0
 
 
-def test_bad_checkpoints_are_refused(tmp_path):
+def test_bad_checkpoints_are_refused(tmp_path, whole):
     path = tmp_path / "run.npz"
     small_run(checkpoint=path)
     good = path.read_bytes()
@@ -307,21 +324,21 @@ def test_bad_checkpoints_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match="checkpoint: expected a complete odescale training checkpoint"):
             small_run(checkpoint=path)
-    same(small_run(checkpoint=path, resume=False), small_run())
+    same(small_run(checkpoint=path, resume=False), whole)
 
 
 def test_run_saves_and_loads(tmp_path):
     run = small_run(schedule=lambda t: 1 / (1 + t))
-    back = TrainingRun.load(run.save(tmp_path / "result.npz"))
+    back = Run.load(run.save(tmp_path / "result.npz"))
     same(back, run)
     assert back.config == run.config
     np.testing.assert_array_equal(back.seeds, run.seeds)
     np.testing.assert_allclose(back.clock.tau(2.0), run.clock.tau(2.0), rtol=1e-4)
     assert back.clock.steps_per_unit == 20
-    np.testing.assert_allclose(run.mean_loss(), run.loss.mean(axis=0))
+    np.testing.assert_allclose(run.mean(), run["loss"].mean(axis=0))
     assert (run.stderr() > 0).all()
     with pytest.raises(CheckpointError, match="path"):
-        TrainingRun.load(tmp_path / "none.npz")
+        Run.load(tmp_path / "none.npz")
 
 
 @pytest.mark.parametrize(
@@ -332,9 +349,16 @@ def test_run_saves_and_loads(tmp_path):
         ({"batch": 0}, "batch"),
         ({"tokens": 0}, "tokens"),
         ({"seeds": (0, 0)}, "seeds"),
-        ({"t1": 0.0, "record_times": None}, "t1"),
-        ({"record_times": None}, "t1"),
-        ({"steps": 3}, "record_times"),
+        ({"seeds": 0}, "seeds"),
+        ({"seeds": 2.5}, "seeds"),
+        ({"t1": 0.0}, "t1"),
+        ({"t1": np.inf}, "t1"),
+        ({"t1": 1.0}, "record_times"),
+        ({"record_times": (-1.0, 1.0)}, "record_times"),
+        ({"record_times": None, "records": 1}, "records"),
+        ({"keep_at": (1.0,)}, "checkpoint"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds"),
+        ({"moment": 0.9}, "moment"),
         ({"precision": "float16"}, "precision"),
         ({"weight_decay": -0.1}, "weight_decay"),
         ({"dimension": 3}, "dimension"),
@@ -349,6 +373,6 @@ def test_bad_overlaps():
     bad = start_overlaps()
     bad[0, 1] = bad[1, 0] = 10.0
     with pytest.raises(InputError, match="positive semi-definite"):
-        train(ONE_LAYER, bad, **SMALL, steps=1)
+        small_run(overlaps=bad)
     with pytest.raises(InputError, match="initial_overlaps"):
-        train(ONE_LAYER, np.eye(4), **SMALL, steps=1)
+        small_run(overlaps=np.eye(4))

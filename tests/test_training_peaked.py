@@ -13,16 +13,17 @@ import pytest
 from scipy import integrate as quadrature
 from scipy import special
 
-import odescale.training.softmax_layer as layer_module
 from odescale.clock import GrowthSchedule
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.softmax_layer import SoftmaxHead
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.systems.peaked import Peaked, peaked
 from odescale.systems.peaked_published import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
-from odescale.training.softmax_layer import LayerStep, PeakedRun, layer_start, train_peaked
+from odescale.training.peaked import LayerStep, layer_start, layer_step
 from odescale.training.softmax_population import FieldNodes
-from odescale.training.toy_network import toy_theory, train_toy
+from odescale.training.toy import toy_layer, toy_theory
+from odescale.training.train import train
 
 QUIET: dict[str, Any] = {"progress": False}
 
@@ -32,9 +33,11 @@ def system(**given: Any) -> Peaked:
     return peaked(**{"classes": 3, "dimension": 60, "noise": 0.0} | given)
 
 
-def same(a: PeakedRun, b: PeakedRun) -> None:
-    for name in (*layer_module.MEASURED, "rows", "step"):
-        np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+def same(a: Run, b: Run) -> None:
+    for name in a.records:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+    np.testing.assert_array_equal(a.model["rows"], b.model["rows"])
+    np.testing.assert_array_equal(a.step, b.step)
 
 
 # Start and measurement
@@ -50,12 +53,10 @@ def test_start_has_the_asked_order_parameters(classes: int, overlap: float, spre
 
 
 def test_the_first_record_of_a_run_is_its_start() -> None:
-    run = train_peaked(
-        system(overlap=2.0, spread=0.3), 1.0, seeds=2, record_times=[0.0, 1.0], precision="float64", **QUIET
-    )
-    np.testing.assert_allclose(run.overlap[:, 0], 2.0, rtol=1e-12)
-    np.testing.assert_allclose(run.spread[:, 0], 0.3, rtol=1e-12)
-    assert np.all(run.asymmetry[:, 0] < 1e-12) and np.all(run.asymmetry[:, 1] > 1e-3)
+    run = train(system(overlap=2.0, spread=0.3), 1.0, seeds=2, record_times=[0.0, 1.0], precision="float64", **QUIET)
+    np.testing.assert_allclose(run["overlap"][:, 0], 2.0, rtol=1e-12)
+    np.testing.assert_allclose(run["spread"][:, 0], 0.3, rtol=1e-12)
+    assert np.all(run["asymmetry"][:, 0] < 1e-12) and np.all(run["asymmetry"][:, 1] > 1e-3)
 
 
 # Loss and error at given overlaps, against quadrature
@@ -167,7 +168,7 @@ def test_one_step_moves_the_overlaps_as_the_closure_says(given: dict[str, Any]) 
     d, K, eta, D0 = 200, 3, 1.5, 1.0
     theory = system(dimension=d, learning_rate=eta, overlap=D0, spread=0.5, **given)
     batch, random = int(theory.batch), np.random.default_rng(8)
-    update = layer_module._step_of(theory, batch, np.dtype("float64"))
+    update = layer_step(theory)
     W, teacher = (jnp.asarray(x) for x in layer_start(K, d, D0, 0.5, seed=0))
 
     def change(key: jax.Array) -> jax.Array:
@@ -200,44 +201,40 @@ def test_one_step_moves_the_overlaps_as_the_closure_says(given: dict[str, Any]) 
 
 def test_runs_repeat_and_do_not_depend_on_their_company(tmp_path: Any) -> None:
     times = [0.5, 2.0, 3.3]
-    run = train_peaked(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET)
-    alone = train_peaked(system(), 3.3, seeds=(4,), record_times=[3.3], **QUIET)
-    np.testing.assert_array_equal(run.rows[1], alone.rows[0])
-    assert np.abs(run.overlap[0] - run.overlap[1]).min() > 1e-4
-    same(run, train_peaked(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET))
-    same(run, PeakedRun.load(run.save(tmp_path / "run.npz")))
+    run = train(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET)
+    alone = train(system(), 3.3, seeds=(4,), record_times=[3.3], **QUIET)
+    np.testing.assert_array_equal(run.model["rows"][1], alone.model["rows"][0])
+    assert np.abs(run["overlap"][0] - run["overlap"][1]).min() > 1e-4
+    same(run, train(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET))
+    same(run, Run.load(run.save(tmp_path / "run.npz")))
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Any, monkeypatch: Any, optimizer: str) -> None:
+def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Any, optimizer: str) -> None:
     given: dict[str, Any] = {"optimizer": optimizer, "learning_rate": 0.02 if optimizer == "adam" else 1.0, "batch": 3}
     scale = 60 if optimizer == "sgd" else 1
     times = np.array([30, 97, 250]) / scale
-    whole = train_peaked(system(**given), times[-1], seeds=2, record_times=times, **QUIET)
-    path, measure, calls = tmp_path / "cut.npz", layer_module._measure, []
+    whole = train(system(**given), times[-1], seeds=2, record_times=times, **QUIET)
+    path = tmp_path / "cut.npz"
 
-    def stop(*arguments: Any) -> Any:
-        calls.append(1)
-        if len(calls) == 3:
+    def stop(step: int, model: Any) -> None:
+        if step == 97:
             raise KeyboardInterrupt
-        return measure(*arguments)
 
-    monkeypatch.setattr(layer_module, "_measure", stop)
     with pytest.raises(KeyboardInterrupt):
-        train_peaked(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
-    monkeypatch.setattr(layer_module, "_measure", measure)
-    resumed = train_peaked(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
-    assert resumed.meta["steps_this_session"] < 250
+        train(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, callback=stop, **QUIET)
+    resumed = train(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
+    assert resumed.meta["steps_this_session"] == 153
     same(whole, resumed)
     with pytest.raises(CheckpointError, match="learning_rate"):
         other = given | {"learning_rate": 0.5}
-        train_peaked(system(**other), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
+        train(system(**other), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
 
 
 def test_divergence_names_seed_and_step() -> None:
     runaway = eqx.tree_at(lambda s: s.learning_rate, system(classes=2, loss="square"), jnp.asarray(50.0))
     with pytest.raises(SolveError, match=r"seed 0 at step \d+"):
-        train_peaked(runaway, 5.0, seeds=1, **QUIET)
+        train(runaway, 5.0, seeds=1, **QUIET)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +252,7 @@ def test_divergence_names_seed_and_step() -> None:
 )
 def test_bad_input_is_named(given: dict[str, Any], run: dict[str, Any], name: str) -> None:
     with pytest.raises(InputError) as caught:
-        train_peaked(system(**given), run.pop("t1", 1.0), **QUIET, **run)
+        train(system(**given), run.pop("t1", 1.0), **QUIET, **run)
     assert caught.value.argument == name
 
 
@@ -277,16 +274,15 @@ def test_published_slopes() -> None:
 @pytest.mark.slow
 def test_toy_network_is_gradient_descent_to_its_teacher() -> None:
     """Six steps from zero: the overlap follows the flow without noise to 12 % (K = 16 rows in 32 dimensions)."""
-    run = train_toy(0.05, "sgd", 0.5, seeds=4, steps=6, records=6, classes=16, inputs=32, batch=2048, test_inputs=512)
+    toy = toy_layer(0.05, "sgd", 0.5, classes=16, inputs=32, batch=2048, test_inputs=512)
+    run = train(toy, 6 / 32, seeds=4, record_times=np.arange(1, 7) / 32, **QUIET)
     theory = toy_theory(0.05, "sgd", 0.5, classes=16, inputs=32, batch=2048, noise=0.0)
     flow = integrate(theory, ts=np.concatenate([[0.0], run.t]))
     D = np.asarray(flow.observables["overlap"])[1:]
     np.testing.assert_allclose(run.mean("overlap"), D, rtol=0.12)
     assert np.all(np.diff(run.mean("loss")) < 0) and run.mean("loss")[0] < np.log(16)
-    again = train_toy(
-        0.05, "sgd", 0.5, seeds=[3], steps=6, records=6, classes=16, inputs=32, batch=2048, test_inputs=512
-    )
-    np.testing.assert_array_equal(again.loss[0], run.loss[3])
+    again = train(toy, 6 / 32, seeds=[3], record_times=np.arange(1, 7) / 32, **QUIET)
+    np.testing.assert_array_equal(again["loss"][0], run["loss"][3])
 
 
 def exponent(steps: np.ndarray, loss: np.ndarray) -> float:
@@ -297,7 +293,7 @@ def exponent(steps: np.ndarray, loss: np.ndarray) -> float:
 @pytest.mark.slow
 def test_toy_network_by_sgd() -> None:
     """T = 1e-3, lr 10: row norm within 4 % from step 10 on, loss within 15 %, exponent over 400 to 2000 within .025."""
-    run = train_toy(1e-3, "sgd", 10.0, seeds=3)
+    run = train(toy_layer(1e-3, "sgd", 10.0), 62.5, seeds=3, record_times=np.geomspace(1, 2000, 40) / 32, **QUIET)
     flow = integrate(toy_theory(1e-3, "sgd", 10.0), ts=np.concatenate([[0.0], run.t]))
     loss, norm = np.asarray(flow.loss)[1:], np.asarray(flow.observables["logit_scale"])[1:]
     late = run.step >= 10
@@ -317,7 +313,7 @@ def test_toy_network_by_sgd() -> None:
 )
 def test_toy_network_by_adam(rate: float, tolerance: float) -> None:
     """T = 1e-3: loss within 10 % from step 500 on (20 % at the largest rate), exponent over 400 to 2000 within .03."""
-    run = train_toy(1e-3, "adam", rate, seeds=3)
+    run = train(toy_layer(1e-3, "adam", rate), 2000, seeds=3, record_times=np.geomspace(1, 2000, 40), **QUIET)
     flow = integrate(toy_theory(1e-3, "adam", rate), ts=np.concatenate([[0.0], run.t]))
     loss, late = np.asarray(flow.loss)[1:], run.step >= 500
     np.testing.assert_allclose(run.mean("loss")[late], loss[late], rtol=tolerance)

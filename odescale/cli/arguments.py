@@ -59,7 +59,7 @@ def build_parser() -> Parser:
     transition.add_argument("--precision", default="float64", help="float64; the transition needs it")
     for name, text in (("train", "train the real transformer"), ("compare", "theory against its own finite-size run")):
         command = add(name, text, system=True)
-        command.add_argument("--seeds", type=_whole, default=2, help="how many seeds, side by side (default 2)")
+        command.add_argument("--seeds", type=_whole, help="how many seeds, side by side (default 4)")
         command.add_argument("--checkpoint", metavar="FILE", help="write and resume from FILE")
         command.add_argument("--out", metavar="FOLDER", default=f"results/{name}", help="where results go")
         command.add_argument("--records", type=_whole, default=31, help="record times (default 31)")

@@ -14,9 +14,9 @@ from odescale.cli.arguments import require_picture, settings
 from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.frontier import frontier_command
 from odescale.cli.logs import forecast_command, report_command, schedule_command
-from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks, train_run
-from odescale.cli.output import emit, trajectory_record, trajectory_text
-from odescale.cli.peaked import T1_OF_A_RUN, compare_record, law_remark, train_record
+from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks
+from odescale.cli.output import emit, trained, trajectory_record, trajectory_text
+from odescale.cli.peaked import compare_record, law_remark
 from odescale.cli.quickstart import run_quickstart
 from odescale.compare.comparison import compare
 from odescale.compare.mean_field_report import LOSS_LABEL
@@ -28,8 +28,6 @@ from odescale.systems.attention import Attention
 from odescale.systems.mean_field import MeanField
 from odescale.systems.peaked import Peaked
 from odescale.systems.register import SYSTEMS, find_system
-from odescale.training.of_system import train_system
-from odescale.training.run import TrainingRun
 
 
 def systems_command(options: argparse.Namespace) -> int:
@@ -115,26 +113,28 @@ def transition_command(options: argparse.Namespace) -> int:
 
 def train_command(options: argparse.Namespace) -> int:
     """Trains the finite-size run of a system and saves it."""
-    system, t1 = _system(options, T1_OF_A_RUN)
-    if isinstance(system, Peaked):
-        emit(*train_record(system, t1, options), options.json)
-        return 0
-    run = _train(system, t1, options)
+    system, t1 = _system(options, of_a_run=True)
+    run = trained(system, t1, options)
     path = run.save(Path(options.out) / "run.npz")
-    stderr = run.stderr() if len(run.seeds) > 1 else run.loss_stderr[0]
+    several = len(run.seeds) > 1
+    error = run.stderr() if several else run.mean("loss_stderr") if "loss_stderr" in run.records else None
+    means = {name: run.mean(name) for name in run.records if name != "loss" and not name.endswith("_stderr")}
+    shown = [name for name, values in means.items() if values.ndim == 1]
+    head = [f"{name[:12]:>12}" for name in ("step", "t", "loss", "+-", *shown)]
     rows = [
-        f"{int(s):>10}  {t:10.4g}  {m:12.6g}  {e:9.2g}"
-        for s, t, m, e in zip(run.step, run.t, run.mean_loss(), stderr, strict=True)
+        [f"{x:12.6g}" for x in (run.step[i], run.t[i], loss, np.nan if error is None else error[i])]
+        + [f"{means[name][i]:12.6g}" for name in shown]
+        for i, loss in enumerate(run.mean())
     ]
-    text = "\n".join([f"{'step':>10}  {'t':>10}  {'test loss':>12}  {'+-':>9}", *rows, f"saved to {path}"])
+    text = "\n".join([*("  ".join(row) for row in (head, *rows)), f"saved to {path}"])
     record = {
         "system": system.label,
         "parameters": system.summary(),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
         "t": run.t,
-        "loss": run.mean_loss(),
-        "error": stderr,
-        "observables": {"overlaps": run.overlaps.mean(axis=0)},
+        "loss": run.mean(),
+        "error": error,
+        "observables": means,
         "steps": run.step,
         "path": str(path),
     }
@@ -144,14 +144,14 @@ def train_command(options: argparse.Namespace) -> int:
 
 def compare_command(options: argparse.Namespace) -> int:
     """Trains, compares with the theory, writes the report."""
-    system, t1 = _system(options, T1_OF_A_RUN)
+    system, t1 = _system(options, of_a_run=True, compared=True)
     if isinstance(system, Peaked):
         emit(*compare_record(system, t1, options), options.json)
         return 0
     if isinstance(system, MeanField):
         emit(*compare_run(system, t1, options), options.json)
         return 0
-    run = _train(system, t1, options)
+    run = trained(system, t1, options)
     assert isinstance(system, Attention)
     comparison = compare(system, run, min_depth=options.min_depth)
     page = write_report(comparison, options.out, title=f"{system.label}: theory against {len(run.seeds)} runs")
@@ -174,30 +174,24 @@ def quickstart_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _train(system: Attention | MeanField, t1: float, options: argparse.Namespace) -> TrainingRun:
-    if isinstance(system, MeanField):
-        return train_run(system, t1, options)
-    return train_system(system, t1, seeds=options.seeds, records=options.records, checkpoint=options.checkpoint)
-
-
-def _system(options: argparse.Namespace, of_a_run: float | None = None) -> tuple[Any, float]:
-    """The system and its end time; `of_a_run` is that of a peaked system where it is to be trained (train, compare)."""
+def _system(options: argparse.Namespace, *, of_a_run: bool = False, compared: bool = False) -> tuple[Any, float]:
+    """The system and its end time, that of a training run where it is to be trained."""
     entry = find_system(options.system)
-    if of_a_run is not None and options.system == "kernel":
+    if compared and options.system == "kernel":
         raise InputError(
-            "system", expected="a system that trains its own network", got="kernel",
-            remedy="use odescale.train_full_batch and odescale.compare_kernel on a network and data of yours",
+            "system", expected="a system that the command compares", got="kernel",
+            remedy="use odescale.compare_kernel on odescale.train(system, t1)",
         )  # fmt: skip
-    if of_a_run is not None and options.system == "spectral":
+    if compared and options.system == "spectral":
         raise InputError(
-            "system", expected="a system that trains its own network", got="spectral",
-            remedy="use odescale.train_linear on an odescale.linear.GaussianTask, against odescale.linear.exact_recursion",
+            "system", expected="a system that the command compares", got="spectral",
+            remedy="use odescale.train on it, against odescale.linear.exact_recursion",
         )  # fmt: skip
     system = entry.build(**settings(options.set, entry.parameters, options.system))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
     if options.t1 is None:
-        return system, of_a_run if of_a_run is not None and isinstance(system, Peaked) else entry.t1
+        return system, entry.run_t1 if of_a_run and entry.run_t1 is not None else entry.t1
     if not (np.isfinite(options.t1) and options.t1 > 0):
         raise InputError("t1", expected="a positive finite time", got=options.t1, remedy="e.g. --t1 30")
     return system, float(np.asarray(system.clock.to_t(options.t1, options.clock)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from odescale.cli.output import trained
 from odescale.compare.mean_field import compare_mean_field
 from odescale.compare.mean_field_report import write_mean_field_report
 from odescale.errors import InputError
@@ -12,8 +13,6 @@ from odescale.expectations.automatic import node_dimension
 from odescale.expectations.closure import Quadrature
 from odescale.systems.coverage import coverage
 from odescale.systems.mean_field import MeanField
-from odescale.training.of_mean_field import train_mean_field
-from odescale.training.run import TrainingRun
 
 MOST_STEPS = 5_000
 """Steps after which a solve of the command line gives up: an ensemble takes about 50, and thousands where it diverges."""
@@ -41,25 +40,13 @@ def remarks(system: MeanField) -> tuple[dict[str, Any], list[str]]:
     return {"nodes": nodes, "coverage": judged.to_dict()}, [text, str(judged)]
 
 
-def train_run(system: MeanField, t1: float, options: argparse.Namespace) -> TrainingRun:
-    """The finite-size run of the command's options."""
-    return train_mean_field(
-        system,
-        t1,
-        seeds=options.seeds,
-        records=options.records,
-        checkpoint=options.checkpoint,
-        progress=not options.json,
-    )
-
-
 def compare_run(system: MeanField, t1: float, options: argparse.Namespace) -> tuple[dict[str, Any], str]:
     """Trains, compares, writes the report; (JSON-ready record, text)."""
     if not 0 < options.tolerance < 1:  # before the training, not after it
         raise InputError(
             "--tolerance", expected="a number between 0 and 1", got=options.tolerance, remedy="0.05 is good"
         )
-    run = train_run(system, t1, options)
+    run = trained(system, t1, options)
     comparison = compare_mean_field(system, run, tolerance=options.tolerance)
     page = write_mean_field_report(
         comparison, options.out, title=f"{system.label}: theory against {len(run.seeds)} runs"

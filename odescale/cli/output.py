@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from odescale.compare.report import plain
+from odescale.run import Run
 from odescale.solve.trajectory import Trajectory
+from odescale.training.train import train
 
 KEYS = ("system", "parameters", "time_unit", "t", "loss", "exponent", "observables", "error", "code")
 
@@ -23,6 +26,18 @@ def emit(record: dict[str, Any], text: str, as_json: bool) -> None:
         sys.stdout.write("\n")
     else:
         print(text)
+
+
+def trained(system: Any, t1: float, options: argparse.Namespace) -> Run:
+    """The real run of the command's options."""
+    return train(
+        system,
+        t1,
+        seeds=options.seeds,
+        records=options.records,
+        checkpoint=options.checkpoint,
+        progress=not options.json,
+    )
 
 
 def trajectory_record(trajectory: Trajectory, clock: str = "t") -> dict[str, Any]:

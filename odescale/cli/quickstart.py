@@ -19,7 +19,7 @@ from odescale.generated.attention import quickstart_loss
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
 from odescale.systems.attention_build import quickstart
-from odescale.training.of_system import train_system
+from odescale.training.train import train
 
 MIN_DEPTH = 2.0  # the system's exponential phase is 2.7 to 2.8 e-folds deep
 LAST = 12.0  # end of the run, in S
@@ -55,7 +55,7 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
     )
     say(f"4/5 training {seeds} seeds of the real transformer, {round(LAST / speed * system.trace)} SGD steps each ...")
     folder.mkdir(parents=True, exist_ok=True)
-    run = train_system(
+    run = train(
         system,
         LAST / speed,
         seeds=seeds,
@@ -108,7 +108,7 @@ def _figures(comparison: Comparison, system: Attention, speed: float) -> dict[st
     S = run.t * speed
     tail = S > TAIL[0]
     ratio = comparison.ratio[kept]
-    fitted: TailExponent = tail_exponent(S, run.loss, shift=1 / (2 * PARAMETERS["surplus"]), window=TAIL)
+    fitted: TailExponent = tail_exponent(S, run["loss"], shift=1 / (2 * PARAMETERS["surplus"]), window=TAIL)
     own = comparison.context_ratio
     theory, measured = comparison.theory_transition, comparison.run_transition
     return {

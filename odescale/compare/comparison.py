@@ -13,10 +13,10 @@ from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
 from odescale.analysis.phases.transition import find_transition
 from odescale.compare.verdict import Verdict, judge, reasons_outside
 from odescale.errors import InputError
+from odescale.run import Run
 from odescale.solve.integrate import integrate, output_times
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention
-from odescale.training.run import TrainingRun
 
 
 class Comparison(eqx.Module):
@@ -31,7 +31,7 @@ class Comparison(eqx.Module):
     - `overlap_deviation`: largest |C_run - C_theory| over the scale sqrt(C_ii C_jj), (n,).
     """
 
-    run: TrainingRun
+    run: Run
     theory: Trajectory
     at: Int[np.ndarray, " n"]
     kept: Any
@@ -59,7 +59,7 @@ class Comparison(eqx.Module):
     @property
     def context_ratio(self) -> Float[np.ndarray, " n"] | None:
         """Mean run over the theory at the run's own context."""
-        return None if self.context_loss is None else self.run.mean_loss() / self.context_loss
+        return None if self.context_loss is None else self.run.mean() / self.context_loss
 
     @property
     def theory_loss(self) -> Float[np.ndarray, " n"]:
@@ -82,7 +82,7 @@ class Comparison(eqx.Module):
 
 def compare(
     system: Attention,
-    run: TrainingRun,
+    run: Run,
     *,
     theory: Trajectory | None = None,
     context: Trajectory | None = None,
@@ -124,7 +124,7 @@ def compare(
     if kept.sum() < 8:
         raise InputError("window", expected="at least 8 record times", got=int(kept.sum()), remedy="widen it")
     predicted = theory.loss[at]
-    mean = run.mean_loss()
+    mean = run.mean()
     sources = _errors(run, theory, at)
     relative = np.sqrt(sources["statistical"] ** 2 + sources["numerical"] ** 2)
     ratio = mean / predicted
@@ -143,7 +143,7 @@ def compare(
     unit = f"t, one unit = {theory.clock.steps_per_unit:g} SGD steps"
     common: dict[str, Any] = {"min_depth": min_depth, "time_unit": unit, "seed": seed}
     start = float(theory.loss[0])
-    measured = find_transition_curve(run.t[kept], run.loss[:, kept], loss_start=start, **common)
+    measured = find_transition_curve(run.t[kept], run["loss"][:, kept], loss_start=start, **common)
     # The same spline on the same points, or the two estimates differ by the estimator alone.
     same = find_transition_curve(
         run.t[kept],
@@ -188,14 +188,14 @@ def _theory_times(recorded: Float[np.ndarray, " n"]) -> Float[np.ndarray, " m"]:
     return times
 
 
-def _errors(run: TrainingRun, theory: Trajectory, at: np.ndarray) -> dict[str, Any]:
+def _errors(run: Run, theory: Trajectory, at: np.ndarray) -> dict[str, Any]:
     """Relative errors (n,): `seeds` (scatter / sqrt(seeds)), `monte_carlo` (test loss), `numerical` (theory), `statistical`."""
-    mean = run.mean_loss()
-    monte_carlo = np.sqrt(np.sum(run.loss_stderr**2, axis=0)) / len(run.seeds) / mean
+    mean = run.mean()
+    monte_carlo = np.sqrt(np.sum(run["loss_stderr"] ** 2, axis=0)) / len(run.seeds) / mean
     numerical = np.zeros_like(mean) if theory.error is None else np.nan_to_num(theory.error[at])
     if len(run.seeds) < 2:
         return {"seeds": None, "monte_carlo": monte_carlo, "numerical": numerical, "statistical": monte_carlo}
-    scatter = run.stderr() / mean
+    scatter = run.scatter() / mean
     # A few seeds make a noisy error bar: pool the variance over five neighbouring times, which share their noise level.
     padded = np.pad(scatter**2, 2, mode="edge")
     seeds = np.sqrt(np.convolve(padded, np.full(5, 0.2), mode="valid"))
@@ -207,14 +207,14 @@ def _errors(run: TrainingRun, theory: Trajectory, at: np.ndarray) -> dict[str, A
     }
 
 
-def _overlap_deviation(run: TrainingRun, theory: Trajectory, at: np.ndarray) -> Float[np.ndarray, " n"]:
+def _overlap_deviation(run: Run, theory: Trajectory, at: np.ndarray) -> Float[np.ndarray, " n"]:
     C = theory.overlaps[at]
     lengths = np.sqrt(np.maximum(np.diagonal(C, axis1=1, axis2=2), 1e-12))
     scale = lengths[:, :, None] * lengths[:, None, :]
-    return np.max(np.abs(run.overlaps.mean(axis=0) - C) / scale, axis=(1, 2))
+    return np.max(np.abs(run["overlaps"].mean(axis=0) - C) / scale, axis=(1, 2))
 
 
-def _same_experiment(system: Attention, run: TrainingRun) -> None:
+def _same_experiment(system: Attention, run: Run) -> None:
     pairs = {
         "learning_rate": float(system.learning_rate),
         "batch": float(system.batch),
@@ -238,15 +238,15 @@ def _same_experiment(system: Attention, run: TrainingRun) -> None:
             "dimension", expected=f"{run.clock.steps_per_unit:g} steps per unit of t", got=system.trace,
             remedy="compare like with like",
         )  # fmt: skip
-    if run.overlaps.shape[-1] != system.architecture.size:
+    if run["overlaps"].shape[-1] != system.architecture.size:
         raise InputError(
             "run",
             expected=f"a run of {system.architecture.size} rows",
-            got=run.overlaps.shape[-1],
+            got=run["overlaps"].shape[-1],
             remedy="same system",
         )
     start = np.asarray(system.couple(system.initial_overlaps)[0])
-    if run.t[0] == 0 and np.abs(run.overlaps[:, 0] - start).max() > 1e-3 * np.abs(start).max():
+    if run.t[0] == 0 and np.abs(run["overlaps"][:, 0] - start).max() > 1e-3 * np.abs(start).max():
         raise InputError(
             "run", expected="a run that starts at the theory's initial overlaps", got="another start",
             remedy="train from system.initial_overlaps",

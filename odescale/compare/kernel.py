@@ -21,14 +21,16 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
+from odescale.compare.report import plain
 from odescale.compare.verdict import Verdict
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
 from odescale.networks.sequence_model import trainable as default_trainable
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.systems.kernel import Kernel
-from odescale.systems.kernel_descent import KernelPath, check_steps, descent, gradient_flow
-from odescale.training.full_batch import FullBatchRun, all_outputs, record_steps
+from odescale.systems.kernel_descent import KernelPath, check_steps, descent, gradient_flow, record_steps
+from odescale.training.kernel import all_outputs
 
 TOLERANCE = 0.1
 """Function error up to which the frozen kernel counts as a description of a run."""
@@ -233,7 +235,7 @@ class KernelComparison(eqx.Module):
     """
 
     predicted: KernelPath
-    run: FullBatchRun
+    run: Run
     train_error: Float[np.ndarray, " R"]
     test_error: Float[np.ndarray, " R"]
     train_loss_error: Float[np.ndarray, " R"]
@@ -249,7 +251,7 @@ class KernelComparison(eqx.Module):
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: verdicts and figures."""
-        drift = self.run.drift
+        run = self.run
         return {
             "verdict": self.verdict.to_dict(),
             "expected": None if self.regime is None else self.regime.verdict.to_dict(),
@@ -259,51 +261,50 @@ class KernelComparison(eqx.Module):
             "test_loss_error": float(self.test_loss_error.max()),
             "step": self.run.step.tolist(),
             "train_loss": {
-                "run": self.run.train_loss.tolist(),
+                "run": run["train_loss"][0].tolist(),
                 "kernel": np.asarray(self.predicted.train_loss).tolist(),
             },
-            "test_loss": {"run": self.run.test_loss.tolist(), "kernel": np.asarray(self.predicted.test_loss).tolist()},
-            "drift": None
-            if drift is None
-            else {
-                name: getattr(drift, name).tolist() for name in ("step", "norm", "spectral", "by_smallest", "alignment")
-            },
+            "test_loss": {"run": run["test_loss"][0].tolist(), "kernel": np.asarray(self.predicted.test_loss).tolist()},
+            "drift": {
+                name.removeprefix("drift_"): plain(run[name][0]) for name in run.records if name.startswith("drift_")
+            }
+            or None,
         }
 
 
 def compare_kernel(
-    system: Kernel, run: FullBatchRun, *, regime: KernelRegime | None = None, tolerance: float = TOLERANCE
+    system: Kernel, run: Run, *, regime: KernelRegime | None = None, tolerance: float = TOLERANCE
 ) -> KernelComparison:
     """The exact discrete prediction of `system` at the record steps of `run`, and how far the run is from it.
 
     **Raises** `InputError` when run and system differ in loss, learning rate, or number of outputs.
     """
-    if run.loss != system.loss or not np.isclose(run.learning_rate, float(system.learning_rate), rtol=1e-9):
+    loss, rate = run.config.get("loss"), float(run.config["learning_rate"])
+    if loss != system.loss or not np.isclose(rate, float(system.learning_rate), rtol=1e-9):
         raise InputError(
             "run", expected=f"{system.loss} at learning rate {float(system.learning_rate):g}",
-            got=f"{run.loss} at {run.learning_rate:g}", remedy="train with float(system.learning_rate)",
+            got=f"{loss} at {rate:g}", remedy="train with float(system.learning_rate)",
         )  # fmt: skip
-    if run.train.shape[1] != system.initial.shape[0] or run.test.shape[1] != system.test_initial.shape[0]:
-        raise InputError(
-            "run", expected="the outputs of the system", got=run.train.shape, remedy="train on the same data"
-        )
+    train, test = run["train"][0], run["test"][0]
+    if train.shape[1] != system.initial.shape[0] or test.shape[1] != system.test_initial.shape[0]:
+        raise InputError("run", expected="the outputs of the system", got=train.shape, remedy="train on the same data")
     if run.step[0] != 0:
         raise InputError("run", expected="step 0 among the record steps", got=int(run.step[0]), remedy="record it")
     path = descent(system, run.step)
-    errors = function_errors(jnp.asarray(run.train), jnp.asarray(run.test), path)
+    errors = function_errors(jnp.asarray(train), jnp.asarray(test), path)
     error = np.maximum(*errors)
     reasons = [f"function error {error.max():.3g} (tolerance {tolerance:g})"]
-    if run.drift is not None:
-        d = run.drift
+    if "drift_norm" in run.records:
         reasons.append(
-            f"kernel drift {d.norm.max():.3g} in norm, {d.by_smallest.max():.3g} times the smallest eigenvalue"
+            f"kernel drift {run['drift_norm'].max():.3g} in norm, {run['drift_by_smallest'].max():.3g} times the smallest "
+            "eigenvalue"
         )
     if regime is not None:
         reasons.append(f"expected without training: {regime.expected_error:.3g}")
     status = "agrees" if error.max() <= tolerance else "outside the theory"
     return KernelComparison(
-        path, run, *errors, _relative(run.train_loss, path.train_loss), _relative(run.test_loss, path.test_loss), regime,
-        Verdict(status, tuple(reasons)), float(tolerance),
+        path, run, *errors, _relative(run["train_loss"][0], path.train_loss),
+        _relative(run["test_loss"][0], path.test_loss), regime, Verdict(status, tuple(reasons)), float(tolerance),
     )  # fmt: skip
 
 

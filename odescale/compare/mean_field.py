@@ -13,11 +13,11 @@ from scipy import stats
 
 from odescale.compare.verdict import Verdict, judge
 from odescale.errors import InputError
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.coverage import coverage
 from odescale.systems.mean_field import MeanField
-from odescale.training.run import TrainingRun
 
 MIN_POINTS = 4
 """Record times that a comparison needs."""
@@ -38,7 +38,7 @@ class MeanFieldComparison(eqx.Module):
     One unit of t is tr Sigma SGD steps.
     """
 
-    run: TrainingRun
+    run: Run
     theory: Trajectory
     at: Int[np.ndarray, " n"]
     kept: Bool[np.ndarray, " n"]
@@ -105,7 +105,7 @@ class MeanFieldComparison(eqx.Module):
             "finite_size": "measured at half the dimension" if self.measured_finite_size else "estimated",
             "t": self.run.t.tolist(),
             "kept": self.kept.tolist(),
-            "loss_run": self.run.mean_loss().tolist(),
+            "loss_run": self.run.mean().tolist(),
             "loss_theory": self.theory_loss.tolist(),
             "ratio": self.ratio.tolist(),
             "extrapolated": None if self.extrapolated is None else self.extrapolated.tolist(),
@@ -116,10 +116,10 @@ class MeanFieldComparison(eqx.Module):
 
 def compare_mean_field(
     system: MeanField,
-    run: TrainingRun,
+    run: Run,
     *,
     theory: Trajectory | None = None,
-    half: TrainingRun | None = None,
+    half: Run | None = None,
     tolerance: float = 0.03,
     window: tuple[float, float] | None = None,
 ) -> MeanFieldComparison:
@@ -131,7 +131,7 @@ def compare_mean_field(
 
     - `system`: the theory whose experiment the run is: same problem, start, spectrum, learning rate, batch, weight decay,
       momentum and friction. Its `noise` and `write_back` are free (0.0 shows what the term does).
-    - `run`: what `train_mean_field` returned, 16 or more seeds; with one seed the verdict is "undecided".
+    - `run`: what `train` returned, 16 or more seeds; with one seed the verdict is "undecided".
     - `theory`: a trajectory to compare with instead of the system's own, at least at the run's times: another theory of
       the same experiment.
     - `half`: the same experiment at half the dimension. Then the finite-size error is |<L_{d/2}> - <L_d>|, the shift that
@@ -161,14 +161,14 @@ def compare_mean_field(
             "window", expected=f"at least {MIN_POINTS} record times", got=int(kept.sum()), remedy="widen it"
         )
     predicted = np.asarray(theory.loss)[at]
-    mean = run.mean_loss()
+    mean = run.mean()
     ratio = mean / predicted
     several, prediction = len(run.seeds) > 1, quadrature_stderr(system, theory)[at]
     errors = {
-        "seeds": run.stderr() / predicted if several else np.zeros_like(mean),
+        "seeds": run.scatter() / predicted if several else np.zeros_like(mean),
         "quadrature": _paired_stderr(system, theory, at)
         if _same_nodes(system, run)
-        else np.hypot(prediction, run.loss_stderr.mean(axis=0) / predicted),  # the nodes are common to all seeds
+        else np.hypot(prediction, run.mean("loss_common_stderr") / predicted),  # the nodes are common to all seeds
     }
     extrapolated = None
     if half is None:
@@ -208,13 +208,13 @@ def _losses(system: MeanField, C: Float[Array, "n P P"], R: Float[Array, "n P P"
     return jax.lax.map(lambda pair: system.population_loss(*pair), (C, R))
 
 
-def _same_nodes(system: MeanField, run: TrainingRun) -> bool:
+def _same_nodes(system: MeanField, run: Run) -> bool:
     """Whether the run's losses were measured with the system's own node sets: then their error is common to both sides."""
-    C, R = (np.asarray(x)[:1, -1] for x in (run.overlaps, run.row_overlaps))
+    C, R = (np.asarray(x)[:1, -1] for x in (run["overlaps"], run["row_overlaps"]))
     if C.shape[1:] != (system.problem.size,) * 2:
         return False
     here = float(system.estimate(_losses(system, jnp.asarray(C), jnp.asarray(R))[0])[0])
-    return bool(np.isclose(here, run.loss[0, -1], rtol=1e-6))
+    return bool(np.isclose(here, run["loss"][0, -1], rtol=1e-6))
 
 
 def _paired_stderr(system: MeanField, theory: Trajectory, at: np.ndarray) -> Float[np.ndarray, " n"]:
@@ -236,7 +236,7 @@ def _outside(system: MeanField) -> tuple[str, ...]:
     return () if found.inside else tuple(found.reasons)
 
 
-def _loss_at_half(run: TrainingRun, half: TrainingRun) -> Float[np.ndarray, " n"]:
+def _loss_at_half(run: Run, half: Run) -> Float[np.ndarray, " n"]:
     """Mean loss of the run at half the dimension at the other's times, which differ by rounding to whole steps."""
     for name in ("problem", "learning_rate", "batch", "weight_decay", "momentum", "friction", "schedule"):
         one, other = (x.config.get(name) for x in (run, half))
@@ -256,7 +256,7 @@ def _loss_at_half(run: TrainingRun, half: TrainingRun) -> Float[np.ndarray, " n"
     if run.t[started][0] < half.t[there][0] - off or run.t[-1] > half.t[-1] + off:
         raise InputError("half", expected="a run over the same times", got=half.t, remedy="pass the same record_times")
     # Mean losses are smooth on the spacing of the record times, and these are the same to one step.
-    return np.exp(np.interp(run.t, half.t, np.log(half.mean_loss())))
+    return np.exp(np.interp(run.t, half.t, np.log(half.mean())))
 
 
 def _same_schedule(one: Any, other: Any) -> bool:
@@ -265,11 +265,11 @@ def _same_schedule(one: Any, other: Any) -> bool:
     return np.allclose(one["s"], other["s"], rtol=0.01, atol=0.01)
 
 
-def same_experiment(system: MeanField, run: TrainingRun) -> None:
+def same_experiment(system: MeanField, run: Run) -> None:
     """Refuses, by name, whatever makes the run another experiment than the system's."""
-    if "problem" not in run.config or "initial_overlaps" not in run.config:
+    if run.config.get("subject") != "mean_field":
         raise InputError(
-            "run", expected="a run of train_mean_field", got="another kind of run", remedy="see odescale.compare"
+            "run", expected="a run of a mean-field system", got="another kind of run", remedy="see odescale.compare"
         )
     if repr(system.problem) != run.config["problem"]:
         raise InputError(

@@ -40,9 +40,9 @@ def draw_mean_field(
         theory.t[shown],
         theory.loss[shown],
         run.t[kept],
-        run.mean_loss()[kept],
-        run_stderr=run.stderr()[kept] if len(run.seeds) > 1 else None,
-        seed_losses=run.loss[:, kept] if len(run.seeds) > 1 else None,
+        run.mean()[kept],
+        run_stderr=run.scatter()[kept] if len(run.seeds) > 1 else None,
+        seed_losses=run["loss"][:, kept] if len(run.seeds) > 1 else None,
         theory_error=error,
         theory_at_run=comparison.theory_loss[kept],
         theory_exponent=theory,
@@ -101,7 +101,7 @@ def mean_field_markdown(comparison: MeanFieldComparison, *, title: str) -> str:
     ]
     for i in np.flatnonzero(kept):
         lines.append(
-            f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean_loss()[i]:.5g} | "
+            f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean()[i]:.5g} | "
             f"{comparison.ratio[i]:.4f} | {comparison.stderr[i]:.4f} | {comparison.z[i]:+.1f} |"
         )
     solvers = ", ".join(f"{entry['solver']} ({entry['accepted']} steps)" for entry in theory.meta["ladder"])

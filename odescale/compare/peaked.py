@@ -17,10 +17,10 @@ from odescale.compare.report import plain
 from odescale.compare.verdict import Status, Verdict, judge
 from odescale.errors import InputError
 from odescale.plot.comparison import plot_comparison
+from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.peaked import Peaked
-from odescale.training.softmax_layer import PeakedRun
 
 QUANTITIES = ("overlap", "spread", "loss", "error")
 TOLERANCES = {"overlap": 0.015, "spread": 0.04, "loss": 0.01, "error": 0.02}
@@ -45,7 +45,7 @@ class PeakedComparison(eqx.Module):
     One unit of t is d SGD steps (Adam: one step).
     """
 
-    run: PeakedRun
+    run: Run
     theory: Trajectory
     at: Int[np.ndarray, " n"]
     kept: Bool[np.ndarray, " n"]
@@ -76,14 +76,12 @@ class PeakedComparison(eqx.Module):
         """(run, theory): exponent of a power law fitted in `window` to the same points, by the same estimator."""
         window = window or self._kept_window()
         t = self.run.t
-        fits = [
-            tail_exponent(t, curve, window=window) for curve in (getattr(self.run, name), self.predicted(name)[None])
-        ]
+        fits = [tail_exponent(t, curve, window=window) for curve in (self.run[name], self.predicted(name)[None])]
         return fits[0], fits[1]
 
     def local(self, name: str = "loss") -> tuple[LocalExponent, LocalExponent]:
         """(run, theory): -dlog X/dlog t by one spline with one smoothing at the same points; 8 or more record times."""
-        own = local_exponent(self.run.t[self.kept], getattr(self.run, name)[:, self.kept], at=self.run.t[self.kept])
+        own = local_exponent(self.run.t[self.kept], self.run[name][:, self.kept], at=self.run.t[self.kept])
         same = local_exponent(
             self.run.t[self.kept], self.predicted(name)[self.kept], at=self.run.t[self.kept], smoothing=own.smoothing
         )
@@ -127,7 +125,7 @@ def theory_values(theory: Trajectory, name: str) -> Float[np.ndarray, " n"]:
 
 def compare_peaked(
     system: Peaked,
-    run: PeakedRun,
+    run: Run,
     *,
     theory: Trajectory | None = None,
     tolerances: dict[str, float] | None = None,
@@ -140,7 +138,7 @@ def compare_peaked(
     **Arguments**
 
     - `system`: the theory whose experiment the run is; its `noise` is free (0 shows what the SGD noise does).
-    - `run`: what `train_peaked` returned; with one seed the verdict is "undecided".
+    - `run`: what `train` returned; with one seed the verdict is "undecided".
     - `theory`: another trajectory of the same experiment at the run's times. `tolerances`: name -> relative deviation that
       counts as agreement, over the defaults 1.5 % (overlap), 4 % (spread), 1 % (loss), 2 % (error).
     - `window`: times (first, last) that count; default: all > 0.
@@ -188,7 +186,7 @@ def compare_peaked(
     )  # fmt: skip
 
 
-def _finite_size(run: PeakedRun, predicted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def _finite_size(run: Run, predicted: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """(1 + |p|)(K - 1)/d, p = dlog X/dlog t: each of the K - 1 centred rows takes one direction out of d, and a relative
     error of a rate moves X |p| times as much.
     """
@@ -231,10 +229,10 @@ def reasons_outside_peaked(system: Peaked, t1: float) -> tuple[str, ...]:
     return ()
 
 
-def same_peaked_experiment(system: Peaked, run: PeakedRun) -> None:
+def same_peaked_experiment(system: Peaked, run: Run) -> None:
     """Refuses, by name, whatever makes the run another experiment than the system's."""
-    if run.config.get("theory") != "peaked":
-        raise InputError("run", expected="a run of train_peaked", got="another kind of run", remedy="see docs")
+    if run.config.get("subject") != "peaked":
+        raise InputError("run", expected="a run of a peaked system", got="another kind of run", remedy="see docs")
     for name in ("labels", "loss", "optimizer"):
         if getattr(system, name) != run.config[name]:
             raise InputError(
@@ -269,7 +267,7 @@ def draw_peaked(comparison: PeakedComparison, *, title: str) -> Any:
         run.t[kept],
         run.mean("loss")[kept],
         run_stderr=run.stderr("loss")[kept] if several else None,
-        seed_losses=run.loss[:, kept] if several else None,
+        seed_losses=run["loss"][:, kept] if several else None,
         theory_at_run=comparison.predicted("loss")[kept],
         theory_exponent=comparison.theory,
         ratio_band=(1 - comparison.tolerances["loss"], 1 + comparison.tolerances["loss"]),

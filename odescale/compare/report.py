@@ -50,16 +50,16 @@ def draw(comparison: Comparison, *, title: str, formula: tuple[Any, Any] | None 
         theory.t[1:],
         theory.loss[1:],
         run.t[kept],
-        run.mean_loss()[kept],
-        run_stderr=(comparison.sources["statistical"] * run.mean_loss())[kept],
-        seed_losses=run.loss[:, kept] if len(run.seeds) > 1 else None,
+        run.mean()[kept],
+        run_stderr=(comparison.sources["statistical"] * run.mean())[kept],
+        seed_losses=run["loss"][:, kept] if len(run.seeds) > 1 else None,
         theory_error=None if theory.error is None else (theory.error * theory.loss)[1:],
         theory_at_run=comparison.theory_loss[kept],
         context_at_run=None if comparison.context_loss is None else comparison.context_loss[kept],
         context_label=f"ODE at the run's own context, T = {float(run.config['tokens']):g}",
         formula=formula,
         theory_exponent=theory,
-        run_exponent=local_exponent(run.t[kept], run.loss[:, kept], smoothing=comparison.run_transition.smoothing),
+        run_exponent=local_exponent(run.t[kept], run["loss"][:, kept], smoothing=comparison.run_transition.smoothing),
         theory_transition=comparison.theory_transition,
         run_transition=comparison.run_transition,
         ratio_band=(1 - comparison.tolerance, 1 + comparison.tolerance),
@@ -79,7 +79,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "tau": np.asarray(run.clock.tau(run.t)),
         "tokens": np.asarray(run.clock.tokens_seen(run.t)),
         "theory_loss": comparison.theory_loss,
-        "run_loss": run.mean_loss(),
+        "run_loss": run.mean(),
         "ratio": comparison.ratio,
         "ratio_stderr": comparison.stderr,
         "z": comparison.z,
@@ -105,7 +105,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
             "agrees": comparison.transition_agrees,
         },
         "points": {name: plain(values) for name, values in arrays.items()},
-        "seed_losses": plain(run.loss),
+        "seed_losses": plain(run["loss"]),
         "versions": theory.meta["versions"],
         "solver": plain(theory.meta["ladder"]),
     }
@@ -159,7 +159,7 @@ def to_markdown(comparison: Comparison, *, title: str, notes: tuple[str, ...] = 
     ]
     for i in np.flatnonzero(comparison.kept):
         lines.append(
-            f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean_loss()[i]:.5g} | "
+            f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean()[i]:.5g} | "
             f"{comparison.ratio[i]:.4f} | {comparison.stderr[i]:.4f} | {comparison.z[i]:+.1f} | {comparison.z_total[i]:+.1f} |"
             + ("" if own is None else f" {own[i]:.4f} |")
         )

@@ -8,7 +8,8 @@ The right-hand side comes from `odescale.generated.kernel`, written by `derivati
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -20,10 +21,23 @@ from odescale.clock import Clock
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
 from odescale.systems import tables
+from odescale.systems.aside import Aside
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, is_traced
 
 LOSSES = ("square", "cross_entropy")
+
+
+class KernelSource(NamedTuple):
+    """The network and the data that a kernel was computed of: what a real run needs and the ODE does not."""
+
+    network: Any
+    x: Any
+    y: Any
+    x_test: Any = None
+    y_test: Any = None
+    trainable: Any = None
+    output: Callable | None = None
 
 
 class Kernel(AbstractSystem):
@@ -40,6 +54,7 @@ class Kernel(AbstractSystem):
     - `initial`, `targets` (N,), `test_initial`, `test_targets` (M,): outputs at the start and what they should be.
     - `learning_rate` eta per step, `samples` n, `test_samples`: what the losses are averaged over.
     - `loss`: "square" or "cross_entropy"; `classes`: length of the last axis of an output.
+    - `source`: the network and its data, for `train`; None where the system was made from bare matrices.
 
     `excess_loss` is the training loss minus the entropy of the targets (zero for labels and square loss). **Failure regime**: the
     kernel of a real network drifts; whether that matters is measured by `odescale.compare.kernel`. Source: see `sources`.
@@ -58,6 +73,7 @@ class Kernel(AbstractSystem):
     test_samples: Float[Array, ""]
     loss: str = eqx.field(static=True, default="square")
     classes: int = eqx.field(static=True, default=1)
+    source: Aside[KernelSource] | None = None
     label: str = eqx.field(static=True, default="kernel")
 
     name: ClassVar[str] = "kernel"

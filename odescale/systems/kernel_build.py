@@ -17,7 +17,8 @@ from odescale.expectations.tangent_kernel import MEMORY_LIMIT, network_outputs, 
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.kernel import LOSSES, Kernel
+from odescale.systems.aside import Aside
+from odescale.systems.kernel import LOSSES, Kernel, KernelSource
 from odescale.systems.parameters import complete, shown
 
 QUARTER = 0.25
@@ -97,6 +98,7 @@ def kernel_system(
         test_samples=jnp.asarray(float(test_start.shape[0])),
         loss=loss,
         classes=classes,
+        source=Aside(KernelSource(network, x, y, x_test, y_test, trainable, output)),
     )
     if learning_rate is None:
         system = with_learning_rate(system, QUARTER * system.stability_bound())

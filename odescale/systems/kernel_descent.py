@@ -81,6 +81,13 @@ def check_steps(steps: Any) -> Int[np.ndarray, " R"]:
     return counts
 
 
+def record_steps(steps: Any) -> Int[np.ndarray, " R"]:
+    """The record steps behind `steps`: themselves, or 0 and about 50 up to the last one, denser at the start."""
+    if isinstance(steps, int | np.integer) and not isinstance(steps, bool) and steps >= 1:
+        return np.unique(np.concatenate([[0], np.round(np.geomspace(1, int(steps), 50)).astype(int)]))
+    return check_steps(steps)
+
+
 def _ready(system: Kernel) -> None:
     require_x64("kernel")
     system.check()

@@ -16,16 +16,16 @@ class LanguageProbe(eqx.Module):
 
     f is in units where E |f|^2 = V - 1 (variance one per independent field), as in the theory of peaked distributions.
 
-    - `excess_loss`: E KL(p* | p), the cross-entropy less the entropy, in nats, from the known p* and not from labels;
-      `excess_stderr`: its standard error over sequences.
+    - `loss`: the excess loss E KL(p* | p), the cross-entropy less the entropy, in nats, from the known p* and not from labels;
+      `loss_common_stderr`: its standard error over sequences.
     - `entropy`: E H(p*). `error`: share of contexts with argmax lam != argmax f.
     - `logit_scale`: s, s^2 = E |lam|^2/(V - 1). `overlap`: D = E lam . f/(V - 1). `spread`: Delta = s^2 - D^2.
     - `aligned_loss`: the excess loss of logits D f on the same contexts: what is left when nothing but the scale is wrong.
     - `gradient_norm`: |grad_theta E KL| over all parameters.
     """
 
-    excess_loss: Float[Array, ""]
-    excess_stderr: Float[Array, ""]
+    loss: Float[Array, ""]
+    loss_common_stderr: Float[Array, ""]
     entropy: Float[Array, ""]
     error: Float[Array, ""]
     logit_scale: Float[Array, ""]
@@ -33,9 +33,6 @@ class LanguageProbe(eqx.Module):
     spread: Float[Array, ""]
     aligned_loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
-
-
-PROBES = tuple(LanguageProbe.__dataclass_fields__)
 
 
 def excess_losses(log_true: Float[Array, "... V"], logits: Float[Array, "... V"]) -> Float[Array, "..."]:
@@ -80,8 +77,8 @@ def measure_language(model: LanguageModel, grammar: Grammar, sequences: Int[Arra
     overlap = jnp.mean(jnp.sum(logits * fields, axis=-1)) / independent
     squares = [jnp.sum(leaf.astype(fields.dtype) ** 2) for leaf in jax.tree.leaves(gradient)]
     return LanguageProbe(
-        excess_loss=excess,
-        excess_stderr=jnp.std(each) / jnp.sqrt(max(each.size - 1, 1)),
+        loss=excess,
+        loss_common_stderr=jnp.std(each) / jnp.sqrt(max(each.size - 1, 1)),
         entropy=jnp.mean(-jnp.sum(jnp.where(jnp.isneginf(log_true), 0.0, jnp.exp(log_true) * log_true), axis=-1)),
         error=jnp.mean(jnp.argmax(logits, axis=-1) != jnp.argmax(fields, axis=-1)),
         logit_scale=jnp.sqrt(square),

@@ -1,192 +1,161 @@
-"""The loop around a training run: records, checkpoints, progress, divergence, whatever is trained and measured."""
+"""The loop around a training: records, checkpoints, branches, progress, divergence, whatever is trained and measured."""
 
 from __future__ import annotations
 
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from tqdm import tqdm
 
-from odescale.errors import CheckpointError, InputError, SolveError
-from odescale.training.checkpoint import fingerprint, read_arrays, write_arrays
+from odescale.errors import InputError, SolveError
+from odescale.training.checkpoint import Records, branch, kept_checkpoint, resume, save
+from odescale.training.runner import Seeds
 
 SECONDS_PER_CALL = 1.0  # of one compiled loop: how often the bar moves and a divergence is seen
 
 
-class Finished(NamedTuple):
-    """Final rows (s, P, d), what was measured at the record times (s, n, ...), seconds and steps of this session."""
+class Files(NamedTuple):
+    """Where a run is kept: `checkpoint` and how often, whether one found there goes on, `keep_at` steps, `branch` to begin from."""
 
-    rows: np.ndarray
-    records: dict[str, np.ndarray]
+    checkpoint: str | os.PathLike | None
     seconds: float
-    steps: int
+    resume: bool
+    keep_at: list[int]
+    branch: str | os.PathLike | None
 
 
-def session(done: Finished) -> dict[str, Any]:
-    """Seconds, steps, device and versions of a session: what is noted of a run and never part of its identity."""
-    return {
-        "seconds": done.seconds,
-        "steps_this_session": done.steps,
+class Finished(NamedTuple):
+    """What was measured, (seeds, records, ...) each, and what is noted of the session but never part of a run's identity."""
+
+    records: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def run_loop(
+    seeds: Seeds,
+    record_steps: Int[np.ndarray, " n"],
+    configure: Callable[[Int[np.ndarray, " n"]], dict[str, Any]],
+    files: Files,
+    *,
+    progress: bool,
+    callback: Callable[[int, Any], None] | None,
+) -> Finished:
+    """Advances all seeds from record to record and measures them there; goes on from `files` bit for bit.
+
+    **Errors**: `CheckpointError` for a file of another configuration; `SolveError` when a seed diverges.
+    """
+    experiment, config, path = seeds.experiment, configure(record_steps), files.checkpoint
+    step, records = 0, {}
+    if path is not None and files.resume and Path(path).exists():
+        step, records = resume(path, seeds, config)
+    elif files.branch is not None:
+        step, records = branch(files.branch, seeds, configure, record_steps)
+    stops = [kept for kept in files.keep_at if kept > step]
+    began, first_step, saved, per_second = time.monotonic(), step, time.monotonic(), 8.0
+    bar = tqdm(
+        total=int(record_steps[-1]), initial=step, unit="step", desc=f"train {len(seeds.seeds)} seeds", file=sys.stderr,
+        disable=not (progress and sys.stderr.isatty()),
+    )  # fmt: skip
+    with bar:
+        for number in range(_taken(records), len(record_steps)):
+            before, target = int(record_steps[number - 1]) if number else 0, int(record_steps[number])
+            while step < target:
+                until = min([target, *stops[:1]])
+                count = min(until - step, max(1, int(per_second * SECONDS_PER_CALL)))
+                call = time.monotonic()
+                seeds.advance(step, count)
+                # The first call compiles: let the length of a call grow at most fourfold, never trust one timing.
+                per_second = min(count / max(time.monotonic() - call, 1e-6), 4 * max(per_second, count))
+                step += count
+                means = seeds.loss_sums / (step - before)
+                _stop_if_diverged(seeds, means)
+                bar.update(count)
+                bar.set_postfix(loss=f"{means.mean():.3g}", refresh=False)
+                if path is not None and stops[:1] == [step]:
+                    save(kept_checkpoint(path, stops.pop(0)), seeds, config, step, records)
+                elif path is not None and time.monotonic() - saved > files.seconds:
+                    save(path, seeds, config, step, records)
+                    saved = time.monotonic()
+            states = seeds.states
+            found = {"train_loss": seeds.take_losses(target - before)} | experiment.measure(states, seeds.seeds, step)
+            for name, values in found.items():
+                records.setdefault(name, []).append(np.asarray(values))
+            if path is not None:
+                save(path, seeds, config, step, records)
+                saved = time.monotonic()
+            if callback is not None:
+                callback(step, experiment.model(states))
+    meta = {
+        "seconds": time.monotonic() - began,
+        "steps_this_session": step - first_step,
         "device": str(jax.devices()[0]),
         "jax": jax.__version__,
         "numpy": np.__version__,
     }
+    return Finished({name: np.stack(values, axis=1) for name, values in records.items()}, meta)
 
 
-def run_loop(
-    advance: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]],
-    measure: Callable[[Float[np.ndarray, "s P d"], int], Mapping[str, np.ndarray]],
-    rows: Float[np.ndarray, "s P d"],
-    *,
-    moved: int,
-    names: Sequence[str],
-    seeds: list[int],
-    record_steps: Int[np.ndarray, " n"],
-    scale: float,
-    config: dict[str, Any],
-    checkpoint: str | os.PathLike | None,
-    checkpoint_seconds: float,
-    resume: bool,
-    progress: bool,
-    callback: Callable[[int, np.ndarray], None] | None,
-) -> Finished:
-    """Advances all seeds from record to record, measuring `names` there; resumes from `checkpoint` bit for bit.
-
-    `advance(rows, velocity, step, count)` takes `count` steps: rows, velocity, mean sample loss (s,), first diverged step (s,).
-
-    **Errors**: `CheckpointError` for a checkpoint of another configuration; `SolveError` when a seed diverges.
-    """
-    velocity = np.zeros((rows.shape[0], moved, rows.shape[2]), rows.dtype)
-    step, records = 0, {name: [] for name in names}
-    if checkpoint is not None and resume and Path(checkpoint).exists():
-        rows, velocity, step, records = _resume(checkpoint, config, names)
-    began, first_step, saved = time.monotonic(), step, time.monotonic()
-    bar = tqdm(
-        total=int(record_steps[-1]), initial=step, unit="step", desc=f"train {len(seeds)} seeds", file=sys.stderr,
-        disable=not (progress and sys.stderr.isatty()),
-    )  # fmt: skip
-    per_second = 8.0
-    with bar:
-        while len(records[names[0]]) < len(record_steps):
-            target = int(record_steps[len(records[names[0]])])
-            while step < target:
-                count = min(target - step, max(1, int(per_second * SECONDS_PER_CALL)))
-                call = time.monotonic()
-                rows, velocity, sample_loss, diverged_at = advance(rows, velocity, step, count)
-                _stop_if_diverged(seeds, diverged_at, sample_loss, rows, step + count, scale)
-                # The first call compiles: let the length of a call grow at most fourfold, never trust one timing.
-                per_second = min(count / max(time.monotonic() - call, 1e-6), 4 * max(per_second, count))
-                step += count
-                bar.update(count)
-                bar.set_postfix(loss=f"{sample_loss.mean():.3g}", refresh=False)
-                if checkpoint is not None and time.monotonic() - saved > checkpoint_seconds:
-                    _save(checkpoint, config, rows, velocity, step, records)
-                    saved = time.monotonic()
-            for name, values in measure(rows, step).items():
-                records[name].append(values)
-            if checkpoint is not None:
-                _save(checkpoint, config, rows, velocity, step, records)
-                saved = time.monotonic()
-            if callback is not None:
-                callback(step, rows.copy())
-    stacked = {name: np.stack(records[name], axis=1) for name in names}
-    return Finished(rows, stacked, time.monotonic() - began, step - first_step)
+def _taken(records: Records) -> int:
+    return len(next(iter(records.values()))) if records else 0
 
 
-def _stop_if_diverged(
-    seeds: list[int],
-    diverged_at: Int[np.ndarray, " s"],
-    loss: Float[np.ndarray, " s"],
-    rows: Float[np.ndarray, "s P d"],
-    step: int,
-    scale: float,
-) -> None:
-    for i, seed in enumerate(seeds):
-        if diverged_at[i] >= 0 or not np.isfinite(rows[i]).all():
-            at = int(diverged_at[i]) if diverged_at[i] >= 0 else step
+def _stop_if_diverged(seeds: Seeds, means: np.ndarray) -> None:
+    for seed, at, loss in zip(seeds.seeds, seeds.diverged_at, means, strict=True):
+        if at >= 0:
             raise SolveError(
-                f"training diverged: seed {seed} at step {at} (t = {at / scale:.4g}), mean sample loss {loss[i]:.3g}; "
-                "likely cause: learning_rate above the stability limit at this batch; halve it or raise batch"
+                f"training diverged: seed {seed} at step {at} (t = {at / seeds.experiment.clock.steps_per_unit:.4g}), mean "
+                f"sample loss {loss:.3g}; likely cause: learning_rate above the stability limit at this batch; halve it, raise "
+                "batch or warm up"
             )
 
 
-def _save(
-    path: str | os.PathLike, config: dict, rows: np.ndarray, velocity: np.ndarray, step: int, records: dict[str, list]
-) -> None:
-    arrays = {name: np.stack(values, axis=1) for name, values in records.items() if values}
-    header = {"config_hash": fingerprint(config), "config": config, "step": step}
-    write_arrays(path, "training checkpoint", {"rows": rows, "velocity": velocity, **arrays}, header)
-
-
-def _resume(
-    path: str | os.PathLike, config: dict, names: Sequence[str]
-) -> tuple[np.ndarray, np.ndarray, int, dict[str, list]]:
-    remedy = "give another path, or resume=False to overwrite it"
-    arrays, header = read_arrays(path, "training checkpoint", "checkpoint", remedy)
-    if header["config_hash"] != fingerprint(config):
-        other = header["config"]
-        changed = sorted(name for name in config if config[name] != other.get(name)) or ["fields of another version"]
-        raise CheckpointError(
-            "checkpoint",
-            expected=f"a checkpoint of this configuration at {path}",
-            got=f"another {', '.join(changed)}",
-            remedy=remedy,
-        )
-    records = {name: list(np.moveaxis(arrays[name], 1, 0)) if name in arrays else [] for name in names}
-    return arrays["rows"], arrays["velocity"], int(header["step"]), records
-
-
-def choose_record_steps(steps: int | None, t1: float | None, record_times: Any, scale: float) -> Int[np.ndarray, " n"]:
-    """Whole steps at which a run is measured, from its length in steps or in t and the times asked for (t = step/scale)."""
-    if steps is not None and t1 is not None:
-        raise InputError("t1", expected="either steps or t1", got=f"steps={steps}, t1={t1}", remedy="leave one out")
-    if steps is None and t1 is None and record_times is None:
-        raise InputError("t1", expected="the length of the run", got=None, remedy="pass t1, steps or record_times")
-    if steps is not None:
-        if isinstance(steps, bool) or int(steps) != steps or steps < 1:
-            raise InputError("steps", expected="an integer >= 1", got=steps, remedy="pass 1 or more")
-        last = int(steps)
-    elif t1 is not None:
-        require_positive("t1", t1)
-        last = max(1, round(t1 * scale))
-    else:
-        last = None
-    if record_times is None:
-        assert last is not None
-        times = np.geomspace(last / 120, last, 31) / scale
-    else:
-        times = np.asarray(record_times, dtype=float)
-        if times.ndim != 1 or times.size == 0 or not (np.isfinite(times).all() and (times >= 0).all()):
-            raise InputError("record_times", expected="a list of times >= 0", got=record_times, remedy="in units of t")
+def choose_record_steps(t1: float, record_times: Any, records: int, scale: float) -> Int[np.ndarray, " n"]:
+    """Whole steps at which a run is measured: `record_times`, or `records` log-spaced ones from t1/60; the last is always one."""
+    if isinstance(t1, bool) or not (np.isfinite(t1) and t1 > 0):
+        raise InputError("t1", expected="a positive finite time", got=t1, remedy=f"one unit is {scale:g} SGD steps")
+    last = max(1, round(t1 * scale))
+    if last >= 2**31:
+        raise InputError("t1", expected=f"at most {2**31 / scale:.4g}, 2^31 steps", got=t1, remedy="train for less")
+    times = np.geomspace(t1 / 60, t1, records) if record_times is None else np.asarray(record_times, dtype=float)
+    if times.ndim != 1 or times.size == 0 or not (np.isfinite(times).all() and (times >= 0).all()):
+        raise InputError("record_times", expected="a list of times >= 0", got=record_times, remedy="in units of t")
     recorded = np.rint(times * scale).astype(np.int64)
-    if last is not None:
-        if recorded.max() > last:
-            raise InputError(
-                "record_times",
-                expected=f"times up to {last / scale:g}",
-                got=times.max(),
-                remedy="run longer, or drop it",
-            )
-        recorded = np.append(recorded, last)
-    return np.unique(recorded)
+    if recorded.max() > last:
+        raise InputError("record_times", expected=f"times up to t1 = {t1:g}", got=times.max(), remedy="raise t1")
+    return np.unique(np.append(recorded, last))
 
 
-def require_positive(name: str, value: float) -> None:
-    """Refuses what is not a positive finite number, by its name."""
-    if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
-        raise InputError(name, expected="a positive finite number", got=value, remedy=f"pass {name} > 0")
+def kept_steps(keep_at: Sequence[float], t1: float, scale: float, checkpoint: Any) -> list[int]:
+    """The whole steps behind `keep_at`, times in units of t from one step to t1."""
+    if len(keep_at) and checkpoint is None:
+        raise InputError("checkpoint", expected="a path beside keep_at", got=None, remedy="name the file to copy")
+    steps = [int(np.rint(t * scale)) if np.isfinite(t) else 0 for t in keep_at]
+    if any(not 0 < step <= max(1, round(t1 * scale)) for step in steps):
+        raise InputError("keep_at", expected=f"times from one step to t1 = {t1:g}", got=list(keep_at), remedy="drop it")
+    return sorted(set(steps))
 
 
-def check_seeds(seeds: Sequence[int]) -> list[int]:
-    """The seeds as distinct integers >= 0, or an `InputError`."""
-    values = [int(seed) for seed in seeds]
+def check_seeds(seeds: int | Sequence[int] | None, random: bool) -> list[int]:
+    """The seeds as distinct integers >= 0, or an `InputError`; how many may be said instead of which."""
+    if seeds is None:
+        seeds = 4 if random else 1
+    if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
+        if seeds < 1:
+            raise InputError("seeds", expected="an integer >= 1, or which", got=seeds, remedy="two show the scatter")
+        seeds = range(int(seeds))
+    try:
+        values = [int(seed) for seed in seeds]  # pyright: ignore[reportGeneralTypeIssues]
+    except (TypeError, ValueError):
+        values = []
     if not values or len(set(values)) != len(values) or min(values) < 0 or max(values) >= 2**31:
-        raise InputError("seeds", expected="distinct integers >= 0", got=seeds, remedy="e.g. (0, 1)")
+        raise InputError("seeds", expected="how many, or distinct integers >= 0", got=seeds, remedy="e.g. (0, 1)")
+    if len(values) > 1 and not random:
+        raise InputError("seeds", expected="one: nothing is drawn at random here", got=seeds, remedy="leave it out")
     return values

@@ -20,7 +20,7 @@ KERNEL_OUTPUTS = 16
 class TextProbe(eqx.Module):
     r"""Averages over held-out windows, and two numbers of the training gradient.
 
-    - `loss`: E -log p(x_{t+1} | x_<=t), in nats per character; `loss_stderr`: its standard error over windows.
+    - `loss`: E -log p(x_{t+1} | x_<=t), in nats per character; `loss_common_stderr`: its standard error over windows.
     - `logit_scale`: s, s^2 = E |lam - mean lam|^2/(V - 1).
     - `gradient_norm`: |G|, of the expected training gradient, and `noise_share`: (tr Sigma/B)/(|G|^2 + tr Sigma/B), how much of
       the squared gradient of one batch is noise. Both from the spread over 8 batches, unbiased for |G|^2 (0 where that is < 0).
@@ -29,7 +29,7 @@ class TextProbe(eqx.Module):
     """
 
     loss: Float[Array, ""]
-    loss_stderr: Float[Array, ""]
+    loss_common_stderr: Float[Array, ""]
     logit_scale: Float[Array, ""]
     gradient_norm: Float[Array, ""]
     noise_share: Float[Array, ""]
@@ -55,7 +55,7 @@ def measure_text(
     change = sampled_kernel(model, sequences) - reference
     return TextProbe(
         loss=losses.mean(),
-        loss_stderr=jnp.std(losses) / jnp.sqrt(max(losses.size - 1, 1)),
+        loss_common_stderr=jnp.std(losses) / jnp.sqrt(max(losses.size - 1, 1)),
         logit_scale=jnp.sqrt(square),
         gradient_norm=jnp.sqrt(signal),
         noise_share=noise / (signal + noise),
