@@ -74,7 +74,7 @@ if not LOGS:
     }
     records = np.unique(np.linspace(0, steps, 61).astype(int)[1:])
     for name, schedule in plans.items():
-        model = odescale.language(
+        model = odescale.language.language(
             lambda key: LanguageModel(text.vocabulary, width, 2, 4, length, positions="rotary", key=key),
             text, batch=batch, learning_rate=peak, optimizer="adamw", schedule=schedule, held_out=64 if small else 512,
         )  # fmt: skip

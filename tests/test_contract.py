@@ -54,7 +54,7 @@ def trajectory(name: str) -> odescale.Trajectory:
 
 @cache
 def run(name: str) -> odescale.Run:
-    return odescale.train(system(name), small(name)[1], seeds=2, records=9, progress=False, **trained(name))
+    return odescale.train(system(name), small(name)[1], records=9, progress=False, **({"seeds": 2} | trained(name)))
 
 
 def trained(name: str) -> dict[str, Any]:
