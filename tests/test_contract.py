@@ -32,8 +32,6 @@ SMALL: dict[str, tuple[dict[str, Any], float]] = {
     OUTSIDE: ({"dimension": 60}, 3.0),
 }
 NAMES = (*(name for name in SYSTEMS if name != "phase_retrieval"), OUTSIDE)
-SWEPT = {"kernel": None}
-"""What is swept where it is not the learning rate; the kernel is that of one learning rate, and its parameters change shapes."""
 
 
 def small(name: str) -> tuple[dict[str, Any], float]:
@@ -141,7 +139,6 @@ PYTHON: tuple[Callable[[str, Path], None], ...] = (
     integrates, sweeps, sweeps_by_name, finds_transition, trains, logs, compares, plots, reports, saves, speaks,
 )  # fmt: skip
 REFUSED = {
-    ("kernel", "sweeps"): "eta enters its stable range only through a new kernel",
     ("kernel", "sweeps_by_name"): "its builder computes a kernel: nothing of it can be traced",
 }
 """What a theory cannot do, and has to refuse by an `InputError`; everything else must work."""
