@@ -40,7 +40,7 @@ def measure(members: int = MEMBERS, end: float = END) -> dict[str, float]:
     import jax.numpy as jnp
     import numpy as np
 
-    from odescale.systems.committee import saad_solla
+    from benchmarks.saad_solla import saad_solla
     from tests.scipy_committee import Oracle, saad_solla_start
 
     jax.config.update("jax_enable_x64", True)

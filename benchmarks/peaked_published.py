@@ -11,7 +11,7 @@ PUBLISHED = {"gradient": (-2.26147, 0.0104), "loss": (-1.15062, 0.0406)}
 
 def rows() -> list[tuple[str, str, float, float, float]]:
     """(quantity, inputs, slope, published slope, published standard error)."""
-    from odescale.systems.peaked_published import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
+    from benchmarks.peaked_data import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
 
     found = []
     for normalised in (False, True):

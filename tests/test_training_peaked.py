@@ -13,13 +13,13 @@ import pytest
 from scipy import integrate as quadrature
 from scipy import special
 
+from benchmarks.peaked_data import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
 from odescale.clock import GrowthSchedule
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.softmax_layer import SoftmaxHead
 from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.systems.peaked import Peaked, peaked
-from odescale.systems.peaked_published import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
 from odescale.training.peaked import LayerStep, layer_start, layer_step
 from odescale.training.softmax_population import FieldNodes
 from odescale.training.toy import toy_layer, toy_theory

@@ -156,18 +156,6 @@ SPECTRAL = (
 )
 
 
-SAAD_SOLLA = (
-    Parameter("learning_rate", 0.5, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
-    Parameter("batch", 1.0, "a number >= 1", at_least_one, "samples", "samples averaged in one step"),
-    Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/N) W each step"),
-    Parameter("label_noise", 0.0, "a number >= 0", non_negative, "1", "standard deviation of the labels' noise"),
-    Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
-    Parameter("student_weight", 1.0, "a finite number", lambda x: abs(x) < inf, "1", "output weight v"),
-    Parameter("teacher_weight", 1.0, "a finite number", lambda x: abs(x) < inf, "1", "output weight v*"),
-    Parameter("dimension", 1000.0, "a positive finite number", positive, "1", "N, SGD steps in one unit of t"),
-)
-
-
 _SHARED = (
     *ATTENTION_NUMBERS,
     Parameter(

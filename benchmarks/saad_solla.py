@@ -18,10 +18,20 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError
 from odescale.generated import mean_field as formulas
 from odescale.precision import require_x64
-from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.initial import check_overlaps
-from odescale.systems.parameters import Parameter, complete, is_traced
+from odescale.systems.parameters import Parameter, at_least_one, complete, is_traced, non_negative, positive
+
+PARAMETERS = (
+    Parameter("learning_rate", 0.5, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
+    Parameter("batch", 1.0, "a number >= 1", at_least_one, "samples", "samples averaged in one step"),
+    Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "per unit of t", "W <- W - (w/N) W each step"),
+    Parameter("label_noise", 0.0, "a number >= 0", non_negative, "1", "standard deviation of the labels' noise"),
+    Parameter("noise", 1.0, "a number in [0, 1]", lambda x: 0 <= x <= 1, "1", "1 keeps the SGD noise, 0 drops it"),
+    Parameter("student_weight", 1.0, "a finite number", lambda x: abs(x) < np.inf, "1", "output weight v"),
+    Parameter("teacher_weight", 1.0, "a finite number", lambda x: abs(x) < np.inf, "1", "output weight v*"),
+    Parameter("dimension", 1000.0, "a positive finite number", positive, "1", "N, SGD steps in one unit of t"),
+)
 
 
 class SaadSolla(AbstractSystem):
@@ -66,7 +76,7 @@ class SaadSolla(AbstractSystem):
         "Goldt et al., NeurIPS 2019: label noise and over-parametrised students",
         "derivations/mean_field/script.py: the closure from the SGD step, arcsine laws and tilts",
     )
-    parameters: ClassVar[tuple[Parameter, ...]] = tables.SAAD_SOLLA
+    parameters: ClassVar[tuple[Parameter, ...]] = PARAMETERS
 
     @property
     def integration(self) -> Integration:
