@@ -280,6 +280,7 @@ def record_times(case: Case) -> np.ndarray:
 def run_case(case: Case) -> dict[str, Any]:
     """SGD and ODE of one case: the comparison's figures, the theories without a term, and the seconds of both."""
     from odescale.compare.mean_field import compare_mean_field
+
     from odescale.solve.integrate import integrate
     from odescale.training.train import train
 

@@ -31,10 +31,10 @@ jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 
 import matplotlib.pyplot as plt
 import numpy as np
+from odescale.compare.peaked import compare_peaked, draw_peaked
 
 import odescale
 from odescale.analysis.phases.transition import transition_of_trajectory
-from odescale.compare.peaked import compare_peaked, draw_peaked
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import (
     cutoff_time,

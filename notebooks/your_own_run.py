@@ -38,7 +38,6 @@ from odescale.clock import ConstantSchedule, CosineSchedule, StepDownSchedule, W
 from odescale.compare.log_report import first_step
 from odescale.errors import OutsideTheoryError
 from odescale.networks.language_model import LanguageModel
-from odescale.plot.log_report import plot_curves, plot_forecast, plot_residuals
 
 # %% [markdown]
 # ## Parameters
@@ -110,7 +109,7 @@ by_name = {log.name: log for log in logs}
 first = by_name[FIT_ON[0]]
 transition = odescale.find_transition_curve(first.step, first.loss, bootstrap=50, time_unit="SGD steps")
 print(transition)
-plot_curves([log.curve() for log in logs], transition)
+plot_curves(logs, transition=transition)["loss"].figure
 
 # %% [markdown]
 # ## Laws
@@ -126,7 +125,7 @@ table = odescale.laws.compare_laws(fitted, laws=("instant", "relaxing", "power_t
 print(table)
 known = [law for law, fit in table.fits.items() if fit.identified]
 if known:
-    plot_residuals(table.fits[known[0]], fitted)
+    odescale.plot(table.fits[known[0]], curves=fitted)
 
 # %% [markdown]
 # ## Forecast
@@ -140,7 +139,7 @@ held = [by_name[name].curve().between(start, np.inf) for name in PREDICT]
 try:
     found = odescale.forecast(fitted, held, draws=20)
     print(found)
-    plot_forecast(found.runs[0], held[0].rate)
+    odescale.plot(found.runs[0], rate=held[0].rate)
 except OutsideTheoryError as error:
     print(error)
 

@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 
 from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
-from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field
+from odescale.compare.comparison import Comparison, compare
 from odescale.solve.integrate import integrate
 from odescale.training.train import train
 
 
-def shortened(name: str, **changes: Any) -> tuple[MeanFieldComparison, dict[str, MeanFieldComparison]]:
+def shortened(name: str, **changes: Any) -> tuple[Comparison, dict[str, Comparison]]:
     """The comparison of a shortened row, and those with the theories that lack a term."""
     case = dataclasses.replace(CASES[name], nodes=2048, **changes)
     system = build(case)
@@ -30,7 +30,7 @@ def shortened(name: str, **changes: Any) -> tuple[MeanFieldComparison, dict[str,
     return found, others
 
 
-def agrees(found: MeanFieldComparison) -> None:
+def agrees(found: Comparison) -> None:
     """Within 3 % and within its errors, these being small enough to mean something."""
     assert found.verdict.status == "agrees", found.verdict
     assert found.rms_z < 2 and found.max_z < 4
@@ -38,7 +38,7 @@ def agrees(found: MeanFieldComparison) -> None:
     assert found.errors["seeds"].max() < 0.02
 
 
-def fails(found: MeanFieldComparison) -> None:
+def fails(found: Comparison) -> None:
     """A theory that lacks a term is refuted."""
     assert found.verdict.status == "differs", found.verdict
     assert found.rms_z > 4 and found.max_deviation > 0.1
