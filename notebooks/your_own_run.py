@@ -30,7 +30,6 @@ import jax
 
 jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
@@ -109,7 +108,7 @@ by_name = {log.name: log for log in logs}
 first = by_name[FIT_ON[0]]
 transition = odescale.find_transition_curve(first.step, first.loss, bootstrap=50, time_unit="SGD steps")
 print(transition)
-plot_curves(logs, transition=transition)["loss"].figure
+odescale.plot(logs, transition=transition)["loss"].figure
 
 # %% [markdown]
 # ## Laws
@@ -153,9 +152,7 @@ except OutsideTheoryError as error:
 if found is not None and found.fit.law in ("relaxing", "spectral"):
     best = odescale.best_schedule(found.fit, steps=float(first.step[-1]), peak=peak, warmup=warmup, bias=found.bias)
     print(best)
-    figure, axes = plt.subplots(figsize=(7, 3))
-    axes.step(best.step, best.rate, where="pre")
-    axes.set(xlabel="SGD steps", ylabel="learning rate", title="least final loss under the fitted law")
+    odescale.plot(best)
 else:
     print("no identified law with a noise that takes time: no best schedule")
 
@@ -168,5 +165,5 @@ else:
 report = odescale.report_logs(logs, fit_on=FIT_ON, predict=PREDICT, draws=20)
 print(report.verdict)
 with tempfile.TemporaryDirectory() as place:
-    page = odescale.write_log_report(report, place, title="My runs")
+    page = odescale.write_report(report, place, title="My runs")
     print(page.name, f"{page.stat().st_size / 1e3:.0f} kB")

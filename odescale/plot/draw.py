@@ -24,6 +24,8 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
         "index": "trajectory:plot_index",
         "law": "trajectory:plot_law",
     },
+    "list": {"loss": "logs:plot_curves"},
+    "tuple": {"loss": "logs:plot_curves"},
     "LocalExponent": {"exponent": "trajectory:plot_exponent", "index": "trajectory:plot_index"},
     "Transition": {"regimes": "trajectory:plot_transition"},
     "Run": {"loss": "trajectory:plot_run"},
@@ -50,7 +52,7 @@ def plot(result: Any, axes: Any = None, *, kind: str | None = None, **options: A
     **Arguments**
 
     - `result`: a trajectory, a sweep (its members as a family), a run, a comparison, a transition, a log, a law fit, a forecast, a
-      frontier, ...; or a dict of trajectories and runs by label, drawn together. `kinds()` lists all.
+      frontier, ...; a dict of trajectories and runs by label, or a list of logs, drawn together. `kinds()` lists all.
     - `axes`: where to draw. None makes a figure, with all panels that the picture has; a `Figure` is filled with these; one `Axes`
       gets the main panel.
     - `kind`: of several pictures of one record, such as "loss", "exponent", "index", "overlaps" of a trajectory.

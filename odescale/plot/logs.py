@@ -40,6 +40,9 @@ def plot_curves(result: Any, axes: Any = None, *, transition: Transition | None 
     """
     given = list(result) if isinstance(result, Sequence) else [result]
     curves: list[LossCurve] = [one.curve() if hasattr(one, "curve") else one for one in given]
+    if not curves or not all(hasattr(one, "step") and hasattr(one, "learning_rate") for one in curves):
+        raise InputError("result", expected="logs or loss curves", got=[type(one).__name__ for one in given],
+                         remedy="read_logs gives them")  # fmt: skip
     with shared_style():
         rated = [curve for curve in curves if curve.learning_rate is not None]
         drawn = _over_strip(axes, "loss", strip=bool(rated))

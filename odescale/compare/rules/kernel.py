@@ -39,10 +39,15 @@ def predict(system: Kernel, t: Float[np.ndarray, " n"]) -> Trajectory:
     )
     observables = jax.vmap(system.observables)(times, state)
     meta = {
-        "system": system.label, "loss": system.loss_label, "solver": "descent", "parameters": system.summary(), "versions": {"jax": jax.__version__},
-        "ladder": [{"solver": "exact descent", "accepted": int(t[-1])}], "device": jax.default_backend(),
+        "system": system.label,
+        "loss": system.loss_label,
+        "solver": "descent",
+        "ladder": [{"solver": "exact descent", "accepted": int(t[-1])}],
+        "parameters": system.summary(),
         "time_unit": "one unit of t = 1 step of gradient descent",
-    }  # fmt: skip
+        "versions": {"jax": jax.__version__},
+        "device": jax.default_backend(),
+    }
     return Trajectory(
         t=np.asarray(t, dtype=float), state=np.asarray(state), loss=loss, exponent=exponent, index=index,
         observables={name: np.asarray(x) for name, x in observables.items()}, valid=np.isfinite(loss), code=np.asarray(0),
