@@ -79,7 +79,7 @@ print("without training:", regime.verdict)
 
 # %% [markdown]
 # Now the real thing, at the same learning rate, and the verdict with the error that was measured. What to see: the points of
-# training on the line of the frozen kernel, distances of the outputs below the tolerance, and an expected error near the measured one.
+# training on the line of the frozen kernel, distances of the outputs below the tolerance, an expected error near the measured one.
 
 # %%
 at = np.unique(np.round(np.geomspace(1, descent_steps, 50)))
