@@ -196,14 +196,14 @@ def page(table: Any, noise: list[str], decay: list[str]) -> str:
 
 def figure(table: Any) -> None:
     """Writes docs/figures/escapes.png: loss and error against SGD steps."""
-    from odescale.plot.escapes import plot_escapes
+    from odescale.plot import plot
     from odescale.plot.style import new_figure, shared_style
 
     with shared_style():
         sheet = new_figure(12.4, 5.6)
         axes = sheet.subplots(1, 2)
-        plot_escapes(table, "loss", names=DRAWN, axes=axes[0])
-        plot_escapes(table, "error", names=DRAWN, axes=axes[1])
+        plot(table, axes[0], names=DRAWN)
+        plot(table, axes[1], observable="error", names=DRAWN)
         axes[0].get_legend().remove()
         axes[0].set(ylim=(5e-7, 30), xlim=(1e2, None))
         axes[1].set(ylim=(3e-7, 1), xlim=(1e2, None), ylabel="error against the teacher's class")

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from odescale.compare.kernel import KernelComparison, compare_kernel, kernel_regime
+from odescale.compare.comparison import Comparison, compare
+from odescale.compare.kernel import kernel_regime
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.systems.kernel_build import SequenceData, kernel_system, synthetic_sequences
 from odescale.systems.kernel_descent import record_steps
@@ -86,7 +87,7 @@ def data_of(task: str, loss: str) -> SequenceData:
     return synthetic_sequences(SAMPLES, SAMPLES, 4, 6, 3, loss=loss, seed=1)
 
 
-def measure(case: Case, task: str = "synthetic") -> KernelComparison:
+def measure(case: Case, task: str = "synthetic") -> Comparison:
     """Verdict without training, then the run, then the comparison."""
     data = data_of(task, case.loss)
     network = lazy_network(
@@ -101,15 +102,19 @@ def measure(case: Case, task: str = "synthetic") -> KernelComparison:
     system = kernel_system(network, *sets, loss=case.loss)
     regime = kernel_regime(network, system, data.x, data.x_test, steps=case.steps)
     run = train(system, case.steps, record_times=record_steps(case.steps), precision="float64", progress=False)
-    return compare_kernel(system, run, regime=regime)
+    return compare(system, run, regime=regime)
 
 
-def confusion(results: list[KernelComparison]) -> np.ndarray:
+def function_error(result: Comparison) -> float:
+    """Largest measured distance of outputs, training and test, from the frozen kernel's."""
+    return max(result["train"].max_deviation, result["test"].max_deviation)
+
+
+def confusion(results: list[Comparison]) -> np.ndarray:
     """counts[truly inside, called inside] of comparisons that carry a verdict without training."""
     counts = np.zeros((2, 2), int)
     for result in results:
-        assert result.regime is not None
-        counts[int(result.verdict.status == "agrees"), int(result.regime.inside)] += 1
+        counts[int(result.verdict.status == "agrees"), int(result.options["regime"].inside)] += 1
     return counts
 
 
@@ -131,15 +136,11 @@ def main(arguments: list[str] | None = None) -> int:
         for case in cases:
             result = measure(case, options.task)
             results.append(result)
-            assert result.regime is not None
-            called, true = (
-                ("outside", "inside")[flag] for flag in (result.regime.inside, result.verdict.status == "agrees")
-            )
-            losses = f"{result.train_loss_error.max():.3%} | {result.test_loss_error.max():.3%}"
-            print(
-                f"| {case} | {result.regime.expected_error:.4f} | {result.function_error:.4f} | {losses} | {called} | {true} |",
-                flush=True,
-            )
+            regime = result.options["regime"]
+            called, true = (("outside", "inside")[flag] for flag in (regime.inside, result.verdict.status == "agrees"))
+            losses = f"{result.loss.max_deviation:.3%} | {result['test_loss'].max_deviation:.3%}"
+            errors = f"{regime.expected_error:.4f} | {function_error(result):.4f}"
+            print(f"| {case} | {errors} | {losses} | {called} | {true} |", flush=True)
         counts = confusion(results)
         print(
             f"\n{counts[1, 1]} inside called inside, {counts[0, 0]} outside called outside, {counts[1, 0]} inside called "

@@ -85,10 +85,10 @@ def figures(result: Phase) -> None:
     import odescale
     from odescale.expectations.softmax_race import softmax_race
     from odescale.generated.peaked import power_law_loss
-    from odescale.plot.peaked import plot_one_third, plot_phase_diagram
+    from odescale.plot import plot
 
-    axes = plot_phase_diagram(
-        result.trajectory, hand_over=result.hand_over, cutoff=result.found,
+    axes = plot(
+        result.trajectory, kind="phases", hand_over=result.hand_over, cutoff=result.found,
         peaked_from=float(np.sqrt(2 * np.log(CLASSES))), title=f"{CLASSES} classes, soft labels, gradient flow",
     )  # fmt: skip
     axes.figure.savefig(FIGURE)
@@ -100,7 +100,14 @@ def figures(result: Phase) -> None:
         with np.errstate(divide="ignore"):
             laws[label] = np.asarray(power_law_loss(run.t, 1.0, float(softmax_race(classes).c), classes))
         print(f"{label}: p = {run.exponent[-1]:.6f} at 1e8, loss/law = {run.loss[-1] / laws[label][-1]:.6f}")
-    axes = plot_one_third(runs, asymptotes=laws, title=r"Hard labels, gradient flow, $\eta$ = 1")
+    axes = plot(
+        runs,
+        kind="law",
+        asymptotes=laws,
+        exponent=1 / 3,
+        exponents=(0.2, 0.6),
+        title=r"Hard labels, gradient flow, $\eta$ = 1",
+    )
     axes["loss"].figure.savefig(LAW)
 
 

@@ -71,6 +71,7 @@ class SaadSolla(AbstractSystem):
     label: str = eqx.field(static=True, default="committee")
 
     name: ClassVar[str] = "committee"
+    loss_label: ClassVar[str] = "excess loss L  (half squared error)"
     sources: ClassVar[tuple[str, ...]] = (
         "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online learning in soft committee machines",
         "Goldt et al., NeurIPS 2019: label noise and over-parametrised students",

@@ -17,13 +17,16 @@ import jax
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks.kernel_regime import function_error
 from odescale.analysis.frontier.compute import compute_frontier, critical_compute
 from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
 from odescale.analysis.frontier.risk_law import RiskLaw, isolated_law, risk_law
 from odescale.cli.frontier import model_curves
-from odescale.compare.kernel import KernelComparison, compare_kernel
+from odescale.compare.comparison import Comparison, compare
+from odescale.compare.kernel import TOLERANCE
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
-from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
+from odescale.plot import plot
+from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 from odescale.plot.style import CYCLE, new_figure, shared_style
 from odescale.systems.kernel_build import SequenceData, kernel_system
 from odescale.systems.kernel_descent import record_steps
@@ -44,7 +47,7 @@ def law() -> RiskLaw:
 def draw_frontier() -> Figure:
     """R*(C), the local exponent, C*, five models of fixed sizes."""
     found = compute_frontier(law(), np.geomspace(1e7, 1e12, 500))
-    axes = plot_frontier(
+    axes = plot(
         found, critical=critical_compute(law()), curves=model_curves(law(), found), asymptote=float(1 / law().S),
         compute_unit="",
         title=r"$R = m^{-1/2} + n^{-1/2} + 50\,e^{-0.8 t}$,  $C = m^2 n\, t$,  width $m\geq 100$, data $n\geq 1000$",
@@ -77,7 +80,7 @@ def data(task: str) -> SequenceData:
     return source_text_sequences(SAMPLES, SAMPLES, context=4, characters=8)
 
 
-def measure(width: int, task: SequenceData) -> KernelComparison:
+def measure(width: int, task: SequenceData) -> Comparison:
     """Prediction and run of a two-layer transformer of this width, centred, square loss."""
     sets = (task.x, task.y, task.x_test, task.y_test)
     network = lazy_network(
@@ -86,7 +89,7 @@ def measure(width: int, task: SequenceData) -> KernelComparison:
     )
     system = kernel_system(network, *sets)
     run = train(system, STEPS, record_times=record_steps(STEPS), precision="float64", progress=False)
-    return compare_kernel(system, run)
+    return compare(system, run)
 
 
 def draw_kernel(task: SequenceData) -> Figure:
@@ -97,9 +100,9 @@ def draw_kernel(task: SequenceData) -> Figure:
         panels = figure.subplots(1, 1 + len(WIDTHS))
         for (width, result), axes in zip(found.items(), panels, strict=False):
             step = result.run.step[1:]
-            for kind, colour in (("train", CYCLE[0]), ("test", CYCLE[1])):
-                axes.plot(step, result.run.mean(f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
-                axes.plot(step, np.asarray(getattr(result.predicted, f"{kind}_loss"))[1:], color="black", linewidth=1.2,
+            for kind, name, colour in (("train", "loss", CYCLE[0]), ("test", "test_loss", CYCLE[1])):
+                axes.plot(step, result[name].measured[1:], color=colour, label=f"trained, {kind} loss")
+                axes.plot(step, result[name].predicted[1:], color="black", linewidth=1.2,
                           linestyle="--", label="frozen kernel" if kind == "test" else None)  # fmt: skip
             axes.set_title(f"width {width}")
             axes.set(xscale="log", xlabel="steps of gradient descent")
@@ -109,9 +112,9 @@ def draw_kernel(task: SequenceData) -> Figure:
         panels[0].legend(loc="lower left")
         last = panels[-1]
         for (width, result), colour in zip(found.items(), CYCLE[2:], strict=False):
-            error = np.maximum(result.train_error, result.test_error)
+            error = np.maximum(result["train"].measured, result["test"].measured)
             last.plot(result.run.step[1:], error[1:], color=colour, label=f"width {width}")
-        tolerance = next(iter(found.values())).tolerance
+        tolerance = next(iter(found.values()))["test"].tolerance or TOLERANCE
         last.axhline(tolerance, color="black", linewidth=1.0, linestyle=":", label="tolerance of the verdict")
         last.set_title("error of the prediction")
         last.set(
@@ -121,8 +124,8 @@ def draw_kernel(task: SequenceData) -> Figure:
         last.set_ylim(3e-4 * tolerance, 3 * tolerance)
         figure.suptitle(f"Two-layer transformer, scale {SCALE:g}, on {task.source}", fontsize=12.5)
     for width, result in found.items():
-        print(f"width {width}: function error {result.function_error:.4f}, train loss {result.train_loss_error.max():.2%}, "
-              f"test loss {result.test_loss_error.max():.2%} off, {result.verdict.status}")  # fmt: skip
+        print(f"width {width}: function error {function_error(result):.4f}, train loss {result.loss.max_deviation:.2%}, "
+              f"test loss {result['test_loss'].max_deviation:.2%} off, {result.verdict.status}")  # fmt: skip
     return figure
 
 

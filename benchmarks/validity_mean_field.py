@@ -279,7 +279,8 @@ def record_times(case: Case) -> np.ndarray:
 
 def run_case(case: Case) -> dict[str, Any]:
     """SGD and ODE of one case: the comparison's figures, the theories without a term, and the seconds of both."""
-    from odescale.compare.mean_field import compare_mean_field
+    from odescale.compare.comparison import compare
+    from odescale.compare.rules.mean_field import quadrature_stderr
     from odescale.solve.integrate import integrate
     from odescale.training.train import train
 
@@ -295,19 +296,20 @@ def run_case(case: Case) -> dict[str, Any]:
     half = None
     if case.half:
         half = train(build(case, dimension=case.dimension // 2), case.t1, **options)
-    found = compare_mean_field(system, run, theory=theory, half=half, tolerance=case.tolerance)
+    found = compare(system, run, theory=theory, half=half, tolerance=case.tolerance)
     # What SGD takes until its mean is known as well as the ODE's: seeds and seconds grow as 1/error^2.
+    prediction = quadrature_stderr(system, theory)[found.at]
     statistical, quadrature = (
-        float(np.sqrt(np.mean(error[found.kept] ** 2))) for error in (found.errors["seeds"], found.prediction)
+        float(np.sqrt(np.mean(error[found.kept] ** 2))) for error in (found.loss.errors["seeds"], prediction)
     )
     without = {}
     for words, changes in case.without.items():
         other = integrate(build(case, **changes), ts=times)
-        lost = compare_mean_field(system, run, theory=other, half=half, tolerance=case.tolerance)
+        lost = compare(system, run, theory=other, half=half, tolerance=case.tolerance)
         without[words] = {
-            "max_deviation": lost.max_deviation,
-            "rms_z": lost.rms_z,
-            "max_z": lost.max_z,
+            "max_deviation": lost.loss.max_deviation,
+            "rms_z": lost.loss.rms_z,
+            "max_z": lost.loss.max_z,
             "status": lost.verdict.status,
         }
     return {
@@ -320,7 +322,15 @@ def run_case(case: Case) -> dict[str, Any]:
         "alignment": case.start["alignment"],
         "effective_dimension": system.effective_dimension,
         "nodes": case.nodes,
-        **found.to_dict(),
+        "dimension": run.config["dimension"],
+        "seeds": len(run.seeds),
+        "verdict": found.verdict.to_dict(),
+        "fall": found.fall,
+        "tolerance": case.tolerance,
+        "max_deviation": found.loss.max_deviation,
+        "rms_z": found.loss.rms_z,
+        "max_z": found.loss.max_z,
+        "finite_size": "estimated" if half is None else "measured at half the dimension",
         "without": without,
         "stderr": {"seeds": statistical, "quadrature": quadrature},
         "seconds_sgd": seconds_sgd,

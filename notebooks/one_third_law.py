@@ -29,12 +29,10 @@ import jax
 
 jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
 from odescale.analysis.phases.transition import transition_of_trajectory
-from odescale.compare.peaked import compare_peaked, draw_peaked
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import (
     cutoff_time,
@@ -44,7 +42,6 @@ from odescale.generated.peaked import (
     layer_error,
     power_law_loss,
 )
-from odescale.plot.peaked import plot_one_third, plot_phase_diagram
 from odescale.training.train import train
 
 # %% [markdown]
@@ -102,7 +99,9 @@ for K in class_numbers:
     words = ", ".join(f"{run.exponent[i]:.5f} at {run.t[i]:.2g}" for i in at)
     print(f"K = {K}: p = {words}; loss/law at the end {run.loss[-1] / laws[f'K = {K}'][-1]:.6f}")
 
-plot_one_third(flows, asymptotes=laws, title="Gradient flow on hard labels")["loss"].figure
+odescale.plot(
+    flows, kind="law", asymptotes=laws, exponent=1 / 3, exponents=(0.2, 0.6), title="Gradient flow on hard labels"
+)["loss"].figure
 
 # %% [markdown]
 # ## With SGD noise: the same exponent, a larger prefactor, and errors
@@ -145,8 +144,9 @@ for b, end, scale in zip(temperatures, ends, alpha_c, strict=True):
     if end is not None:
         print(f"b* = {b:8.4g}: power law ends at t = {end:9.4g} = {end / scale:.3f} alpha_c")
 
-plot_phase_diagram(
+odescale.plot(
     phase,
+    kind="phases",
     hand_over=alpha_c,
     cutoff=ends,
     peaked_from=float(np.sqrt(2 * np.log(classes))),
@@ -206,7 +206,7 @@ for name, run in (("constant", plain), ("beta ~ t^0.6, eta ~ t^-1.2", escape)):
     print(f"{name}: loss {run.loss[-1]:.3e}, error {error:.3e}, exponents {run.exponent[-1]:.3f} and "
           f"{late_slope(run.t, run.observables['error']):.3f}")  # fmt: skip
 
-plot_one_third({"constant": plain, "growing logits": escape}, exponents=(0.0, 1.0))["loss"].figure
+odescale.plot({"constant": plain, "growing logits": escape}, kind="law", exponents=(0.0, 1.0))["loss"].figure
 
 # %% [markdown]
 # ## A real layer beside it
@@ -217,12 +217,8 @@ plot_one_third({"constant": plain, "growing logits": escape}, exponents=(0.0, 1.
 # %%
 experiment = odescale.peaked(classes=noisy_classes, dimension=dimension)
 run = train(experiment, t1, seeds=seeds, progress=False)
-comparison = compare_peaked(experiment, run)
-print(comparison.verdict)
-for name in comparison.verdicts:
-    print(f"{name:8} {comparison.max_deviation(name):.3f} off at most, |z| up to {comparison.max_z(name):.1f}: "
-          f"{comparison.verdicts[name].status}")  # fmt: skip
+comparison = odescale.compare(experiment, run)
+print(comparison)
 
-figure = draw_peaked(comparison, title=f"Softmax layer, K = {noisy_classes}, d = {dimension}: theory and SGD")
-plt.close(figure)  # shown once, by the next line
-figure
+title = f"Softmax layer, K = {noisy_classes}, d = {dimension}: theory and SGD"
+odescale.plot(comparison, title=title)["loss"].figure

@@ -33,9 +33,7 @@ import numpy as np
 
 import odescale
 from odescale.analysis.phases.transition import transition_of_trajectory
-from odescale.compare.report import draw
 from odescale.generated.attention import quickstart_loss
-from odescale.plot.trajectory import plot_exponent, plot_trajectory
 from odescale.solve.integrate import traces
 from odescale.training.train import train
 
@@ -138,8 +136,8 @@ print(transition)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
-plot_trajectory(theory, transition=transition, axes=axes[0])
-plot_exponent(theory, quantity="index", transition=transition, axes=axes[1])
+odescale.plot(theory, axes[0], transition=transition)
+odescale.plot(theory, axes[1], kind="index", transition=transition)
 plt.close(figure)  # shown once, by the next line
 figure
 
@@ -204,14 +202,14 @@ print(f"{len(run.seeds)} seeds, {run.step[-1]} SGD steps each; loss {run.mean()[
 # %%
 comparison = odescale.compare(system, run, min_depth=min_depth)
 print(comparison.verdict)
-print(f"run/theory: {comparison.ratio.min():.3f} to {comparison.ratio.max():.3f}")
-print("theory, same points:", comparison.theory_transition)
-print("run:                ", comparison.run_transition)
+print(f"run/theory: {comparison.loss.ratio.min():.3f} to {comparison.loss.ratio.max():.3f}")
+print("theory, same points:", comparison.transitions["theory"])
+print("run:                ", comparison.transitions["run"])
 
 # %%
 t = np.geomspace(0.2, last, 200) / S_per_t
-draw(
+odescale.plot(
     comparison,
     title="Two-layer softmax transformer: theory and training",
     formula=(t, np.asarray(closed_form(t * S_per_t))),
-)
+)["loss"].figure

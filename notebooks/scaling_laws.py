@@ -34,8 +34,7 @@ import numpy as np
 import odescale
 from odescale.analysis.frontier.compute import fixed_size_risk
 from odescale.analysis.frontier.power_law_phases import phase_map
-from odescale.compare.kernel import predict
-from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
+from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 from odescale.training.patch_digits import source_text_sequences
 
 # %% [markdown]
@@ -60,7 +59,7 @@ compute_points = 40 if small else 200
 # ## The kernel of a real transformer
 #
 # Characters of Python's own source, the next one at each position, square loss. `kernel_system` takes the tangent kernel of the
-# network at its start; full-batch gradient descent is then a linear recursion in function space, `predict`. `kernel_regime` says
+# network at its start; full-batch gradient descent is then a linear recursion in function space. `kernel_regime` says
 # without training whether the kernel will stay where it is. One unit of t is one step of gradient descent.
 
 # %%
@@ -79,30 +78,21 @@ print(f"{task.source}; {system.eigenvalues.size} outputs, learning rate {float(s
 print("without training:", regime.verdict)
 
 # %% [markdown]
-# Now the real thing, at the same learning rate, and the verdict with the error that was measured. What to see: the dashed lines of
-# the frozen kernel on top of training, and an expected error near the measured one.
+# Now the real thing, at the same learning rate, and the verdict with the error that was measured. What to see: the points of
+# training on the line of the frozen kernel, distances of the outputs below the tolerance, an expected error near the measured one.
 
 # %%
 at = np.unique(np.round(np.geomspace(1, descent_steps, 50)))
 run = odescale.train(system, descent_steps, record_times=[0, *at], precision="float64", progress=False)
-comparison = odescale.compare_kernel(system, run, regime=regime)
+comparison = odescale.compare(system, run, regime=regime)
 print("after training:  ", comparison.verdict)
-train_error, test_error = comparison.train_loss_error.max(), comparison.test_loss_error.max()
+train_error, test_error = comparison.loss.max_deviation, comparison["test_loss"].max_deviation
 print(
     f"train loss {run.mean('train_loss')[0]:.4f} -> {run.mean('train_loss')[-1]:.4f}; off: train {train_error:.2%}, "
     f"test {test_error:.2%}"
 )
 
-path = predict(system, run.step)
-figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-for kind, colour in (("train", "C0"), ("test", "C1")):
-    axes.plot(run.step[1:], run.mean(f"{kind}_loss")[1:], color=colour, label=f"trained, {kind} loss")
-    axes.plot(run.step[1:], np.asarray(getattr(path, f"{kind}_loss"))[1:], "k--", linewidth=1,
-              label="frozen kernel" if kind == "test" else None)  # fmt: skip
-axes.set(xscale="log", xlabel="steps of gradient descent", ylabel="square loss, summed over outputs")
-axes.legend()
-plt.close(figure)  # shown once, by the next line
-figure
+odescale.plot(comparison, title="The frozen kernel and training")["loss"].figure
 
 # %% [markdown]
 # The other side: the same network as it comes, with its random outputs at the start and scale 1. Its kernel moves, and the verdict
@@ -214,7 +204,7 @@ models = {}
 for compute in (1e8, 1e9, 1e10):
     sizes = np.asarray(frontier.sizes)[np.argmin(np.abs(C - compute))]
     models[f"width {sizes[0]:.0f}, data {sizes[1]:.0f}"] = (C, fixed_size_risk(law, sizes, C))
-plot_frontier(frontier, critical=critical, curves=models, asymptote=float(1 / law.S), compute_unit="")["loss"].figure
+odescale.plot(frontier, critical=critical, curves=models, asymptote=float(1 / law.S), compute_unit="")["loss"].figure
 
 # %% [markdown]
 # The same frontier from R and C alone, by search instead of formulas:

@@ -30,7 +30,6 @@ import jax
 
 jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 
-import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
@@ -38,7 +37,6 @@ from odescale.clock import ConstantSchedule, CosineSchedule, StepDownSchedule, W
 from odescale.compare.log_report import first_step
 from odescale.errors import OutsideTheoryError
 from odescale.networks.language_model import LanguageModel
-from odescale.plot.log_report import plot_curves, plot_forecast, plot_residuals
 
 # %% [markdown]
 # ## Parameters
@@ -110,7 +108,7 @@ by_name = {log.name: log for log in logs}
 first = by_name[FIT_ON[0]]
 transition = odescale.find_transition_curve(first.step, first.loss, bootstrap=50, time_unit="SGD steps")
 print(transition)
-plot_curves([log.curve() for log in logs], transition)
+odescale.plot(logs, transition=transition)["loss"].figure
 
 # %% [markdown]
 # ## Laws
@@ -126,7 +124,7 @@ table = odescale.laws.compare_laws(fitted, laws=("instant", "relaxing", "power_t
 print(table)
 known = [law for law, fit in table.fits.items() if fit.identified]
 if known:
-    plot_residuals(table.fits[known[0]], fitted)
+    odescale.plot(table.fits[known[0]], curves=fitted)
 
 # %% [markdown]
 # ## Forecast
@@ -140,7 +138,7 @@ held = [by_name[name].curve().between(start, np.inf) for name in PREDICT]
 try:
     found = odescale.forecast(fitted, held, draws=20)
     print(found)
-    plot_forecast(found.runs[0], held[0].rate)
+    odescale.plot(found.runs[0], rate=held[0].rate)
 except OutsideTheoryError as error:
     print(error)
 
@@ -154,9 +152,7 @@ except OutsideTheoryError as error:
 if found is not None and found.fit.law in ("relaxing", "spectral"):
     best = odescale.best_schedule(found.fit, steps=float(first.step[-1]), peak=peak, warmup=warmup, bias=found.bias)
     print(best)
-    figure, axes = plt.subplots(figsize=(7, 3))
-    axes.step(best.step, best.rate, where="pre")
-    axes.set(xlabel="SGD steps", ylabel="learning rate", title="least final loss under the fitted law")
+    odescale.plot(best)
 else:
     print("no identified law with a noise that takes time: no best schedule")
 
@@ -169,5 +165,5 @@ else:
 report = odescale.report_logs(logs, fit_on=FIT_ON, predict=PREDICT, draws=20)
 print(report.verdict)
 with tempfile.TemporaryDirectory() as place:
-    page = odescale.write_log_report(report, place, title="My runs")
+    page = odescale.write_report(report, place, title="My runs")
     print(page.name, f"{page.stat().st_size / 1e3:.0f} kB")

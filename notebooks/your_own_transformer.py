@@ -33,7 +33,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
-from odescale.plot.trajectory import plot_overlaps, plot_trajectory
 
 # %% [markdown]
 # ## Parameters
@@ -173,7 +172,7 @@ print(transition)
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(13.5, 4.6), layout="constrained")
-plot_trajectory(theory, transition=transition, axes=axes[0]).set_ylabel("excess loss L  (band: 95 % interval)")
+odescale.plot(theory, axes[0], transition=transition).set_ylabel("excess loss L  (band: 95 % interval)")
 axes[1].plot(theory.t[1:], theory.error[1:], label=f"{nodes} nodes in each of 4 sets")
 axes[1].set(xscale="log", yscale="log", ylabel="relative 95 % half width of L")
 axes[1].set_xlabel(f"t  (one unit = {dimension} SGD steps)")
@@ -201,23 +200,17 @@ print(f"{seeds} seeds, {run.step[-1]} SGD steps each; loss {run.mean()[0]:.4f} -
 # changes.
 
 # %%
-comparison = odescale.compare_mean_field(system, run, tolerance=0.05)
-print(comparison.verdict)
-print(f"run/theory: {comparison.ratio.min():.3f} to {comparison.ratio.max():.3f}, {comparison.rms_z:.2f} errors rms")
-for name, error in comparison.errors.items():
+comparison = odescale.compare(system, run, tolerance=0.05)
+print(comparison)
+for name, error in {**comparison.loss.errors, **comparison.loss.neglected}.items():
     print(f"    {name:<12} at most {error.max():.3f}")
 
 # %%
-odescale.draw_mean_field(
-    comparison, title="Distance attention and a gated unit: theory and training", dense=theory, transition=transition
-)
+odescale.plot(comparison, title="Distance attention and a gated unit: theory and training")["loss"].figure
 
 # %% [markdown]
 # The loss sums up a motion of overlaps. What each row learns, and when:
 
 # %%
 pairs = [("q", "q*"), ("k", "k*"), ("g", "g*"), ("v", "v*"), ("o", "o*"), ("r", "r*")]
-plot_overlaps(
-    theory.t, theory.overlaps, problem.rows, pairs, run_t=run.t, run_overlaps=run["overlaps"], steps_per_unit=dimension,
-    time_label=f"t  (one unit = {dimension} SGD steps)",
-).figure  # fmt: skip
+odescale.plot(theory, kind="overlaps", names=problem.rows, pairs=pairs, run=run).figure

@@ -79,3 +79,16 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray | np.generic) or hasattr(value, "tolist"):
         return np.asarray(value).tolist()
     return str(value)
+
+
+def plain(value: Any) -> Any:
+    """JSON-ready: arrays to lists, NaN and infinities to null."""
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if hasattr(value, "tolist") and not isinstance(value, float):
+        return plain(np.asarray(value).tolist())
+    return value if isinstance(value, float) and np.isfinite(value) else None

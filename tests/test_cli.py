@@ -69,15 +69,18 @@ def test_every_system_solves_with_its_defaults_alone(run, system):
     }
 
 
-def test_the_kernel_of_a_transformer_solves(run):
-    status, out, err = run("solve", "kernel", "--set", "width=16", "--set", "samples=4", "--t1", 50, "--json")
+def test_the_kernel_of_a_transformer_solves_and_compares(run, tmp_path):
+    small = ("--set", "width=16", "--set", "samples=4", "--t1", 50, "--json")
+    status, out, err = run("solve", "kernel", *small)
     record = record_of(out)
     assert status == 0 and err == "" and record["loss"][-1] < record["loss"][0]
-    status, out, err = run("compare", "kernel")
-    assert status == 2 and out == "" and "compare_kernel" in err
+    status, out, err = run("compare", "kernel", *small, "--records", 8, "--tolerance", 0.4, "--out", tmp_path)
+    found = record_of(out)["quantities"]
+    assert status == 0 and err == "" and found["train"]["tolerance"] == found["test"]["tolerance"] == 0.4
+    assert found["train"]["verdict"]["status"] == "agrees" and (tmp_path / "report.md").is_file()
 
 
-def test_the_spectral_system_solves_with_its_defaults(run):
+def test_the_spectral_system_solves_with_its_defaults_and_compares(run, tmp_path):
     status, out, err = run("solve", "spectral", "--json")
     record = record_of(out)
     assert status == 0 and err == "" and record["code"] == 0 and record["solver"][0]["solver"] == "rank_one"
@@ -85,8 +88,11 @@ def test_the_spectral_system_solves_with_its_defaults(run):
     loss = np.array(record["loss"])
     assert len(loss) == 200 and np.isfinite(loss).all() and loss[-1] < 1e-3 * loss[0]
     assert record["parameters"]["modes"] == 1024
-    status, out, err = run("compare", "spectral")
-    assert status == 2 and out == "" and err.count("\n") == 1 and "exact_recursion" in err
+    status, out, err = run("compare", "spectral", "--set", "modes=32", "--t1", 200, "--records", 8, "--seeds", 16,
+                           "--min-depth", 2, "--out", tmp_path, "--json")  # fmt: skip
+    found = record_of(out)
+    assert status == 0 and err == "" and found["transition"]["run"]["min_depth"] == 2
+    assert found["verdict"]["status"] in ("agrees", "undecided") and found["quantities"]["loss"]["rms_z"] < 2
     assert run("solve", "spectral", "--set", "learning_rate=3")[0] == 2
 
 
@@ -192,7 +198,7 @@ def test_compare_writes_its_report_and_train_goes_on_from_its_checkpoint(run, tm
     assert status == 0 and err == ""
     assert len(record["loss"]) == len(record["t"]) == len(record["error"]) == 12
     assert record["steps"][-1] == 4 * 200 and Path(record["path"]).is_file()
-    assert record["loss"] == compared["points"]["run_loss"]
+    assert record["loss"] == compared["quantities"]["loss"]["measured"]
 
 
 def curve(path: Path) -> Path:

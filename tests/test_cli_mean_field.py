@@ -120,10 +120,10 @@ def test_train_saves_resumes_and_compare_reports(run, tmp_path):
     record = record_of(out)
     assert status == 0 and err == ""
     assert record["verdict"]["status"] == "outside the theory"  # 6 rows in 40 dimensions
-    np.testing.assert_allclose(record["loss_run"], saved.mean(), rtol=1e-12)
-    assert {"ratio", "rms_z", "max_z", "max_deviation", "nodes", "coverage"} <= set(record) and len(
-        record["ratio"]
-    ) == 6
+    loss = record["quantities"]["loss"]
+    np.testing.assert_allclose(loss["measured"], saved.mean(), rtol=1e-12)
+    assert {"ratio", "rms_z", "max_z", "max_deviation"} <= set(loss) and {"nodes", "coverage"} <= set(record)
+    assert len(loss["ratio"]) == 6 and "quadrature" in loss["errors"]
     folder = tmp_path / "compare"
     assert {path.name for path in folder.iterdir()} == {
         "report.md", "comparison.png", "comparison.json", "theory.npz", "run.npz",
@@ -166,7 +166,7 @@ BAD = {
     "too many modes": (
         ("train", "transformer", *settings(*TINY, "capacity=1.5")), "at most 20000 whole eigenvalues",
     ),
-    "tolerance": (("compare", "transformer", *settings(*TINY), "--tolerance", "0"), "--tolerance: expected a number"),
+    "tolerance": (("compare", "transformer", *settings(*TINY), "--tolerance", "0"), "tolerance: expected numbers between 0 and 1"),
     "units": (("solve", "committee", *settings("units=0")), "units: expected an integer from 1 to 16"),
 }  # fmt: skip
 

@@ -9,15 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.clock import Clock
+from odescale.clock import Clock, ConstantSchedule
 from odescale.compare.comparison import compare
-from odescale.compare.report import plain, to_json, to_markdown, write_report
+from odescale.compare.report import to_json, to_markdown, write_report
+from odescale.compare.sheets import Rules
 from odescale.compare.verdict import judge
 from odescale.errors import InputError
+from odescale.files import plain
 from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention_build import attention, quickstart
+from odescale.systems.register import HOOKS
 from odescale.training.train import train
 
 POINTS = 200
@@ -41,46 +44,61 @@ def run_of(system, truth: Trajectory, *, seeds: int = 4, scatter: float = 0.01, 
     noise = 1 + scatter * np.random.default_rng(random).normal(size=(seeds, at.size))
     loss = truth.loss[at] * noise
     overlaps = np.broadcast_to(truth.overlaps[at], (seeds, at.size, 8, 8)).copy()
+    records = {"loss": loss, "loss_stderr": 1e-3 * loss, "overlaps": overlaps}
     settings = {
         "learning_rate": float(system.learning_rate), "batch": float(system.batch), "tokens": 64, "dimension": 200,
-        "weight_decay": 0.0, "scale": 200.0, "schedule": None,
+        "weight_decay": 0.0, "initial_overlaps": np.asarray(system.initial_overlaps).tolist(),
     } | config  # fmt: skip
-    return Run(
-        step=step, t=truth.t[at], seeds=np.arange(seeds), model=None, config=settings, meta={},
-        records={"overlaps": overlaps, "loss": loss, "loss_stderr": 1e-3 * loss},
-        clock=Clock(200.0, settings["learning_rate"], batch=settings["batch"], tokens=settings["tokens"]),
-    )  # fmt: skip
+    clock = Clock(200.0, settings["learning_rate"], ConstantSchedule(), settings["batch"], settings["tokens"])
+    return Run(step, truth.t[at], np.arange(seeds), records, None, clock, settings, {})
+
+
+def changed(run: Run, **records) -> Run:
+    return eqx.tree_at(lambda r: r.records, run, run.records | records)
 
 
 @pytest.fixture(scope="module")
 def agreeing(theory):
-    return compare(quickstart(), run_of(quickstart(), theory), theory=theory, min_depth=2.0, exact=False)
+    return compare(quickstart(), run_of(quickstart(), theory), theory=theory, min_depth=2.0)
 
 
 def test_a_run_of_the_theory_agrees(agreeing, theory):
-    assert agreeing.verdict.status == "agrees"
-    np.testing.assert_allclose(agreeing.ratio, agreeing.run.mean() / theory.loss[1::6], rtol=1e-14)
+    loss = agreeing.loss
+    assert agreeing.verdict.status == "agrees" and set(agreeing.quantities) == {"loss", "overlaps"}
+    np.testing.assert_allclose(loss.ratio, agreeing.run.mean() / theory.loss[1::6], rtol=1e-14)
     # four seeds of 1 %: half a per cent of standard error, pooled over five neighbours
-    assert 0.003 < np.median(agreeing.points_error()) < 0.007
-    np.testing.assert_allclose(agreeing.z, (agreeing.ratio - 1) / agreeing.points_error(), rtol=1e-12)
-    assert np.abs(agreeing.z).max() < 5 and 0.5 < np.std(agreeing.z) < 2
-    # the allowance (1/T + 1/d)(1 + |p|) counts as one more error
+    assert 0.003 < np.median(loss.stderr) < 0.007
+    np.testing.assert_allclose(loss.z_of_data, (loss.ratio - 1) / loss.stderr, rtol=1e-12)
+    assert np.abs(loss.z_of_data).max() < 5 and 0.5 < np.std(loss.z_of_data) < 2
+    # the neglected terms (1/T + 1/d)(1 + |p|) count as one more error
     p = theory.exponent[1::6]
-    np.testing.assert_allclose(agreeing.allowance, (1 / 64 + 1 / 200) * (1 + np.abs(p)), rtol=1e-12)
-    total = np.sqrt(agreeing.points_error() ** 2 + agreeing.allowance**2)
-    np.testing.assert_allclose(agreeing.z_total, (agreeing.ratio - 1) / total, rtol=1e-12)
-    np.testing.assert_allclose(agreeing.overlap_deviation, 0.0, atol=1e-14)
+    np.testing.assert_allclose(loss.neglected["finite_context"], (1 + np.abs(p)) / 64, rtol=1e-12)
+    np.testing.assert_allclose(loss.allowance, (1 / 64 + 1 / 200) * (1 + np.abs(p)), rtol=1e-12)
+    np.testing.assert_allclose(loss.z, (loss.ratio - 1) / np.hypot(loss.stderr, loss.allowance), rtol=1e-12)
+    overlaps = agreeing["overlaps"]
+    np.testing.assert_allclose(overlaps.measured, 0.0, atol=1e-14)
+    assert overlaps.verdict is None and overlaps.max_deviation < 1e-14
 
 
 def test_sources_of_error_are_kept_apart(agreeing, theory):
-    sources = agreeing.sources
-    np.testing.assert_allclose(sources["monte_carlo"], 1e-3 / 2, rtol=0.05)
-    np.testing.assert_allclose(sources["numerical"], theory.error[1::6])
-    np.testing.assert_allclose(sources["statistical"], np.maximum(sources["seeds"], sources["monte_carlo"]))
+    errors = agreeing.loss.errors
+    assert set(errors) == {"seeds", "monte_carlo", "numerical"}
+    np.testing.assert_allclose(errors["monte_carlo"], 1e-3 / 2, rtol=0.05)
+    np.testing.assert_allclose(errors["numerical"], theory.error[1::6])
+    statistical = np.maximum(errors["seeds"], errors["monte_carlo"])
+    np.testing.assert_allclose(agreeing.loss.stderr, np.hypot(statistical, errors["numerical"]))
+
+
+def test_few_seeds_pool_their_variance_and_many_do_not(theory):
+    few, many = (compare(quickstart(), run_of(quickstart(), theory, seeds=n), theory=theory).loss for n in (4, 8))
+    run = run_of(quickstart(), theory, seeds=8)
+    np.testing.assert_allclose(many.errors["seeds"], run.scatter() / theory.loss[1::6], rtol=1e-12)
+    assert np.std(few.errors["seeds"]) < 0.6 * np.std(run_of(quickstart(), theory).scatter() / theory.loss[1::6])
 
 
 def test_both_transitions_come_from_one_estimator_on_the_same_points(agreeing):
-    theory, run = agreeing.theory_transition, agreeing.run_transition
+    theory, run = agreeing.transitions["theory"], agreeing.transitions["run"]
+    assert "exact" not in agreeing.transitions  # another theory's trajectory was given
     assert theory.found and run.found and agreeing.transition_agrees
     assert (
         theory.t_x * 0.4 == pytest.approx(2.15, abs=0.15)
@@ -95,10 +113,10 @@ def test_frozen_theory_overlaps_differ(theory):
         lambda tr: (tr.loss, tr.exponent, tr.observables["overlaps"]), theory,
         (np.full(POINTS, theory.loss[0]), np.zeros(POINTS), np.broadcast_to(theory.overlaps[0], theory.overlaps.shape)),
     )  # fmt: skip
-    result = compare(system, run_of(system, theory), theory=still, min_depth=2.0, exact=False)
+    result = compare(system, run_of(system, theory), theory=still, min_depth=2.0)
     assert result.verdict.status == "differs"
     assert "outside 1 +- 0.1 by more than 3 standard errors" in str(result.verdict)
-    assert result.overlap_deviation.max() > 0.5 and result.transition_agrees is None
+    assert result["overlaps"].measured.max() > 0.5 and result.transition_agrees is None
 
 
 def test_theory_without_its_noise_differs_where_the_noise_matters():
@@ -107,45 +125,45 @@ def test_theory_without_its_noise_differs_where_the_noise_matters():
     truth = integrate(system, ts=times())
     silent = integrate(quickstart(learning_rate=0.6, noise=0.0), ts=times())
     run = run_of(system, truth)
-    assert compare(system, run, theory=truth, min_depth=2.0, exact=False).verdict.status == "agrees"
-    result = compare(quickstart(learning_rate=0.6, noise=0.0), run, theory=silent, min_depth=2.0, exact=False)
-    assert result.verdict.status == "differs" and result.ratio.max() > 1.3
+    assert compare(system, run, theory=truth, min_depth=2.0).verdict.status == "agrees"
+    result = compare(quickstart(learning_rate=0.6, noise=0.0), run, theory=silent, min_depth=2.0)
+    assert result.verdict.status == "differs" and result.loss.ratio.max() > 1.3
 
 
 def test_wide_error_bars_leave_it_undecided(theory):
-    wide = compare(quickstart(), run_of(quickstart(), theory, scatter=0.4), theory=theory, min_depth=2.0, exact=False)
+    wide = compare(quickstart(), run_of(quickstart(), theory, scatter=0.4), theory=theory, min_depth=2.0)
     assert wide.verdict.status == "undecided" and "train more seeds" in str(wide.verdict)
 
 
 def test_one_seed_leaves_it_undecided(theory):
-    one = compare(quickstart(), run_of(quickstart(), theory, seeds=1), theory=theory, min_depth=2.0, exact=False)
+    one = compare(quickstart(), run_of(quickstart(), theory, seeds=1), theory=theory, min_depth=2.0)
     assert one.verdict.status == "undecided" and "one seed" in one.verdict.reasons[0]
-    assert one.sources["seeds"] is None and plain(to_json(one))["verdict"]["status"] == "undecided"
+    assert set(one.loss.errors) == {"monte_carlo", "numerical"} and to_json(one)["verdict"]["status"] == "undecided"
 
 
 def test_logits_too_large_for_an_infinite_context_are_outside_the_theory(theory):
     # readout_scale 1 puts |q|^2/N = |k|^2/N = strength on the teacher: 2 C_kk C_qq = 2 strength^2
     system = quickstart(strength=1.0, readout_scale=1.0, learning_rate=0.4)
     truth = integrate(system, ts=times())
-    result = compare(system, run_of(system, truth), theory=truth, min_depth=2.0, exact=False)
+    result = compare(system, run_of(system, truth), theory=truth, min_depth=2.0)
     assert result.verdict.status == "outside the theory"
     assert "2 C_kk C_qq = " in result.verdict.reasons[0] and "teacher" in result.verdict.reasons[0]
 
 
 def test_too_small_a_run_is_outside_the_theory(theory):
     small = run_of(quickstart(), theory, tokens=4)
-    result = compare(quickstart(tokens=4.0), small, theory=theory, min_depth=2.0, exact=False)
+    result = compare(quickstart(tokens=4.0), small, theory=theory, min_depth=2.0)
     assert result.verdict.status == "outside the theory" and "too small" in result.verdict.reasons[0]
 
 
 def test_a_window_leaves_points_out(theory):
     run = run_of(quickstart(), theory)
-    spoilt = eqx.tree_at(lambda r: r.records["loss"], run, np.where(run.t > 15.0, 2.0, 1.0) * run["loss"])
-    assert compare(quickstart(), spoilt, theory=theory, min_depth=2.0, exact=False).verdict.status == "differs"
-    kept = compare(quickstart(), spoilt, theory=theory, window=(0.5, 15.0), min_depth=2.0, exact=False)
+    spoilt = changed(run, loss=np.where(run.t > 15.0, 2.0, 1.0) * run["loss"])
+    assert compare(quickstart(), spoilt, theory=theory, min_depth=2.0).verdict.status == "differs"
+    kept = compare(quickstart(), spoilt, theory=theory, window=(0.5, 15.0), min_depth=2.0)
     assert kept.verdict.status == "agrees" and not kept.kept[run.t > 15.0].any()
     with pytest.raises(InputError, match="at least 8 record times"):
-        compare(quickstart(), run, theory=theory, window=(29.0, 30.0), exact=False)
+        compare(quickstart(), run, theory=theory, window=(29.0, 30.0))
 
 
 @pytest.mark.parametrize(
@@ -158,25 +176,69 @@ def test_a_window_leaves_points_out(theory):
         (lambda: quickstart(tokens=32.0), {}, "tokens"),
         (lambda: quickstart(noise=0.5), {}, "noise"),
         (lambda: quickstart(schedule="power:0.5"), {}, "schedule"),
-        (lambda: attention(), {}, "run"),
+        (lambda: quickstart(surplus=0.4), {}, "initial_overlaps"),
+        (lambda: quickstart(), {"subject": "peaked"}, "run"),
+        (lambda: attention(), {}, "initial_overlaps"),
     ],
 )
 def test_another_experiment_is_refused(theory, system, config, argument):
     with pytest.raises(InputError) as error:
-        compare(system(), run_of(quickstart(), theory, **config), exact=False)
+        compare(system(), run_of(quickstart(), theory, **config))
     assert error.value.argument == argument and "\n" not in str(error.value)
 
 
-def test_another_start_and_other_times_are_refused(theory):
+def test_other_times_and_options_are_refused(theory):
     run = run_of(quickstart(), theory)
-    first = eqx.tree_at(lambda r: (r.t, r.step), run, (run.t - run.t[0], run.step - run.step[0]))
-    with pytest.raises(InputError, match="starts at the theory's initial overlaps"):
-        compare(quickstart(surplus=0.4), first, exact=False)
     late = eqx.tree_at(lambda r: r.t, run, run.t * 1.001)
     with pytest.raises(InputError, match="at the run's record times"):
-        compare(quickstart(), late, theory=theory, exact=False)
-    with pytest.raises(InputError, match="tolerance"):
-        compare(quickstart(), run, theory=theory, tolerance=2.0)
+        compare(quickstart(), late, theory=theory)
+    for argument, given in {
+        "tolerance": {"tolerance": 2.0}, "seed": {"seed": 3, "transitions": False}, "regime": {"regime": None},
+        "min_depth": {"min_depth": 2.0, "transitions": False}, "context": {"context": theory.member}, "half": {"half": run},
+    }.items():  # fmt: skip
+        if argument == "context":
+            given = {"context": eqx.tree_at(lambda tr: tr.t, theory, theory.t * 1.1)}
+        with pytest.raises(InputError) as error:
+            compare(quickstart(), run, theory=theory, **given)
+        assert error.value.argument == argument
+    with pytest.raises(InputError, match="quantities among loss"):
+        compare(quickstart(), run, theory=theory, tolerance={"speed": 0.1})
+    with pytest.raises(InputError, match="a Run"):
+        compare(quickstart(), theory)
+
+
+def test_every_option_is_honoured(theory):
+    run = run_of(quickstart(), theory)
+    strict = compare(quickstart(), changed(run, loss=1.05 * run["loss"]), theory=theory, tolerance=0.02)
+    assert strict.verdict.status == "differs" and strict.loss.tolerance == 0.02
+    judged = compare(quickstart(), run, theory=theory, tolerance={"overlaps": 0.1}, transitions=False)
+    assert judged["overlaps"].verdict.status == "agrees" and judged.transitions == {} and judged.exponents == {}
+    deep = compare(quickstart(), run, theory=theory, min_depth=20.0)
+    assert not deep.transitions["run"].found and "min_depth 20" in deep.transitions["run"].reason
+    half = eqx.tree_at(lambda r: r.records, run_of(quickstart(), theory, dimension=100), run.records)
+    half = changed(half, loss=1.01 * run["loss"])
+    found = compare(quickstart(), run, theory=theory, half=half)
+    np.testing.assert_allclose(found.loss.neglected["finite_size"], 0.01 * found.loss.ratio, rtol=1e-6)
+    second = compare(quickstart(), run, theory=theory, context=theory)
+    np.testing.assert_allclose(second.context_ratio, second.loss.ratio)
+
+
+def test_the_systems_own_theory_has_its_exact_transition(theory):
+    result = compare(quickstart(), run_of(quickstart(), theory), min_depth=2.0)
+    assert result.transitions["exact"].t_x * 0.4 == pytest.approx(2.153729, abs=5e-7)
+    assert result.verdict.status == "agrees" and "agrees" in str(result) and len(str(result).splitlines()) == 4
+
+
+def test_a_theory_from_outside_brings_its_sheet(theory, monkeypatch):
+    system, run = quickstart(), run_of(quickstart(), theory)
+    mine = Rules(tolerance={"loss": 0.2}, predict=lambda system, t: theory)
+    monkeypatch.setitem(HOOKS, "attention", {"rules": mine})
+    found = compare(system, run)
+    assert found.verdict.status == "agrees" and found.loss.tolerance == 0.2 and found.loss.neglected == {}
+    monkeypatch.undo()
+    with pytest.raises(InputError, match="rule sheet") as error:
+        compare(object(), run)
+    assert error.value.argument == "system"
 
 
 def test_judge_needs_deviation_and_significance():
@@ -184,7 +246,7 @@ def test_judge_needs_deviation_and_significance():
     far = np.where(np.arange(10) == 4, 1.25, 1.0)
 
     def status(ratio, stderr, **more):
-        return judge(t, ratio, stderr, (ratio - 1) / stderr, tolerance=0.1, **more).status
+        return judge(t, ratio, stderr, tolerance=0.1, **more).status
 
     assert status(ones, 0.01 * ones) == "agrees"
     assert status(far, 0.01 * ones) == "differs"
@@ -216,10 +278,10 @@ def test_report_is_a_page_a_picture_and_numbers(agreeing, tmp_path):
 
     record = json.loads((page.parent / "comparison.json").read_text(encoding="utf-8"), parse_constant=refuse)
     assert record["verdict"]["status"] == "agrees" and record["own"] == {"x": 1.5}
-    np.testing.assert_allclose(record["points"]["ratio"], agreeing.ratio)
-    assert record["points"]["steps"] == agreeing.run.step.tolist()
-    np.testing.assert_allclose(record["points"]["tau"], 0.2 * agreeing.run.t)
-    np.testing.assert_allclose(record["points"]["tokens"], agreeing.run.step * 4 * 65)
+    np.testing.assert_allclose(record["quantities"]["loss"]["ratio"], agreeing.loss.ratio)
+    assert record["steps"] == agreeing.run.step.tolist() and record["transition"]["run"]["found"]
+    np.testing.assert_allclose(record["tau"], 0.2 * agreeing.run.t)
+    np.testing.assert_allclose(record["tokens"], agreeing.run.step * 4 * 65)
     assert (page.parent / "comparison.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     again = Run.load(page.parent / "run.npz")
     np.testing.assert_array_equal(again["loss"], agreeing.run["loss"])
@@ -244,11 +306,11 @@ def trained():
 def test_real_training_agrees_with_the_theory(trained):
     result = compare(quickstart(), trained, min_depth=2.0)
     assert result.verdict.status == "agrees", result.verdict
-    assert result.ratio.min() > 0.9 and result.ratio.max() < 1.1
-    assert np.abs(result.ratio[trained.t * 0.4 > 6] - 1).max() < 0.03
-    assert result.exact.t_x * 0.4 == pytest.approx(2.153729, abs=5e-7)
+    assert result.loss.ratio.min() > 0.9 and result.loss.ratio.max() < 1.1
+    assert np.abs(result.loss.ratio[trained.t * 0.4 > 6] - 1).max() < 0.03
+    assert result.transitions["exact"].t_x * 0.4 == pytest.approx(2.153729, abs=5e-7)
     assert result.transition_agrees
-    assert result.theory.loss[0] / result.theory_loss[-1] > 100
+    assert result.fall > 100
 
 
 @pytest.mark.slow
@@ -257,7 +319,7 @@ def test_real_training_differs_from_frozen_overlaps(trained):
     frozen = quickstart(learning_rate=1e-12)
     ts = np.concatenate([[0.0], trained.t])
     still = integrate(frozen, ts=ts)
-    result = compare(system, trained, theory=still, min_depth=2.0, exact=False)
+    result = compare(system, trained, theory=still, min_depth=2.0)
     assert result.verdict.status == "differs", result.verdict
 
 
@@ -266,7 +328,7 @@ def test_real_training_differs_from_a_theory_without_noise_at_a_higher_learning_
     given = {"learning_rate": 0.6, "batch": 4.0}
     system = quickstart(**given)
     run = train(system, 12.0, seeds=4, record_times=np.geomspace(0.2, 12.0, 31), progress=False)
-    with_noise = compare(system, run, min_depth=2.0, exact=False, tolerance=0.15)
-    without = compare(quickstart(**given, noise=0.0), run, min_depth=2.0, exact=False, tolerance=0.15)
+    with_noise = compare(system, run, min_depth=2.0, tolerance=0.15)
+    without = compare(quickstart(**given, noise=0.0), run, min_depth=2.0, tolerance=0.15)
     assert without.verdict.status == "differs", without.verdict
     assert with_noise.verdict.status == "agrees", with_noise.verdict

@@ -1,4 +1,4 @@
-"""`compare_mean_field`: its arithmetic and verdicts on runs made by hand, its refusals, and one small real comparison."""
+"""`compare` of mean-field systems: its arithmetic and verdicts on runs made by hand, refusals, and one small real comparison."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from odescale.clock import SampledSchedule
-from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field, quadrature_stderr
+from odescale.clock import Clock, ConstantSchedule
+from odescale.compare.comparison import Comparison, compare
+from odescale.compare.report import to_json
+from odescale.compare.rules.mean_field import quadrature_stderr
+from odescale.compare.same import schedule_of
 from odescale.errors import InputError
 from odescale.networks.blocks import HeadRows, SelfAttention
 from odescale.networks.readouts import QueryToken
@@ -67,66 +70,56 @@ def run_of(system: MeanField, factor: Any = 1.0, *, scatter: float = 0.01, seeds
     if seeds > 1:
         noise = (noise - noise.mean(axis=0)) / noise.std(axis=0, ddof=1)
     loss = (1 + TIMES) ** -SLOPE * (factor + scatter * noise)
-    config = {
-        "subject": "mean_field",
+    config: dict[str, Any] = {
         "problem": repr(system.problem),
         "initial_overlaps": np.asarray(system.initial_overlaps).tolist(),
         "dimension": int(system.dimension),
         "scale": system.trace,
-        "tokens": system.problem.tokens,
         "schedule": None,
     } | {
         name: float(getattr(system, name))
         for name in ("learning_rate", "batch", "weight_decay", "momentum", "friction")
     }
     config |= changes
-    empty = np.zeros((seeds, TIMES.size, 1, 1))
-    schedule = config["schedule"]
-    clock = system.clock
-    if schedule is not None:
-        clock = eqx.tree_at(lambda c: c.schedule, clock, SampledSchedule(schedule["t"], schedule["s"]))
-    return Run(
-        step=np.rint(TIMES * system.trace).astype(int), t=TIMES, seeds=np.arange(seeds), model=None, clock=clock,
-        records={"overlaps": empty, "row_overlaps": empty, "loss": loss, "loss_common_stderr": np.zeros_like(loss)},
-        config=config, meta={},
-    )  # fmt: skip
+    schedule = ConstantSchedule() if config["schedule"] is None else schedule_of(config["schedule"])
+    clock = Clock(config["scale"], config["learning_rate"], schedule, config["batch"], 1.0)
+    records = {"loss": loss, "loss_common_stderr": np.zeros_like(loss)}
+    return Run(np.rint(TIMES * system.trace).astype(int), TIMES, np.arange(seeds), records, None, clock, config, {})
 
 
-def compared(
-    factor: Any = 1.0, *, error: float | None = 0.01, half: Run | None = None, **how: Any
-) -> MeanFieldComparison:
+def compared(factor: Any = 1.0, *, error: float | None = 0.01, half: Run | None = None, **how: Any) -> Comparison:
     system = theory_of()
     options = {name: how.pop(name) for name in ("tolerance", "window") if name in how}
-    return compare_mean_field(system, run_of(system, factor, **how), theory=curve(system, error), half=half, **options)
+    return compare(system, run_of(system, factor, **how), theory=curve(system, error), half=half, **options)
 
 
 def test_errors_and_z_are_what_they_say() -> None:
     found = compared(1.02)
-    np.testing.assert_allclose(found.ratio, 1.02, rtol=1e-12)
-    np.testing.assert_allclose(found.errors["seeds"], 0.01 / 4, rtol=1e-9)
-    np.testing.assert_allclose(found.errors["quadrature"], 0.01 / stats.t.ppf(0.975, 3), rtol=1e-12)
-    np.testing.assert_allclose(found.errors["finite_size"], (1 + SLOPE * TIMES / (1 + TIMES)) / 400, rtol=1e-12)
-    expected = 0.02 / np.sqrt(sum(x**2 for x in found.errors.values()))
-    np.testing.assert_allclose(found.z, expected, rtol=1e-9)
-    assert np.isclose(found.max_z, expected.max()) and np.isclose(found.rms_z, np.sqrt(np.mean(expected**2)))
-    assert np.isclose(found.max_deviation, 0.02) and np.isclose(found.fall, 9**SLOPE)
-    assert not found.measured_finite_size
+    loss = found.loss
+    np.testing.assert_allclose(loss.ratio, 1.02, rtol=1e-12)
+    assert set(loss.errors) == {"seeds", "quadrature"} and set(loss.neglected) == {"finite_size"}
+    np.testing.assert_allclose(loss.errors["seeds"], 0.01 / 4, rtol=1e-9)
+    np.testing.assert_allclose(loss.errors["quadrature"], 0.01 / stats.t.ppf(0.975, 3), rtol=1e-12)
+    np.testing.assert_allclose(loss.neglected["finite_size"], (1 + SLOPE * TIMES / (1 + TIMES)) / 400, rtol=1e-12)
+    expected = 0.02 / np.sqrt(sum(x**2 for x in (*loss.errors.values(), *loss.neglected.values())))
+    np.testing.assert_allclose(loss.z, expected, rtol=1e-9)
+    assert np.isclose(loss.max_z, expected.max()) and np.isclose(loss.rms_z, np.sqrt(np.mean(expected**2)))
+    assert np.isclose(loss.max_deviation, 0.02) and np.isclose(found.fall, 9**SLOPE)
+    assert loss.extrapolated is None and found.transitions == {}
 
 
 def test_a_theory_without_error_bar_has_no_quadrature_error() -> None:
-    found = compared(error=None)
-    np.testing.assert_array_equal(found.errors["quadrature"], 0)
+    np.testing.assert_array_equal(compared(error=None).loss.errors["quadrature"], 0)
     np.testing.assert_array_equal(quadrature_stderr(theory_of(), curve(theory_of(), None)), 0)
 
 
 def test_a_run_at_half_the_dimension_measures_the_finite_size_error() -> None:
     """1 + c/d at d and 1 + 2c/d at d/2: the shift at d is c/d, and the extrapolation is free of it."""
-    half = run_of(theory_of(dimension=200), 1.04)
-    found = compared(1.02, half=half)
-    np.testing.assert_allclose(found.errors["finite_size"], 0.02, rtol=1e-6)
-    assert found.extrapolated is not None
-    np.testing.assert_allclose(found.extrapolated, 1.0, rtol=1e-6)
-    assert found.measured_finite_size and found.max_z < 1
+    loss = compared(1.02, half=run_of(theory_of(dimension=200), 1.04)).loss
+    np.testing.assert_allclose(loss.neglected["finite_size"], 0.02, rtol=1e-6)
+    assert loss.extrapolated is not None
+    np.testing.assert_allclose(loss.extrapolated, 1.0, rtol=1e-6)
+    assert loss.max_z < 1
 
 
 @pytest.mark.parametrize(
@@ -153,15 +146,16 @@ def test_verdicts(factor: Any, how: dict[str, Any], status: str) -> None:
 def test_a_system_that_the_theory_does_not_cover() -> None:
     """Whatever the run says: a learning rate at which SGD is unstable is outside the theory."""
     system = theory_of(learning_rate=20.0)
-    found = compare_mean_field(system, run_of(system), theory=curve(system))
+    found = compare(system, run_of(system), theory=curve(system))
     assert found.verdict.status == "outside the theory" and found.verdict.reasons
 
 
 def test_the_report_is_json() -> None:
     found = compared(1.01)
-    read = json.loads(json.dumps(found.to_dict(), allow_nan=False))
-    assert read["verdict"]["status"] == "agrees" and read["seeds"] == 16 and read["dimension"] == 400
-    assert len(read["ratio"]) == TIMES.size and read["finite_size"] == "estimated"
+    read = json.loads(json.dumps(to_json(found), allow_nan=False))
+    assert read["verdict"]["status"] == "agrees" and len(read["seeds"]) == 16 and read["dimension"] == 400
+    loss = read["quantities"]["loss"]
+    assert len(loss["ratio"]) == TIMES.size and loss["extrapolated"] is None and "finite_size" in loss["neglected"]
 
 
 @pytest.mark.parametrize(
@@ -172,7 +166,8 @@ def test_the_report_is_json() -> None:
         ("weight_decay", {"weight_decay": 0.1}),
         ("momentum", {"momentum": 0.5}),
         ("friction", {"friction": 1.0}),
-        ("run", {"problem": "another"}),
+        ("problem", {"problem": "another"}),
+        ("run", {"subject": "peaked"}),
         ("dimension", {"scale": 200.0}),
         ("initial_overlaps", {"initial_overlaps": np.eye(6)[None].tolist()}),
         ("schedule", {"schedule": {"t": [0.0, 8.0], "s": [1.0, 0.5]}}),
@@ -181,7 +176,7 @@ def test_the_report_is_json() -> None:
 def test_another_experiment_is_refused_by_name(argument: str, changes: dict[str, Any]) -> None:
     system = theory_of()
     with pytest.raises(InputError) as raised:
-        compare_mean_field(system, run_of(system, **changes), theory=curve(system))
+        compare(system, run_of(system, **changes), theory=curve(system))
     assert raised.value.argument == argument
 
 
@@ -189,18 +184,39 @@ def test_other_refusals() -> None:
     system = theory_of()
     run, theory = run_of(system), curve(system)
     with pytest.raises(InputError, match="tolerance"):
-        compare_mean_field(system, run, theory=theory, tolerance=0.0)
+        compare(system, run, theory=theory, tolerance=0.0)
     with pytest.raises(InputError, match="window"):
-        compare_mean_field(system, run, theory=theory, window=(7.0, 9.0))
+        compare(system, run, theory=theory, window=(7.0, 9.0))
     with pytest.raises(InputError, match="theory"):
-        compare_mean_field(system, run, theory=eqx.tree_at(lambda x: x.t, theory, theory.t * 1.1))
+        compare(system, run, theory=eqx.tree_at(lambda x: x.t, theory, theory.t * 1.1))
     with pytest.raises(InputError, match="half"):
-        compare_mean_field(system, run, theory=theory, half=run)
+        compare(system, run, theory=theory, half=run)
     with pytest.raises(InputError, match="half"):
         other = run_of(theory_of(dimension=200), learning_rate=0.2)
-        compare_mean_field(system, run, theory=theory, half=other)
-    with pytest.raises(InputError, match="mean-field system"):
-        compare_mean_field(system, run_of(system, subject="peaked"), theory=theory)
+        compare(system, run, theory=theory, half=other)
+    config = {name: value for name, value in run.config.items() if name != "problem"}
+    foreign = Run(run.step, run.t, run.seeds, run.records, None, run.clock, config, {})
+    with pytest.raises(InputError, match="theory 'mean_field'"):
+        compare(system, foreign, theory=theory)
+
+
+def test_transitions_are_there_for_the_asking() -> None:
+    """An exponential, then a power law: the same estimate on both sides, as of any other theory."""
+    system = theory_of()
+    t = np.geomspace(0.1, 100, 24)
+    shape = 0.02 / (1 + np.append(0.0, t)) + np.exp(-np.append(0.0, t))
+    theory = eqx.tree_at(
+        lambda x: (x.t, x.loss, x.exponent, x.index, x.valid, x.error, x.state),
+        curve(system),
+        (np.append(0.0, t), shape, np.ones(25), np.ones(25), np.ones(25, bool), np.full(25, 1e-3), np.zeros((25, 1))),
+    )
+    few = run_of(system)
+    noise = 1 + 0.01 * np.random.default_rng(1).standard_normal((16, t.size))
+    run = Run(np.arange(24), t, few.seeds, {"loss": shape[1:] * noise}, None, few.clock, few.config, {})
+    found = compare(system, run, theory=theory, transitions=True)
+    assert found.transitions["theory"].found and found.transition_agrees and "run" in found.exponents
+    with pytest.raises(InputError, match="8 record times"):
+        compare(system, few, theory=curve(system), transitions=True)
 
 
 @pytest.mark.slow
@@ -208,11 +224,12 @@ def test_a_small_real_comparison() -> None:
     """Eight seeds at d = 400: agrees, and the error that both sides share through the nodes cancels in the ratio."""
     system = theory_of(nodes=1024)
     run = train(system, 4.0, seeds=8, record_times=np.geomspace(0.5, 4.0, 6), progress=False)
-    found = compare_mean_field(system, run, tolerance=0.05)
+    found = compare(system, run, tolerance=0.05)
     assert found.verdict.status == "agrees", found.verdict
-    assert found.rms_z < 2 and found.max_z < 4 and found.fall > 1.5
-    assert np.all(found.errors["quadrature"][:3] < found.prediction[:3])
-    assert found.theory_loss.shape == found.run.t.shape
+    assert found.loss.rms_z < 2 and found.loss.max_z < 4 and found.fall > 1.5
+    prediction = quadrature_stderr(system, found.theory)[found.at]
+    assert np.all(found.loss.errors["quadrature"][:3] < prediction[:3])
     # Measured with other nodes the errors are independent, and those of both sides count in full.
-    other = compare_mean_field(theory_of(nodes=512), run, tolerance=0.05)
-    assert np.all(other.errors["quadrature"] > other.prediction)
+    coarse = theory_of(nodes=512)
+    other = compare(coarse, run, tolerance=0.05)
+    assert np.all(other.loss.errors["quadrature"] > quadrature_stderr(coarse, other.theory)[other.at])

@@ -1,4 +1,4 @@
-"""`compare_peaked`: arithmetic and verdicts on runs made by hand, refusals, and real runs against the ODE."""
+"""`compare` of peaked systems: arithmetic and verdicts on runs made by hand, refusals, and real runs against the ODE."""
 
 from __future__ import annotations
 
@@ -12,21 +12,18 @@ import numpy as np
 import pytest
 
 from odescale.clock import GrowthSchedule, PowerSchedule
-from odescale.compare.peaked import (
-    QUANTITIES,
-    PeakedComparison,
-    compare_peaked,
-    reasons_outside_peaked,
-    write_peaked_report,
-)
+from odescale.compare.comparison import Comparison, compare
+from odescale.compare.report import write_report
+from odescale.compare.rules.peaked import lagging_spread
+from odescale.compare.same import schedule_of
 from odescale.errors import InputError
 from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.peaked import Peaked, peaked
-from odescale.training.peaked import experiment
 from odescale.training.train import train
 
+QUANTITIES = ("overlap", "spread", "loss", "error")
 TIMES = np.geomspace(0.5, 20.0, 10)
 
 
@@ -51,36 +48,37 @@ def by_hand(factors: dict[str, Any], *, scatter: float = 1e-3, seeds: int = 8, *
     for name in QUANTITIES:
         theory = np.asarray(curve().loss if name == "loss" else curve().observables[name])[1:]
         values[name] = theory * (factors.get(name, 1.0) + scatter * noise)
-    steps = np.rint(TIMES * 1000).astype(int)
-    config = {"subject": "peaked", "learning_rate": 1.0, "batch": 1.0, "scale": 1000.0, "schedule": None}
-    config |= experiment(system, nodes=2).config(20.0) | changes
-    return Run(
-        step=steps,
-        t=TIMES,
-        seeds=np.arange(seeds),
-        records=values,
-        model=None,
-        clock=system.clock,
-        config=config,
-        meta={},
-    )
+    values |= {f"{name}_common_stderr": np.zeros_like(noise) for name in ("loss", "error")}
+    words = ("labels", "loss", "optimizer")
+    numbers = ("classes", "dimension", "batch", "learning_rate", "weight_decay", "overlap", "spread", "smoothing",
+               "focusing", "inverse_temperature")  # fmt: skip
+    config: dict[str, Any] = {"subject": "peaked", "schedule": None, "logit_schedule": None}
+    config |= {name: getattr(system, name) for name in words} | {name: float(getattr(system, name)) for name in numbers}
+    config |= changes
+    clock = eqx.tree_at(lambda c: c.schedule, system.clock, schedule_of(config["schedule"]))
+    return Run(np.rint(TIMES * 1000).astype(int), TIMES, np.arange(seeds), values, None, clock, config, {})
 
 
-def compared(factors: dict[str, Any] | None = None, **how: Any) -> PeakedComparison:
-    options = {name: how.pop(name) for name in ("tolerances", "window") if name in how}
-    return compare_peaked(silent(spread=0.2), by_hand(factors or {}, **how), theory=curve(), **options)
+def compared(factors: dict[str, Any] | None = None, **how: Any) -> Comparison:
+    options = {name: how.pop(name) for name in ("tolerance", "window", "transitions") if name in how}
+    return compare(silent(spread=0.2), by_hand(factors or {}, **how), theory=curve(), **options)
 
 
 def test_errors_and_z_are_what_they_say() -> None:
-    found = compared({"loss": 1.005})
-    np.testing.assert_allclose(found.ratio["loss"], 1.005, rtol=1e-9)
-    np.testing.assert_allclose(found.seeds["loss"], 1e-3 / np.sqrt(8), rtol=1e-9)
-    loss = np.asarray(curve().loss)[1:]
-    slope = np.gradient(np.log(loss), np.log(TIMES))
-    np.testing.assert_allclose(found.finite_size["loss"], (1 + np.abs(slope)) * 2 / 1000, rtol=1e-9)
-    expected = 0.005 / np.hypot(found.seeds["loss"], found.finite_size["loss"])
-    np.testing.assert_allclose(found.z("loss"), expected, rtol=1e-6)
-    assert np.isclose(found.max_deviation("loss"), 0.005) and np.isclose(found.max_z("loss"), expected.max())
+    loss = compared({"loss": 1.005}).loss
+    np.testing.assert_allclose(loss.ratio, 1.005, rtol=1e-9)
+    np.testing.assert_allclose(loss.errors["seeds"], 1e-3 / np.sqrt(8), rtol=1e-9)
+    slope = np.abs(curve().exponent[1:])
+    np.testing.assert_allclose(loss.neglected["finite_size"], (1 + slope) * 2 / 1000, rtol=1e-9)
+    expected = 0.005 / np.hypot(loss.stderr, loss.neglected["finite_size"])
+    np.testing.assert_allclose(loss.z, expected, rtol=1e-6)
+    assert np.isclose(loss.max_deviation, 0.005) and np.isclose(loss.max_z, expected.max())
+
+
+def test_quantities_without_an_exponent_of_their_own_take_their_slope_on_the_points() -> None:
+    found = compared()["overlap"]
+    slope = np.abs(np.gradient(np.log(curve().observables["overlap"][1:]), np.log(TIMES)))
+    np.testing.assert_allclose(found.neglected["finite_size"], (1 + slope) * 2 / 1000, rtol=1e-9)
 
 
 @pytest.mark.parametrize(
@@ -92,7 +90,9 @@ def test_errors_and_z_are_what_they_say() -> None:
         ({"spread": 0.93}, {}, "differs"),
         ({"loss": 0.98}, {}, "differs"),
         ({"error": 1.03}, {}, "differs"),
-        ({"loss": 0.98}, {"tolerances": {"loss": 0.03}}, "agrees"),
+        ({"loss": 0.98}, {"tolerance": {"loss": 0.03}}, "agrees"),
+        ({"loss": 0.98}, {"tolerance": 0.03}, "agrees"),
+        ({}, {"transitions": True}, "agrees"),
         ({"loss": 1 + 0.1 * (TIMES > 15)}, {"window": (0.5, 15.0)}, "agrees"),
         ({}, {"scatter": 0.2}, "undecided"),
         ({}, {"seeds": 1}, "undecided"),
@@ -123,8 +123,8 @@ def test_exponents_of_both_by_the_same_estimate() -> None:
 )
 def test_a_lagging_spread_is_outside_the_theory(given: dict[str, Any], inside: bool) -> None:
     system = eqx.tree_at(lambda s: s.noise, peaked(classes=3, noise=0.0, **given), jnp.asarray(1.0))
-    assert (not reasons_outside_peaked(system, 1e3)) == inside
-    assert not reasons_outside_peaked(peaked(classes=3, noise=0.0, **given), 1e3)
+    assert (not lagging_spread(system, 1e3)) == inside
+    assert not lagging_spread(peaked(classes=3, noise=0.0, **given), 1e3)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_another_experiment_is_refused(changes: dict[str, Any], name: str) -> No
 
 @pytest.mark.parametrize(
     ("how", "name"),
-    [({"window": (1.0, 1.1)}, "window"), ({"tolerances": {"loss": 0.0}}, "tolerances"), ({"tolerances": {"x": 0.1}}, "tolerances")],
+    [({"window": (1.0, 1.1)}, "window"), ({"tolerance": {"loss": 0.0}}, "tolerance"), ({"tolerance": {"x": 0.1}}, "tolerance")],
 )  # fmt: skip
 def test_bad_options_are_named(how: dict[str, Any], name: str) -> None:
     with pytest.raises(InputError) as caught:
@@ -155,7 +155,7 @@ def test_bad_options_are_named(how: dict[str, Any], name: str) -> None:
 
 
 def test_the_report_is_written(tmp_path: Any) -> None:
-    page = write_peaked_report(compared({"error": 1.03}), tmp_path / "report", title="One third").read_text()
+    page = write_report(compared({"error": 1.03}), tmp_path / "report", title="One third").read_text()
     assert "**Verdict: differs.**" in page and page.count("\n| ") > TIMES.size
     record = json.loads((tmp_path / "report" / "comparison.json").read_text())
     assert record["quantities"]["error"]["verdict"]["status"] == "differs"
@@ -184,14 +184,15 @@ def test_online_sgd_at_a_thousand_dimensions() -> None:
     """
     system = peaked(classes=3, dimension=1000)
     run = train(system, 80.0, record_times=np.geomspace(1, 80, 12), seeds=8, progress=False)
-    found = compare_peaked(system, run)
+    found = compare(system, run)
     assert found.verdict.status == "agrees"
     for name, limit in {"overlap": 0.015, "spread": 0.04, "loss": 0.01, "error": 0.02}.items():
-        assert found.max_deviation(name) < limit
-        assert np.abs((found.ratio[name] - 1) / found.seeds[name]).max() < 4
+        one = found[name]
+        assert one.max_deviation < limit
+        assert np.abs((one.ratio - 1) / one.stderr).max() < 4
     quiet = peaked(classes=3, dimension=1000, noise=0.0)
-    wrong = compare_peaked(quiet, run)
-    assert wrong.verdicts["loss"].status == wrong.verdicts["spread"].status == wrong.verdict.status == "differs"
+    wrong = compare(quiet, run)
+    assert wrong["loss"].verdict.status == wrong["spread"].verdict.status == wrong.verdict.status == "differs"
 
 
 @pytest.mark.slow
@@ -200,7 +201,7 @@ def test_a_growing_logit_temperature_gives_exponent_h(h: float) -> None:
     """p = softmax(beta lam), beta = (1 + t)^h, eta = (1 + t)^-2h: loss exponent h; from t = 100 on within .03, as the ODE's is."""
     system = peaked(classes=3, dimension=500, schedule=PowerSchedule(2 * h, 1.0), logit_schedule=GrowthSchedule(h, 1.0))
     run = train(system, 2000.0, record_times=np.geomspace(10, 2000, 20), seeds=8, progress=False)
-    found = compare_peaked(system, run, window=(100.0, 2000.0))
+    found = compare(system, run, window=(100.0, 2000.0))
     assert found.verdict.status == "agrees"
     for name in ("loss", "error"):
         own, theirs = found.tail(name)
@@ -216,7 +217,7 @@ def test_smoothed_labels_give_the_error_half_the_exponent_of_the_rate() -> None:
         classes=3, dimension=500, smoothing=0.3, learning_rate=8.0, batch=8, schedule=PowerSchedule(0.6, 1.0)
     )
     run = train(system, 300.0, record_times=np.geomspace(10, 300, 16), seeds=8, progress=False)
-    found = compare_peaked(system, run, window=(10.0, 300.0))
+    found = compare(system, run, window=(10.0, 300.0))
     own, theirs = found.tail("error")
     assert abs(own.exponent - 0.3) < 0.02 and abs(own.exponent - theirs.exponent) < 0.02
     assert run.mean("overlap")[-1] < 1.3

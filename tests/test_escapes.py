@@ -19,7 +19,7 @@ from odescale.analysis.peaked.layer import decay_exponent
 from odescale.analysis.peaked.schedules import decayed, heated, heated_until, hot_start, sgd
 from odescale.clock import PowerSchedule
 from odescale.errors import InputError
-from odescale.plot.escapes import plot_escapes
+from odescale.plot import plot
 from odescale.solve.integrate import integrate
 
 
@@ -105,7 +105,7 @@ def test_best_settings_find_a_known_minimum() -> None:
 
 def test_the_figure_draws_every_row() -> None:
     table = compare_escapes([0.01], horizon=1e5 * 1.1, names=["constant", "power, g = 0.5"])
-    axes = plot_escapes(table, "error")
+    axes = plot(table, observable="error")
     assert {line.get_label() for line in axes.get_lines()} >= {"constant", "power, g = 0.5"}
     assert axes.get_xscale() == axes.get_yscale() == "log"
 

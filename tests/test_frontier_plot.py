@@ -9,7 +9,8 @@ from odescale.analysis.frontier.compute import compute_frontier, critical_comput
 from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
 from odescale.analysis.frontier.risk_law import isolated_law, risk_law, yang_v1
 from odescale.errors import InputError
-from odescale.plot.frontier import plot_compute_phases, plot_frontier, plot_isolated_laws
+from odescale.plot import plot
+from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 
 LAW = risk_law((1.0, 1.0), (0.5, 0.5), (2.0, 1.0), decay=50.0, rate=0.8, time_cost=1.0, floors=(100.0, 1000.0))
 
@@ -24,7 +25,7 @@ def test_frontier_with_its_critical_compute(tmp_path):
     found, critical = compute_frontier(LAW, C), critical_compute(LAW)
     curve = np.geomspace(1e8, 1e11, 20)
     models = {"small": curve**-0.1, "flat": np.full(20, 0.3), "too near": np.full(20, 0.301)}
-    axes = plot_frontier(found, critical=critical, numeric=compute_frontier(LAW, C[::10]), asymptote=1 / 6,
+    axes = plot(found, critical=critical, numeric=compute_frontier(LAW, C[::10]), asymptote=1 / 6,
                          curves={name: (curve, risk) for name, risk in models.items()}, compute_unit="", title="law")  # fmt: skip
     assert list(axes) == ["loss", "exponent"]
     line = next(line for line in axes["loss"].lines if str(line.get_label()).startswith("frontier, closed"))
@@ -42,10 +43,10 @@ def test_frontier_with_its_critical_compute(tmp_path):
 
 
 def test_frontier_without_exponential_phase_says_so():
-    axes = plot_frontier(compute_frontier(yang_v1(), np.geomspace(1e6, 1e9, 9)), critical=critical_compute(yang_v1()))
+    axes = plot(compute_frontier(yang_v1(), np.geomspace(1e6, 1e9, 9)), critical=critical_compute(yang_v1()))
     assert "no exponential phase" in words(axes["loss"]) and "FLOP" in axes["exponent"].get_xlabel()
     with pytest.raises(InputError, match="frontier"):
-        plot_frontier(compute_frontier(LAW, [1.0]))
+        plot(compute_frontier(LAW, [1.0]))
 
 
 def test_isolated_laws():
@@ -56,8 +57,12 @@ def test_isolated_laws():
     np.testing.assert_allclose(axes["width"].lines[0].get_ydata(), x**-0.5)
     assert "-0.5" in words(axes["width"]) and "exp(-0.8 t)" in words(axes["time"])
     assert axes["time"].get_xlabel() == "time  (SGD steps)"
+    alone = plot(isolated_law(LAW, "width"), values=x, unit="1")
+    assert alone.get_xlabel() == "width  (1)"
     with pytest.raises(InputError):
-        plot_isolated_laws([(isolated_law(LAW, "width"), -x)])
+        plot(isolated_law(LAW, "width"), values=-x)
+    with pytest.raises(InputError, match="values"):
+        plot(isolated_law(LAW, "width"))
 
 
 def test_phase_diagram():

@@ -12,36 +12,37 @@ import numpy as np
 import pytest
 
 from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
-from odescale.compare.mean_field import MeanFieldComparison, compare_mean_field
+from odescale.compare.comparison import Comparison, compare
 from odescale.solve.integrate import integrate
 from odescale.training.train import train
 
 
-def shortened(name: str, **changes: Any) -> tuple[MeanFieldComparison, dict[str, MeanFieldComparison]]:
+def shortened(name: str, **changes: Any) -> tuple[Comparison, dict[str, Comparison]]:
     """The comparison of a shortened row, and those with the theories that lack a term."""
     case = dataclasses.replace(CASES[name], nodes=2048, **changes)
     system = build(case)
     run = train(system, case.t1, seeds=case.seeds, record_times=record_times(case), progress=False)
-    found = compare_mean_field(system, run)
+    found = compare(system, run)
     others = {
-        term: compare_mean_field(system, run, theory=integrate(build(case, **lost), ts=np.concatenate([[0.0], run.t])))
+        term: compare(system, run, theory=integrate(build(case, **lost), ts=np.concatenate([[0.0], run.t])))
         for term, lost in case.without.items()
     }
     return found, others
 
 
-def agrees(found: MeanFieldComparison) -> None:
+def agrees(found: Comparison) -> None:
     """Within 3 % and within its errors, these being small enough to mean something."""
     assert found.verdict.status == "agrees", found.verdict
-    assert found.rms_z < 2 and found.max_z < 4
-    assert found.max_deviation < 0.03 + 2 * found.errors["seeds"].max()
-    assert found.errors["seeds"].max() < 0.02
+    loss = found.loss
+    assert loss.rms_z < 2 and loss.max_z < 4
+    assert loss.max_deviation < 0.03 + 2 * loss.errors["seeds"].max()
+    assert loss.errors["seeds"].max() < 0.02
 
 
-def fails(found: MeanFieldComparison) -> None:
+def fails(found: Comparison) -> None:
     """A theory that lacks a term is refuted."""
     assert found.verdict.status == "differs", found.verdict
-    assert found.rms_z > 4 and found.max_deviation > 0.1
+    assert found.loss.rms_z > 4 and found.loss.max_deviation > 0.1
 
 
 @pytest.mark.slow
@@ -51,7 +52,7 @@ def test_attention_with_and_without_the_noise_term() -> None:
     assert found.fall > 3
     agrees(found)
     fails(others["V"])
-    assert np.all(others["V"].ratio > 1)
+    assert np.all(others["V"].loss.ratio > 1)
 
 
 @pytest.mark.slow

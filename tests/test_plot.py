@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
+from importlib import import_module
 from types import SimpleNamespace
 
+import equinox as eqx
 import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from test_analysis_curves import POINTS, correlated, quickstart
 
+import odescale
 from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.exponents import local_exponent
+from odescale.clock import Clock
+from odescale.compare.comparison import Quantity
+from odescale.compare.verdict import Verdict
 from odescale.errors import InputError
-from odescale.plot.comparison import plot_comparison
+from odescale.plot import draw, kinds, plot, register
 from odescale.plot.style import CYCLE, RC
-from odescale.plot.trajectory import plot_exponent, plot_overlaps, plot_trajectory
+from odescale.run import Run
+from odescale.solve.sweep import sweep
+from odescale.solve.trajectory import Trajectory
 
 DENSE = np.geomspace(0.05, 15, 200)
-UNIT = r"$S=\eta\sqrt{R}\,t$ (one unit = 500 SGD steps)"
+UNIT = "t  (one unit = 500 SGD steps)"
+CLOCK = Clock(500.0, 0.2, batch=4.0, tokens=64.0)
 
 
 @pytest.fixture(scope="module")
@@ -33,21 +43,43 @@ def results():
     return SimpleNamespace(seeds=seeds, run=run, theory=theory)
 
 
-def compare(results, **changes):
-    options = {
-        "run_stderr": results.seeds.std(0, ddof=1) / 2,
-        "seed_losses": results.seeds,
-        "theory_error": 0.01 * quickstart(DENSE),
-        "theory_at_run": quickstart(POINTS),
-        "formula": (DENSE, quickstart(DENSE)),
-        "theory_exponent": local_exponent(POINTS, quickstart(POINTS)),
-        "run_exponent": local_exponent(POINTS, results.seeds),
-        "theory_transition": results.theory,
-        "run_transition": results.run,
-        "steps_per_unit": 500.0,
-        "time_label": UNIT,
-    } | changes
-    return plot_comparison(DENSE, quickstart(DENSE), POINTS, results.seeds.mean(0), **options)
+def curve(t, loss, *, valid=None, error=1e-2, clock=CLOCK) -> Trajectory:
+    exact = local_exponent(POINTS, quickstart(POINTS), at=np.maximum(t, POINTS[0]))
+    return Trajectory(
+        t=t, state=np.zeros((t.size, 1)), loss=loss, exponent=exact.exponent, index=exact.index, observables={},
+        valid=np.ones(t.size, bool) if valid is None else valid, code=np.asarray(0), error=np.full(t.size, error),
+        clock=clock, meta={"loss": "excess cross-entropy L  (nats)"},
+    )  # fmt: skip
+
+
+def run_of(seeds) -> Run:
+    steps = np.rint(500 * POINTS).astype(int)
+    return Run(
+        steps, POINTS, np.arange(len(seeds)), {"loss": seeds, "speed": 0 * seeds - 1}, None, CLOCK, {"tokens": 64}, {}
+    )
+
+
+def quantity(measured, predicted, stderr, tolerance: float | None = 0.1) -> Quantity:
+    kept = np.ones(measured.size, bool)
+    ratio = measured / predicted
+    verdict = None if tolerance is None else Verdict("agrees", ("made by hand",))
+    return Quantity(measured, predicted, ratio, {"seeds": stderr / predicted}, {}, kept, tolerance, verdict)
+
+
+def comparison(results, **changes) -> SimpleNamespace:
+    """A comparison by hand: theory as a dense line, four seeds around it."""
+    mean, stderr = results.seeds.mean(0), results.seeds.std(0, ddof=1) / 2
+    fields = {
+        "run": run_of(results.seeds), "theory": curve(DENSE, quickstart(DENSE)), "kept": np.ones(31, bool),
+        "quantities": {"loss": quantity(mean, quickstart(POINTS), stderr)},
+        "exponents": {"run": local_exponent(POINTS, results.seeds)},
+        "transitions": {"theory": results.theory, "run": results.run}, "context_loss": None,
+    } | changes  # fmt: skip
+    return type("Comparison", (SimpleNamespace,), {})(**fields)
+
+
+def compare(results, changes=None, **options):
+    return plot(comparison(results, **(changes or {})), **options)
 
 
 def words(axes) -> str:
@@ -55,14 +87,17 @@ def words(axes) -> str:
 
 
 def test_comparison_shows_everything(results, tmp_path):
-    axes = compare(results, title="theory and runs")
-    assert set(axes) == {"loss", "ratio", "exponent", "index"}
+    axes = compare(results, title="theory and runs", formula=(DENSE, quickstart(DENSE)), slope=2.0)
+    assert set(axes) == {"loss", "semilog", "ratio", "exponent", "index"}
     loss = axes["loss"]
     labels = [text.get_text() for text in loss.get_legend().get_texts()]
-    assert any("theory" in x for x in labels) and any("mean over seeds" in x for x in labels)
-    assert any("closed form" in x for x in labels) and any("single seeds" in x for x in labels)
+    assert any("theory" in x for x in labels) and any("mean of 4 seeds" in x for x in labels)
+    assert any("closed form" in x for x in labels) and any("single seeds" in x for x in labels) and "slope -2" in labels
     assert "power law" in words(loss) and f"{results.run.t_x:.4g}" in words(loss) and "95 %" in words(loss)
     assert axes["ratio"].get_xlabel() == UNIT and loss.get_xscale() == loss.get_yscale() == "log"
+    assert loss.get_ylabel() == "excess cross-entropy L  (nats)"
+    # An exponential is straight in the second panel.
+    assert axes["semilog"].get_xscale() == "linear" and axes["semilog"].get_yscale() == "log"
     bars = [c for c in axes["ratio"].containers if isinstance(c, ErrorbarContainer)]
     assert bars[0][0].get_ydata() == pytest.approx(results.seeds.mean(0) / quickstart(POINTS))
     # The interval is a band of its exact width, the line stands at t_x, on every panel.
@@ -80,6 +115,18 @@ def test_comparison_shows_everything(results, tmp_path):
     assert second.get_xlabel() == "SGD steps" and second.get_xlim() == pytest.approx(500 * np.array(loss.get_xlim()))
 
 
+def test_comparison_of_several_quantities_and_of_distances(results):
+    mean, stderr = results.seeds.mean(0), results.seeds.std(0, ddof=1) / 2
+    loss = quantity(mean, quickstart(POINTS), stderr)
+    spread = quantity(1.02 * mean, quickstart(POINTS), stderr, 0.05)
+    axes = compare(results, {"quantities": {"loss": loss, "spread": spread}})["quantities"]
+    assert axes.containers[0][0].get_ydata() == pytest.approx(spread.ratio)
+    assert "spread, tolerance 0.05" in axes.get_legend().get_texts()[0].get_text()
+    distance = Quantity(0.01 * POINTS, 0 * POINTS, 1 + 0.01 * POINTS, {}, {}, loss.kept, 0.1, Verdict("agrees", ("",)))
+    axes = compare(results, {"quantities": {"loss": loss, "train": distance}})["quantities"]
+    assert axes.get_yscale() == "log" and axes.lines[0].get_ydata() == pytest.approx(0.01 * POINTS)
+
+
 def test_legend_and_words_cover_no_points(results):
     loss = compare(results)["loss"]
     loss.figure.draw_without_rendering()
@@ -90,70 +137,134 @@ def test_legend_and_words_cover_no_points(results):
     assert not any(box.contains(x, y) for box in boxes for x, y in points)
 
 
-def test_comparison_with_the_bare_minimum():
-    axes = plot_comparison(DENSE, quickstart(DENSE), POINTS, quickstart(POINTS))
-    assert set(axes) == {"loss"}
-    assert "SGD steps" in axes["loss"].get_xlabel()
-    axes["loss"].figure.draw_without_rendering()
+def test_comparison_with_the_bare_minimum(results):
+    """One seed, no transitions looked for, one panel."""
+    mine = Figure().add_subplot()
+    one = quantity(quickstart(POINTS), quickstart(POINTS), 0 * POINTS, None)
+    bare = {"run": run_of(results.seeds[:1]), "exponents": {}, "transitions": {}, "quantities": {"loss": one}}
+    assert plot(comparison(results, **bare), mine) is mine
+    assert "SGD steps" in mine.get_xlabel() and "one seed" in mine.get_legend().get_texts()[-1].get_text()
+    mine.figure.draw_without_rendering()
 
 
 def test_no_transition_is_said(results):
     none = find_transition_curve(POINTS, np.exp(-POINTS), bootstrap=0)
-    axes = compare(results, theory_transition=none, run_transition=none)
+    axes = compare(results, {"transitions": {"theory": none, "run": none}})
     assert "no exponential-to-power transition" in words(axes["loss"])
 
 
 def test_noisy_index_is_not_drawn(results):
     run = local_exponent(POINTS, results.seeds)
-    axes = plot_exponent(run, quantity="index", label="run")
+    axes = plot(run, kind="index", label="run")
     drawn = axes.lines[0].get_ydata()
     assert np.isnan(drawn[run.index_stderr > 1]).all() and np.isfinite(drawn).any()
 
 
-def trajectory() -> SimpleNamespace:
-    exact = local_exponent(DENSE, quickstart(DENSE), at=DENSE)
-    valid = DENSE < 12
-    return SimpleNamespace(
-        t=DENSE, loss=np.where(valid, quickstart(DENSE), np.nan), exponent=exact.exponent, index=exact.index,
-        valid=valid, error=np.full(DENSE.size, 1e-3), clock=SimpleNamespace(steps_per_unit=200.0),
-    )  # fmt: skip
-
-
 def test_trajectory_pictures(results):
-    axes = plot_trajectory(trajectory(), transition=results.theory)
-    assert "200 SGD steps" in axes.get_xlabel() and axes.child_axes[0].get_xlabel() == "SGD steps"
+    valid = DENSE < 12
+    one = curve(DENSE, np.where(valid, quickstart(DENSE), np.nan), valid=valid)
+    drawn = plot(one, transition=results.theory, slope=1 / 3)
+    axes, second = drawn["loss"], drawn["semilog"]
+    assert "500 SGD steps" in axes.get_xlabel() and axes.child_axes[0].get_xlabel() == "SGD steps"
+    assert axes.get_ylabel() == "excess cross-entropy L  (nats)"
     assert axes.lines[0].get_xdata().max() < 12, "what is not valid is not drawn"
-    assert any("e-folds" in text.get_text() for text in axes.get_legend().get_texts())
-    figure = Figure()
-    mine = figure.add_subplot()
-    assert plot_exponent(trajectory(), axes=mine) is mine and mine.get_ylabel().startswith("local exponent")
-    for one in (axes, mine):
-        one.figure.draw_without_rendering()
+    told = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert any("e-folds" in text for text in told) and "slope -1/3" in told
+    guide = next(line for line in axes.lines if line.get_label() == "slope -1/3")
+    t, loss = guide.get_data()
+    assert np.log(loss[-1] / loss[0]) / np.log(t[-1] / t[0]) == pytest.approx(-1 / 3)
+    assert second.get_xscale() == "linear" and second.get_xlim()[1] == pytest.approx(3 * results.theory.t_x)
+    mine = Figure().add_subplot()
+    assert plot(one, mine, kind="exponent") is mine and mine.get_ylabel().startswith("local exponent")
+    for picture in (axes, mine):
+        picture.figure.draw_without_rendering()
+    assert plot(results.run).get_title(loc="left").startswith("$t_x$")
 
 
-def test_overlaps():
+def test_runs_and_several_curves_by_label(results):
+    run = run_of(results.seeds)
+    drawn = plot(run)
+    assert drawn["loss"].containers[0][0].get_ydata() == pytest.approx(results.seeds.mean(0))
+    assert plot(run, record="speed")["loss"].get_yscale() == "linear"
+    both = plot({"theory": curve(DENSE, quickstart(DENSE)), "run": run})["loss"]
+    assert [text.get_text() for text in both.get_legend().get_texts()] == ["theory", "run"]
+    assert both.lines[1].get_ydata() == pytest.approx(results.seeds.mean(0))
+    with pytest.raises(InputError, match="local exponents"):
+        plot({"run": run}, kind="exponent")
+    with pytest.raises(InputError, match="result"):
+        plot({})
+
+
+def test_members_of_a_sweep_by_label_or_on_a_scale():
+    few, many = (
+        sweep("spectral", 100.0, {"learning_rate": np.geomspace(0.02, 0.2, n)}, points=12, modes=8) for n in (3, 9)
+    )
+    axes = plot(few)["loss"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()][0] == "learning_rate = 0.02"
+    assert axes.get_ylabel() == "excess risk  (mean squared error)" and "one unit = 1 SGD step)" in axes.get_xlabel()
+    np.testing.assert_allclose(axes.lines[2].get_ydata(), few.loss[2][1:])
+    drawn = plot(many, slope=0.5)
+    assert len(drawn["loss"].lines) == 10 and drawn["loss"].figure.axes[2].get_ylabel() == "learning_rate"
+    assert [text.get_text() for text in drawn["loss"].get_legend().get_texts()] == ["slope -1/2"]
+    assert len(plot(few, kind="exponent").lines) == 3
+
+
+def test_overlaps(results):
     rng = np.random.default_rng(1)
     C = np.tanh(DENSE)[:, None, None] * np.array([[1.0, 0.3], [0.3, 0.5]])
     runs = np.tanh(POINTS)[None, :, None, None] * np.array([[1.0, 0.3], [0.3, 0.5]])
-    runs = runs * (1 + 0.02 * rng.standard_normal((3, 31, 1, 1)))
-    axes = plot_overlaps(DENSE, C, ["q0", "k0"], [("q0", "q0"), ("q0", "k0")], run_t=POINTS, run_overlaps=runs)
+    runs = runs * (1 + 0.02 * rng.standard_normal((4, 31, 1, 1)))
+    theory = curve(DENSE, quickstart(DENSE))
+    theory = eqx.tree_at(
+        lambda tr: tr.observables, theory, {"overlaps": C}, is_leaf=lambda x: isinstance(x, dict) and not x
+    )
+    run = eqx.tree_at(lambda r: r.records, run_of(results.seeds), {"loss": results.seeds, "overlaps": runs})
+    axes = plot(theory, kind="overlaps", names=["q0", "k0"], pairs=[("q0", "q0"), ("q0", "k0")], run=run)
     assert axes.lines[0].get_ydata() == pytest.approx(np.tanh(DENSE))
     assert [text.get_text() for text in axes.get_legend().get_texts()][:2] == ["q0 · q0", "q0 · k0"]
+    own = comparison(results, theory=theory, run=run)
+    assert len(plot(own, kind="overlaps").get_legend().get_texts()) == 4
     with pytest.raises(InputError, match="names among"):
-        plot_overlaps(DENSE, C, ["q0", "k0"], [("q0", "r1")])
+        plot(theory, kind="overlaps", names=["q0", "k0"], pairs=[("q0", "r1")])
     with pytest.raises(InputError, match="pairs"):
-        plot_overlaps(DENSE, C, ["q0", "k0"], [("q0", "q0")] * (len(CYCLE) + 1))
+        plot(theory, kind="overlaps", names=["q0", "k0"], pairs=[("q0", "q0")] * (len(CYCLE) + 1))
     with pytest.raises(InputError, match="overlaps"):
-        plot_overlaps(DENSE, C[:, 0], ["q0", "k0"], [("q0", "q0")])
+        plot(curve(DENSE, quickstart(DENSE)), kind="overlaps")
 
 
-def test_wrong_lengths_and_names():
-    with pytest.raises(InputError, match="theory_loss"):
-        plot_comparison(DENSE, quickstart(POINTS), POINTS, quickstart(POINTS))
-    with pytest.raises(InputError, match="theory_at_run"):
-        plot_comparison(DENSE, quickstart(DENSE), POINTS, quickstart(POINTS), theory_at_run=quickstart(DENSE))
-    with pytest.raises(InputError, match="quantity"):
-        plot_exponent(trajectory(), quantity="loss")
+def test_one_verb_for_every_result_refuses_by_name():
+    line = curve(DENSE, quickstart(DENSE))
+    cases = {"result": (3.0, {}), "kind": (line, {"kind": "regimes"}), "colour": (line, {"colour": "red"})}
+    for argument, (result, options) in cases.items():
+        with pytest.raises(InputError) as error:
+            plot(result, **options)
+        assert error.value.argument == argument
+    with pytest.raises(InputError, match="one curve"):
+        plot(curve(DENSE, quickstart(POINTS)[:3]))
+    assert callable(odescale.plot) and "result" in inspect.signature(odescale.plot).parameters
+    assert kinds()["Trajectory"][0] == "loss"
+
+
+def test_a_drawing_of_ones_own():
+    class Landscape:
+        height = 2.0
+
+    register(Landscape, lambda result, axes, shift=0.0: result.height + shift)
+    try:
+        assert plot(Landscape(), shift=1.0) == 3.0
+        with pytest.raises(InputError, match="option of this picture: shift"):
+            plot(Landscape(), colour="red")
+    finally:
+        del draw.DRAWINGS["Landscape"]
+
+
+def test_every_drawing_of_the_table_exists():
+    for drawings in draw.DRAWINGS.values():
+        for place in drawings.values():
+            module, _, name = place.partition(":")
+            assert (
+                list(inspect.signature(getattr(import_module(f"odescale.plot.{module}"), name)).parameters)[1] == "axes"
+            )
 
 
 def test_no_pyplot_and_no_lasting_settings(results):

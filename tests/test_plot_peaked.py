@@ -8,7 +8,7 @@ import pytest
 from odescale.errors import InputError
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import hand_over_time, power_law_loss
-from odescale.plot.peaked import plot_one_third, plot_phase_diagram
+from odescale.plot import plot
 from odescale.solve.integrate import integrate
 from odescale.solve.sweep import sweep
 from odescale.systems.peaked import peaked
@@ -40,7 +40,7 @@ def test_one_third_draws_loss_law_and_exponent(tmp_path):
         t = runs[f"K = {K}"].t
         with np.errstate(divide="ignore"):
             laws[f"K = {K}"] = np.asarray(power_law_loss(t, 1.0, float(softmax_race(K).c), K))
-    axes = plot_one_third(runs, asymptotes=laws, title="flow")
+    axes = plot(runs, kind="law", asymptotes=laws, exponent=1 / 3, title="flow")
     assert list(axes) == ["loss", "exponent"]
     lines = axes["loss"].lines
     np.testing.assert_allclose(lines[0].get_ydata(), runs["K = 2"].loss[1:])
@@ -57,7 +57,7 @@ def test_one_third_draws_loss_law_and_exponent(tmp_path):
 
 @pytest.mark.slow
 def test_phase_diagram_colours_by_the_exponent_and_hides_rounding(phase, hand_over):
-    axes = plot_phase_diagram(phase, hand_over=hand_over, peaked_from=2.1, cutoff=[7e7, None, np.nan, 1e4])
+    axes = plot(phase, kind="phases", hand_over=hand_over, peaked_from=2.1, cutoff=[7e7, None, np.nan, 1e4])
     image = axes.collections[0]
     shown = image.get_array().reshape(4, 59)
     order = np.argsort(TEMPERATURES)
@@ -78,7 +78,7 @@ def test_phase_diagram_colours_by_the_exponent_and_hides_rounding(phase, hand_ov
 
 def test_words_of_the_regimes_stand_in_them(phase, hand_over):
     """At the place of each label the exponent is what the label says."""
-    axes = plot_phase_diagram(phase, hand_over=hand_over, peaked_from=2.1)
+    axes = plot(phase, kind="phases", hand_over=hand_over, peaked_from=2.1)
     scale = float(softmax_race(CLASSES).c)
     for text in axes.texts:
         t, b = text.get_position()
@@ -94,14 +94,14 @@ def test_words_of_the_regimes_stand_in_them(phase, hand_over):
 def test_bad_input(phase, hand_over):
     run = integrate(peaked(classes=2, noise=0.0), 10.0, points=10)
     with pytest.raises(InputError, match="inverse_temperature alone"):
-        plot_phase_diagram(run)
+        plot(run, kind="phases")
     with pytest.raises(InputError, match="hand_over"):
-        plot_phase_diagram(phase, hand_over=hand_over[:2])
+        plot(phase, kind="phases", hand_over=hand_over[:2])
     with pytest.raises(InputError, match="asymptotes"):
-        plot_one_third({"a": run}, asymptotes={"b": run.loss})
+        plot({"a": run}, kind="law", asymptotes={"b": run.loss})
     with pytest.raises(InputError, match="asymptotes"):
-        plot_one_third({"a": run}, asymptotes={"a": run.loss[1:]})
-    with pytest.raises(InputError, match="trajectories"):
-        plot_one_third({})
+        plot({"a": run}, kind="law", asymptotes={"a": run.loss[1:]})
+    with pytest.raises(InputError, match="1 to 8 curves"):
+        plot({}, kind="law")
     with pytest.raises(InputError, match="one curve"):
-        plot_one_third({"a": phase})
+        plot({"a": phase}, kind="law")

@@ -64,12 +64,11 @@ def build_parser() -> Parser:
         command.add_argument("--out", metavar="FOLDER", default=f"results/{name}", help="where results go")
         command.add_argument("--records", type=_whole, default=31, help="record times (default 31)")
         if name == "compare":
-            command.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
             command.add_argument(
-                "--tolerance",
-                type=_number,
-                default=0.05,
-                help="deviation that counts as agreement (transformer, committee)",
+                "--min-depth", type=_number, help="e-folds of the exponential phase: look for transitions"
+            )
+            command.add_argument(
+                "--tolerance", type=_number, help="deviation that counts as agreement (the theory's own)"
             )
     _logs(add)
     _frontier(add("frontier", "the least risk at a given compute: sizes, time, C*, exponents of a risk law"))

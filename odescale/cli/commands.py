@@ -14,17 +14,15 @@ from odescale.cli.arguments import require_picture, settings
 from odescale.cli.derivation import derive_again, shipped_text
 from odescale.cli.frontier import frontier_command
 from odescale.cli.logs import forecast_command, report_command, schedule_command
-from odescale.cli.mean_field import MOST_STEPS, POINTS, compare_run, remarks
+from odescale.cli.mean_field import MOST_STEPS, POINTS, remarks
 from odescale.cli.output import emit, trained, trajectory_record, trajectory_text
-from odescale.cli.peaked import compare_record, law_remark
+from odescale.cli.peaked import law_remark
 from odescale.cli.quickstart import run_quickstart
-from odescale.compare.comparison import compare
-from odescale.compare.mean_field_report import LOSS_LABEL
+from odescale.compare.comparison import check_options, compare
 from odescale.compare.report import to_json, write_report
 from odescale.errors import InputError
-from odescale.plot.trajectory import plot_trajectory
+from odescale.plot.draw import plot
 from odescale.solve.integrate import integrate
-from odescale.systems.attention import Attention
 from odescale.systems.mean_field import MeanField
 from odescale.systems.peaked import Peaked
 from odescale.systems.register import SYSTEMS, find_system
@@ -72,10 +70,7 @@ def solve_command(options: argparse.Namespace) -> int:
     if options.save:
         trajectory.save(options.save)
     if options.plot:
-        axes = plot_trajectory(trajectory)
-        if engine:
-            axes.set_ylabel(LOSS_LABEL)  # of whatever loss the system has
-        axes.get_figure().savefig(options.plot, dpi=150)  # type: ignore[union-attr]
+        plot(trajectory)["loss"].figure.savefig(options.plot, dpi=150)
     record, lines = remarks(system) if isinstance(system, MeanField) else ({}, [])
     if isinstance(system, Peaked):
         record, lines = law_remark(system, t1)
@@ -144,26 +139,21 @@ def train_command(options: argparse.Namespace) -> int:
 
 def compare_command(options: argparse.Namespace) -> int:
     """Trains, compares with the theory, writes the report."""
-    system, t1 = _system(options, of_a_run=True, compared=True)
-    if isinstance(system, Peaked):
-        emit(*compare_record(system, t1, options), options.json)
-        return 0
-    if isinstance(system, MeanField):
-        emit(*compare_run(system, t1, options), options.json)
-        return 0
+    system, t1 = _system(options, of_a_run=True)
+    asked = {"tolerance": options.tolerance, "min_depth": options.min_depth}
+    check_options(system, **asked)  # before the training, not after it
     run = trained(system, t1, options)
-    assert isinstance(system, Attention)
-    comparison = compare(system, run, min_depth=options.min_depth)
-    page = write_report(comparison, options.out, title=f"{system.label}: theory against {len(run.seeds)} runs")
-    record = to_json(comparison) | {
-        "t": run.t,
-        "loss": comparison.theory_loss,
-        "exponent": comparison.theory.exponent[comparison.at],
-        "error": comparison.points_error(),
+    comparison = compare(system, run, **asked)
+    page = write_report(comparison, options.out)
+    record, lines = remarks(system) if isinstance(system, MeanField) else ({}, [])
+    record |= to_json(comparison) | {
+        "loss": comparison.loss.predicted,
+        "error": comparison.loss.stderr,
         "path": str(page),
     }
-    text = f"{comparison.verdict}\ntheory: {comparison.exact}\nrun: {comparison.run_transition}\nreport: {page}"
-    emit(record, text, options.json)
+    found = [f"{name}: {transition}" for name, transition in comparison.transitions.items()]
+    picture = page.parent / "comparison.png"
+    emit(record, "\n".join([*lines, str(comparison), *found, f"report: {page}  (picture: {picture})"]), options.json)
     return 0
 
 
@@ -174,19 +164,9 @@ def quickstart_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def _system(options: argparse.Namespace, *, of_a_run: bool = False, compared: bool = False) -> tuple[Any, float]:
+def _system(options: argparse.Namespace, *, of_a_run: bool = False) -> tuple[Any, float]:
     """The system and its end time, that of a training run where it is to be trained."""
     entry = find_system(options.system)
-    if compared and options.system == "kernel":
-        raise InputError(
-            "system", expected="a system that the command compares", got="kernel",
-            remedy="use odescale.compare_kernel on odescale.train(system, t1)",
-        )  # fmt: skip
-    if compared and options.system == "spectral":
-        raise InputError(
-            "system", expected="a system that the command compares", got="spectral",
-            remedy="use odescale.train on it, against odescale.linear.exact_recursion",
-        )  # fmt: skip
     system = entry.build(**settings(options.set, entry.parameters, options.system))
     if options.clock not in ("t", "steps", "tau"):
         raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")

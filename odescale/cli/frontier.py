@@ -20,7 +20,8 @@ from odescale.analysis.frontier.risk_law import TIME, RiskLaw, risk_law, yang_v1
 from odescale.cli.arguments import require_picture
 from odescale.cli.output import emit
 from odescale.errors import InputError
-from odescale.plot.frontier import plot_compute_phases, plot_frontier
+from odescale.plot.draw import plot
+from odescale.plot.frontier import plot_compute_phases
 
 PRESETS = {"yang_v1": yang_v1, "yang_v3": yang_v3}
 POINTS, DRAWN, MODELS = 13, 400, 5
@@ -167,7 +168,7 @@ def model_curves(law: RiskLaw, found: Frontier, count: int = MODELS) -> dict[str
 def _draw(law: RiskLaw, critical: CriticalCompute, values: np.ndarray, options: argparse.Namespace) -> None:
     dense = compute_frontier(law, np.geomspace(values[0], values[-1], max(DRAWN, values.size)))
     curves = model_curves(law, dense) if np.sum(np.asarray(dense.valid)) > 1 else {}
-    axes = plot_frontier(dense, critical=critical, curves=curves, asymptote=float(1 / law.S),
+    axes = plot(dense, critical=critical, curves=curves, asymptote=float(1 / law.S),
                          compute_unit="" if options.unit is None else "FLOP")  # fmt: skip
     _save(axes["loss"], options.plot)
 

@@ -19,8 +19,9 @@ from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
 from odescale.cli.output import emit
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
-from odescale.compare.log_pages import report_record, write_log_report
+from odescale.compare.log_pages import report_record
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
+from odescale.compare.report import write_report
 from odescale.errors import InputError
 from odescale.logs.read import TrainingLog, log_names, read_logs
 
@@ -34,7 +35,7 @@ def report_command(options: argparse.Namespace) -> int:
         logs, fit_on=_names(options.fit_on), predict=_names(options.predict), law=options.law, after=options.after,
         min_depth=options.min_depth, irreducible=options.irreducible,
     )  # fmt: skip
-    page = write_log_report(report, options.out, title=options.title or f"Theory beside {', '.join(options.logs)[:80]}")
+    page = write_report(report, options.out, title=options.title or f"Theory beside {', '.join(options.logs)[:80]}")
     first = report.runs[0].log
     whole = report_record(report)
     entries = {

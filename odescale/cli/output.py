@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from odescale.compare.report import plain
+from odescale.files import plain
 from odescale.run import Run
 from odescale.solve.trajectory import Trajectory
 from odescale.training.train import train

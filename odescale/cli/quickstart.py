@@ -104,22 +104,22 @@ def _closed_form(S: Any) -> Any:
 
 def _figures(comparison: Comparison, system: Attention, speed: float) -> dict[str, Any]:
     """The numbers that the picture should be judged by."""
-    run, kept = comparison.run, comparison.kept
+    run, kept, loss = comparison.run, comparison.kept, comparison.loss
     S = run.t * speed
     tail = S > TAIL[0]
-    ratio = comparison.ratio[kept]
+    ratio = loss.ratio[kept]
     fitted: TailExponent = tail_exponent(S, run["loss"], shift=1 / (2 * PARAMETERS["surplus"]), window=TAIL)
     own = comparison.context_ratio
-    theory, measured = comparison.theory_transition, comparison.run_transition
+    theory, measured = comparison.transitions["theory"], comparison.transitions["run"]
     return {
         "ratio": [float(ratio.min()), float(ratio.max())],
-        "ratio_in_tail": [float(comparison.ratio[tail].min()), float(comparison.ratio[tail].max())],
+        "ratio_in_tail": [float(loss.ratio[tail].min()), float(loss.ratio[tail].max())],
         "ratio_at_own_context": None if own is None else [float(own[kept].min()), float(own[kept].max())],
         "tail": {"exponent": fitted.exponent, "stderr": fitted.stderr},
         "t_x_theory_same_points_S": None if theory.t_x is None else theory.t_x * speed,
         "t_x_run_S": None if measured.t_x is None else measured.t_x * speed,
         "t_x_run_interval_S": None if measured.interval is None else [x * speed for x in measured.interval],
-        "fall": float(comparison.theory.loss[0] / comparison.theory_loss[-1]),
+        "fall": comparison.fall,
     }
 
 
@@ -127,10 +127,8 @@ def _record(comparison: Comparison, extra: dict[str, Any], page: Path) -> dict[s
     return (
         to_json(comparison)
         | {
-            "t": comparison.run.t,
-            "loss": comparison.theory_loss,
-            "exponent": comparison.theory.exponent[comparison.at],
-            "error": comparison.points_error(),
+            "loss": comparison.loss.predicted,
+            "error": comparison.loss.stderr,
             "path": str(page),
         }
         | extra
@@ -143,6 +141,7 @@ def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
     interval = figures["t_x_run_interval_S"]
     own_low, own_high = figures["ratio_at_own_context"]
     between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
+    exact = comparison.transitions["exact"]
     run_t = "none" if figures["t_x_run_S"] is None else f"{figures['t_x_run_S']:.3f}"
     theory_t = "none" if figures["t_x_theory_same_points_S"] is None else f"{figures['t_x_theory_same_points_S']:.3f}"
     return "\n".join(
@@ -152,8 +151,8 @@ def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
             f"{tail_high:.3f}, exponent {figures['tail']['exponent']:.3f} +- {figures['tail']['stderr']:.3f}",
             f"against the ODE at the run's own context of {PARAMETERS['tokens']} tokens: {own_low:.3f} to {own_high:.3f}",
             f"t_x in S, one spline on the run's points: run {run_t}{between}, theory {theory_t}; exact, by the event: "
-            f"{figures['t_x_ode_S']:.6f} at a depth of {comparison.exact.depth:.3f} e-folds"
-            if comparison.exact is not None and comparison.exact.depth is not None
+            f"{figures['t_x_ode_S']:.6f} at a depth of {exact.depth:.3f} e-folds"
+            if exact.depth is not None
             else "no exact transition",
             f"report: {page}  (picture: {page.parent / 'comparison.png'}), {figures['seconds']:.0f} s",
         ]

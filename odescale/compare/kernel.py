@@ -21,12 +21,10 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree
 
-from odescale.compare.report import plain
 from odescale.compare.verdict import Verdict
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
 from odescale.networks.sequence_model import trainable as default_trainable
-from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.systems.kernel import Kernel
 from odescale.systems.kernel_descent import KernelPath, check_steps, descent, gradient_flow, record_steps
@@ -139,7 +137,7 @@ def kernel_regime(
     train_drive = jnp.stack([p[0] for p in pulled]) - slopes @ system.kernel.T
     test_drive = jnp.stack([p[1] for p in pulled]) - slopes @ system.test_kernel.T
     corrected = _corrected(system, jnp.asarray(at), train_drive, test_drive)
-    error = np.maximum(*function_errors(*corrected, path))
+    error = np.maximum(*function_errors(*corrected, path.train, path.test))
     drift = np.linalg.norm(train_drive, axis=1) / np.maximum(np.linalg.norm(slopes @ system.kernel.T, axis=1), 1e-300)
     losses = jax.vmap(system.losses)(jnp.concatenate(corrected, axis=1))
     best = KernelPath(at, *corrected, *losses, path.summed, "descent")
@@ -147,17 +145,17 @@ def kernel_regime(
 
 
 def function_errors(
-    train: Array, test: Array, path: KernelPath
+    train: Array, test: Array, train_path: Array, test_path: Array
 ) -> tuple[Float[np.ndarray, " R"], Float[np.ndarray, " R"]]:
     r"""|F - F_path|(t)/min(max_t |F_path - F_0|, |F_path(end)|), of training and of test outputs (two arrays).
 
     The distance to a path in units of its own length, or of the outputs at its end where these are smaller: a start far from
     zero makes a path long, and an error no better.
 
-    **Arguments**: `train` (R, N), `test` (R, M) at the times of `path`, whose first time is 0. inf where a value is not finite.
+    **Arguments**: `train` (R, N), `test` (R, M) at the times of the paths, whose first time is 0. inf where a value is not finite.
     """
     found = []
-    for values, predicted in ((train, path.train), (test, path.test)):
+    for values, predicted in ((train, train_path), (test, test_path)):
         length = np.linalg.norm(np.asarray(predicted - predicted[0]), axis=1).max()
         length = min(length, float(np.linalg.norm(np.asarray(predicted[-1]))))
         error = np.linalg.norm(np.asarray(values - predicted), axis=1) / max(length, 1e-300)
@@ -222,92 +220,3 @@ def _corrected(system: Kernel, at: Array, train_drive: Array, test_drive: Array)
     intervals = tuple((values[:-1], values[1:]) for values in (at, train_drive, test_drive))
     _, (train, test) = jax.lax.scan(between, (system.initial, system.test_initial, zero), intervals)
     return jnp.vstack([system.initial, train]), jnp.vstack([system.test_initial, test])
-
-
-class KernelComparison(eqx.Module):
-    """A run against the frozen-kernel prediction at its record steps (R,).
-
-    - `train_error`, `test_error` (R,): measured function errors (`function_errors`).
-    - `train_loss_error`, `test_loss_error` (R,): |L_run/L_kernel - 1|.
-    - `predicted`: the path; `run`; `regime`: the verdict without training, where one was asked for.
-    - `verdict`: "agrees" when the measured function error stays within the tolerance; "outside the theory" when the kernel regime
-      was left: measured error above it, with the drift of the real run where it was measured.
-    """
-
-    predicted: KernelPath
-    run: Run
-    train_error: Float[np.ndarray, " R"]
-    test_error: Float[np.ndarray, " R"]
-    train_loss_error: Float[np.ndarray, " R"]
-    test_loss_error: Float[np.ndarray, " R"]
-    regime: KernelRegime | None
-    verdict: Verdict
-    tolerance: float
-
-    @property
-    def function_error(self) -> float:
-        """Largest measured function error, of training and test outputs."""
-        return float(np.maximum(self.train_error, self.test_error).max())
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: verdicts and figures."""
-        run = self.run
-        return {
-            "verdict": self.verdict.to_dict(),
-            "expected": None if self.regime is None else self.regime.verdict.to_dict(),
-            "expected_error": None if self.regime is None else self.regime.expected_error,
-            "function_error": self.function_error,
-            "train_loss_error": float(self.train_loss_error.max()),
-            "test_loss_error": float(self.test_loss_error.max()),
-            "step": self.run.step.tolist(),
-            "train_loss": {
-                "run": run["train_loss"][0].tolist(),
-                "kernel": np.asarray(self.predicted.train_loss).tolist(),
-            },
-            "test_loss": {"run": run["test_loss"][0].tolist(), "kernel": np.asarray(self.predicted.test_loss).tolist()},
-            "drift": {
-                name.removeprefix("drift_"): plain(run[name][0]) for name in run.records if name.startswith("drift_")
-            }
-            or None,
-        }
-
-
-def compare_kernel(
-    system: Kernel, run: Run, *, regime: KernelRegime | None = None, tolerance: float = TOLERANCE
-) -> KernelComparison:
-    """The exact discrete prediction of `system` at the record steps of `run`, and how far the run is from it.
-
-    **Raises** `InputError` when run and system differ in loss, learning rate, or number of outputs.
-    """
-    loss, rate = run.config.get("loss"), float(run.config["learning_rate"])
-    if loss != system.loss or not np.isclose(rate, float(system.learning_rate), rtol=1e-9):
-        raise InputError(
-            "run", expected=f"{system.loss} at learning rate {float(system.learning_rate):g}",
-            got=f"{loss} at {rate:g}", remedy="train with float(system.learning_rate)",
-        )  # fmt: skip
-    train, test = run["train"][0], run["test"][0]
-    if train.shape[1] != system.initial.shape[0] or test.shape[1] != system.test_initial.shape[0]:
-        raise InputError("run", expected="the outputs of the system", got=train.shape, remedy="train on the same data")
-    if run.step[0] != 0:
-        raise InputError("run", expected="step 0 among the record steps", got=int(run.step[0]), remedy="record it")
-    path = descent(system, run.step)
-    errors = function_errors(jnp.asarray(train), jnp.asarray(test), path)
-    error = np.maximum(*errors)
-    reasons = [f"function error {error.max():.3g} (tolerance {tolerance:g})"]
-    if "drift_norm" in run.records:
-        reasons.append(
-            f"kernel drift {run['drift_norm'].max():.3g} in norm, {run['drift_by_smallest'].max():.3g} times the smallest "
-            "eigenvalue"
-        )
-    if regime is not None:
-        reasons.append(f"expected without training: {regime.expected_error:.3g}")
-    status = "agrees" if error.max() <= tolerance else "outside the theory"
-    return KernelComparison(
-        path, run, *errors, _relative(run["train_loss"][0], path.train_loss),
-        _relative(run["test_loss"][0], path.test_loss), regime, Verdict(status, tuple(reasons)), float(tolerance),
-    )  # fmt: skip
-
-
-def _relative(found: np.ndarray, predicted: Array) -> np.ndarray:
-    expected = np.asarray(predicted)
-    return np.abs(found - expected) / np.where(expected == 0, np.inf, expected)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odescale.compare.log_report import LogReport, RunReport, thinned
-from odescale.compare.report import plain
-from odescale.plot.log_report import plot_curves, plot_forecast, plot_indices, plot_residuals
+from odescale.files import plain
+from odescale.plot.logs import plot_curves, plot_forecast, plot_indices, plot_residuals
 
 PICTURES = 3
 """Runs and forecasts that are drawn; the tables name all."""
@@ -147,7 +147,7 @@ def _regimes(run: RunReport, drawn: bool) -> Part:
         return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,))
     stem = _stem(run.log.name)
     pictures = (
-        (f"curve_{stem}", "loss and learning rate", _png(plot_curves([thinned(run.log).curve()], run.spline))),
+        (f"curve_{stem}", "loss and learning rate", _png(plot_curves(thinned(run.log), transition=run.spline))),
         (f"exponents_{stem}", "local exponent p and exponentiality q", _png(plot_indices(run.exponents, run.spline))),
     )
     return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,), pictures)
@@ -183,7 +183,7 @@ def _laws(report: LogReport) -> Part:
         if report.forecast is not None:
             best = report.forecast.fit.law
         fit = report.table.fits.get(best, report.table.fits[known[0]])
-        pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, report.fitted))),)
+        pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, curves=report.fitted))),)
     return Part(title, words, (), (rows,), pictures)
 
 
@@ -209,7 +209,7 @@ def _forecasts(report: LogReport) -> Part:
         "the pictures: there the learning-rate history is one of the fitted runs'. Baselines: their mean absolute errors.",
     )
     pictures = tuple(
-        (f"forecast_{_stem(run.name)}", f"forecast of {run.name}", _png(plot_forecast(run, curve.rate)))
+        (f"forecast_{_stem(run.name)}", f"forecast of {run.name}", _png(plot_forecast(run, rate=curve.rate)))
         for run, curve in list(zip(report.forecast.runs, report.predicted, strict=True))[:PICTURES]
     )
     return Part(title, words, (), (rows,), pictures)
@@ -226,9 +226,11 @@ def _kernel(report: LogReport) -> Part:
     return Part("Kernel regime", (f"**{report.kernel.verdict.status}**",), report.kernel.verdict.reasons)
 
 
-def _png(figure: Any) -> bytes:
+def _png(axes: Any) -> bytes:
+    """The figure of axes, or of a dict of them."""
     stream = io.BytesIO()
-    figure.savefig(stream, format="png", dpi=110)
+    one = next(iter(axes.values())) if isinstance(axes, dict) else axes
+    one.figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
 
 

@@ -17,7 +17,8 @@ from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.exponents import LocalExponent, local_exponent
 from odescale.analysis.phases.power_floor import PowerFloor, fit_power_floor
 from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
-from odescale.compare.kernel import KernelComparison, KernelRegime
+from odescale.compare.comparison import Comparison
+from odescale.compare.kernel import KernelRegime
 from odescale.compare.verdict import Status, Verdict
 from odescale.errors import InputError, OdescaleError
 from odescale.logs.read import TrainingLog, log_names, named_logs
@@ -66,7 +67,7 @@ class LogReport(eqx.Module):
     forecast: Forecast | None
     forecast_reason: str
     predicted: tuple[LossCurve, ...]
-    kernel: KernelRegime | KernelComparison | None
+    kernel: KernelRegime | Comparison | None
     verdict: Verdict
     versions: dict[str, str]
     seconds: float
@@ -81,7 +82,7 @@ def report_logs(
     after: float | None = None,
     min_depth: float = MIN_DEPTH,
     irreducible: float = 0.0,
-    kernel: KernelRegime | KernelComparison | None = None,
+    kernel: KernelRegime | Comparison | None = None,
     draws: int = 40,
 ) -> LogReport:
     """Which regime a run is in, where that changes, which law holds, what another schedule would give, and whether to believe it.
@@ -93,7 +94,7 @@ def report_logs(
     - `law`: None lets `choose_law` pick by cross-validation inside `fit_on`; or a name of `schedule_laws`.
     - `after`: first step that laws are fitted to; default the latest of `FIRST_SHARE` of the run, the end of the warm-up, and the
       transition. `min_depth`, `irreducible`: of the transition, see `find_transition_curve`.
-    - `kernel`: `kernel_regime` or `compare_kernel` of the network, for the verdict. `draws`: bootstrap draws of the fits.
+    - `kernel`: `kernel_regime`, or `compare` of the kernel system and its run. `draws`: bootstrap draws of the fits.
 
     Steps are SGD steps of the log. **Returns** `LogReport`. **Raises** `InputError` for names that match nothing.
     """
@@ -235,7 +236,7 @@ def _verdict(
     law: str | None,
     found: Forecast | None,
     forecast_reason: str,
-    kernel: KernelRegime | KernelComparison | None,
+    kernel: KernelRegime | Comparison | None,
 ) -> Verdict:
     """Agrees or differs only where something was held out."""
     reasons: list[str] = []

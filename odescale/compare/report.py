@@ -4,202 +4,210 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from odescale.analysis.phases.exponents import local_exponent
-from odescale.analysis.phases.regimes import Transition
-from odescale.compare.comparison import Comparison
-from odescale.plot.comparison import plot_comparison
+from odescale.compare.comparison import Comparison, Quantity
+from odescale.compare.log_pages import write_log_report
+from odescale.compare.log_report import LogReport
+from odescale.compare.sheets import WORDS, rules_of
+from odescale.errors import InputError
+from odescale.files import plain
+from odescale.plot.draw import plot
 
 
 def write_report(
-    comparison: Comparison,
+    result: Comparison | LogReport,
     folder: str | os.PathLike,
     *,
-    title: str,
-    formula: tuple[Any, Any] | None = None,
-    notes: tuple[str, ...] = (),
+    title: str | None = None,
+    notes: Sequence[str] = (),
     extra: dict[str, Any] | None = None,
+    formula: tuple[Any, Any] | None = None,
 ) -> Path:
     """Writes report.md, comparison.png, comparison.json, theory.npz and run.npz into `folder`; returns the report's path.
 
-    **Arguments**: `title` of page and picture; `formula` = (t, loss) of a closed form to draw; `notes`: further lines of
-    the report, each one bullet; `extra`: further JSON-ready entries of comparison.json.
+    Of a `LogReport`: report.html, report.md with its pictures, report.json.
+
+    **Arguments**: `title` of page and picture; of a comparison also `notes`: further lines of the report, each one bullet;
+    `extra`: further JSON-ready entries of comparison.json; `formula` = (t, loss) of a closed form to draw. **Raises** `InputError`.
     """
+    if isinstance(result, LogReport):
+        for name, value in (("notes", notes), ("extra", extra), ("formula", formula)):
+            if value:
+                raise InputError(name, expected="a comparison to add it to", got="a report on logs", remedy="drop it")
+        return write_log_report(result, folder, **({} if title is None else {"title": title}))
+    if not isinstance(result, Comparison):
+        raise InputError(
+            "result", expected="a Comparison or a LogReport", got=type(result).__name__, remedy="compare(system, run)"
+        )
+    count = len(result.run.seeds)
+    title = title or f"{_label(result)}: theory against {count} run{'' if count == 1 else 's'}"
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
-    draw(comparison, title=title, formula=formula).savefig(place / "comparison.png", dpi=150)
-    (place / "comparison.json").write_text(
-        json.dumps(to_json(comparison) | (extra or {}), indent=1, allow_nan=False) + "\n", encoding="utf-8"
-    )
-    comparison.theory.save(place / "theory.npz")
-    comparison.run.save(place / "run.npz")
+    axes = plot(result, title=title, formula=formula)
+    axes["loss"].figure.savefig(place / "comparison.png", dpi=150)
+    record = json.dumps(plain(to_json(result) | (extra or {})), indent=1, allow_nan=False)
+    (place / "comparison.json").write_text(record + "\n", encoding="utf-8")
+    result.theory.save(place / "theory.npz")
+    result.run.save(place / "run.npz")
     page = place / "report.md"
-    page.write_text(to_markdown(comparison, title=title, notes=notes), encoding="utf-8")
+    page.write_text(to_markdown(result, title=title, notes=notes), encoding="utf-8")
     return page
 
 
-def draw(comparison: Comparison, *, title: str, formula: tuple[Any, Any] | None = None) -> Any:
-    """The picture of the report, as a matplotlib figure."""
-    run, theory, kept = comparison.run, comparison.theory, comparison.kept
-    unit = f"t  (one unit = {theory.clock.steps_per_unit:g} SGD steps)"
-    axes = plot_comparison(
-        theory.t[1:],
-        theory.loss[1:],
-        run.t[kept],
-        run.mean()[kept],
-        run_stderr=(comparison.sources["statistical"] * run.mean())[kept],
-        seed_losses=run["loss"][:, kept] if len(run.seeds) > 1 else None,
-        theory_error=None if theory.error is None else (theory.error * theory.loss)[1:],
-        theory_at_run=comparison.theory_loss[kept],
-        context_at_run=None if comparison.context_loss is None else comparison.context_loss[kept],
-        context_label=f"ODE at the run's own context, T = {float(run.config['tokens']):g}",
-        formula=formula,
-        theory_exponent=theory,
-        run_exponent=local_exponent(run.t[kept], run["loss"][:, kept], smoothing=comparison.run_transition.smoothing),
-        theory_transition=comparison.theory_transition,
-        run_transition=comparison.run_transition,
-        ratio_band=(1 - comparison.tolerance, 1 + comparison.tolerance),
-        steps_per_unit=theory.clock.steps_per_unit,
-        time_label=unit,
-        title=title,
-    )
-    return axes["loss"].figure
-
-
 def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Everything a script needs, null where a number is not known."""
-    run, theory = comparison.run, comparison.theory
-    arrays = {
+    """Everything a script needs, null where a number is not known; the same keys for every theory."""
+    run, theory, kept = comparison.run, comparison.theory, comparison.kept
+    transition = {name: found.to_dict() for name, found in comparison.transitions.items()}
+    several = len(run.seeds) > 1 and kept.sum() > 2
+    own, theirs = comparison.tail() if several else (None, None)
+    record = {
+        "system": _label(comparison),
+        "parameters": theory.meta.get("parameters", {}),
+        "time_unit": theory.meta.get("time_unit", _unit(comparison)),
+        "clock": run.clock.describe(),
+        "seeds": run.seeds,
+        "dimension": run.config.get("dimension"),
+        "verdict": comparison.verdict.to_dict(),
         "t": run.t,
         "steps": run.step,
-        "tau": np.asarray(run.clock.tau(run.t)),
-        "tokens": np.asarray(run.clock.tokens_seen(run.t)),
-        "theory_loss": comparison.theory_loss,
-        "run_loss": run.mean(),
-        "ratio": comparison.ratio,
-        "ratio_stderr": comparison.stderr,
-        "z": comparison.z,
-        "z_total": comparison.z_total,
-        "allowance": comparison.allowance,
-        "overlap_deviation": comparison.overlap_deviation,
-        "context_loss": comparison.context_loss,
-        "context_ratio": comparison.context_ratio,
-        "theory_error": None if theory.error is None else theory.error[comparison.at],
-    }
-    return {
-        "system": theory.meta["system"],
-        "parameters": plain(theory.meta["parameters"]),
-        "time_unit": theory.meta["time_unit"],
-        "clock": run.clock.describe(),
-        "seeds": plain(run.seeds),
-        "verdict": comparison.verdict.to_dict(),
-        "tolerance": comparison.tolerance,
-        "transition": {
-            "exact": _record(comparison.exact),
-            "theory_same_points": _record(comparison.theory_transition),
-            "run": _record(comparison.run_transition),
-            "agrees": comparison.transition_agrees,
-        },
-        "points": {name: plain(values) for name, values in arrays.items()},
-        "seed_losses": plain(run["loss"]),
-        "versions": theory.meta["versions"],
-        "solver": plain(theory.meta["ladder"]),
-    }
+        "tau": run.clock.tau(run.t),
+        "tokens": run.clock.tokens_seen(run.t),
+        "kept": kept,
+        "fall": comparison.fall,
+        "exponent": np.asarray(theory.exponent)[comparison.at],
+        "loss_exponent": None if own is None or theirs is None
+        else {"run": own.exponent, "stderr": own.stderr, "theory": theirs.exponent},
+        "quantities": {name: one.to_dict() for name, one in comparison.quantities.items()},
+        "transition": transition | {"agrees": comparison.transition_agrees} if transition else None,
+        "context": None if comparison.context is None
+        else {"loss": comparison.context_loss, "ratio": comparison.context_ratio},
+        "seed_losses": run["loss"],
+        "versions": theory.meta.get("versions", {}),
+        "solver": theory.meta.get("ladder", []),
+    }  # fmt: skip
+    expected = {name: x.verdict.to_dict() for name, x in comparison.options.items() if hasattr(x, "verdict")}
+    return plain(record | expected)
 
 
-def to_markdown(comparison: Comparison, *, title: str, notes: tuple[str, ...] = ()) -> str:
-    """The report as a page: verdict, transition, clocks, error sources, table."""
+def to_markdown(comparison: Comparison, *, title: str, notes: Sequence[str] = ()) -> str:
+    """The report as a page: verdict, quantities, transition, clocks, sources of error, points."""
     run, theory = comparison.run, comparison.theory
-    relation = {None: "cannot be compared", True: "agree", False: "differ"}[comparison.transition_agrees]
-    own = comparison.context_ratio
-    extra_head, extra_rule = (
-        ("", "") if own is None else (f" run/theory at T = {float(run.config['tokens']):g} |", "---|")
-    )
-    depth_line = [f"- Theory, {comparison.exact}"] if comparison.exact is not None else []
+    reasons = ". ".join(reason[:1].upper() + reason[1:] for reason in comparison.verdict.reasons)
     lines = [
         f"# {title}",
         "",
-        f"**Verdict: {comparison.verdict.status}.** "
-        + ". ".join(_sentence(r) for r in comparison.verdict.reasons)
-        + ".",
+        f"**Verdict: {comparison.verdict.status}.** {reasons}.",
         "",
         "![theory and run](comparison.png)",
         "",
-        "## Transition",
+        "| quantity | verdict | largest deviation | tolerance | z, mean square | z, largest |",
+        "|---|---|---|---|---|---|",
+        *(_row(name, one) for name, one in comparison.quantities.items()),
         "",
-        *depth_line,
-        f"- Theory, sampled as the run: {comparison.theory_transition}",
-        f"- Run: {comparison.run_transition}",
-        f"- The last two use one estimator on the same points; they {relation} (5 %, or inside the run's 95 % interval).",
-        "",
+        *_transitions(comparison),
         "## Clocks",
         "",
         f"- {run.clock.describe()}",
         f"- The run has {int(run.step[-1])} steps = {run.t[-1]:.6g} units of t = {float(run.clock.tau(run.t[-1])):.6g} of "
-        f"intrinsic time = {float(run.clock.tokens_seen(run.t[-1])):.4g} tokens, seeds {', '.join(map(str, run.seeds))}.",
+        f"intrinsic time{_tokens(comparison)}, seeds {', '.join(map(str, run.seeds))}; the theory's loss falls "
+        f"{comparison.fall:.3g} times.",
+        *_exponents(comparison),
         "",
-        "## Errors (relative, largest over the points)",
+        "## Errors of the loss (relative, largest over the points)",
         "",
         "| source | size |",
         "|---|---|",
-        *_error_rows(comparison),
+        *_sources(comparison),
         "",
         *([f"- {note}" for note in notes] + [""] if notes else []),
         "## Points",
         "",
-        "z counts the scatter of the seeds and the numerical error of the theory; z with finite size counts the size of",
-        "the theory's first neglected terms, (1/T + 1/d)(1 + |p|), as an error too.",
+        "+- and the first z count scatter of the seeds, nodes and numerics; the second z counts the size of what the theory",
+        "neglects as an error too.",
         "",
-        "| step | t | theory | run | run/theory | +- | z | z with finite size |" + extra_head,
-        "|---|---|---|---|---|---|---|---|" + extra_rule,
+        *_points(comparison),
     ]
+    solvers = ", ".join(f"{entry['solver']} ({entry['accepted']} steps)" for entry in theory.meta.get("ladder", []))
+    versions = ", ".join(f"{name} {number}" for name, number in theory.meta.get("versions", {}).items())
+    made = f"Theory by {solvers} on {theory.meta['device']}; {versions}." if solvers else ""
+    return "\n".join([*lines, "", made, ""])
+
+
+def _label(comparison: Comparison) -> str:
+    return comparison.theory.meta.get("system", comparison.system.name)
+
+
+def _unit(comparison: Comparison) -> str:
+    return f"one unit of t = {comparison.run.clock.steps_per_unit:g} SGD steps"
+
+
+def _row(name: str, one: Quantity) -> str:
+    status, limit = ("not judged", "") if one.verdict is None else (one.verdict.status, f"{one.tolerance:g}")
+    scores = f"{one.rms_z:.2f} | {one.max_z:.1f}" if one.has_errors else " | "
+    return f"| {name} | {status} | {one.max_deviation:.2g} | {limit} | {scores} |"
+
+
+def _transitions(comparison: Comparison) -> list[str]:
+    found = comparison.transitions
+    if not found:
+        return []
+    relation = {None: "cannot be compared", True: "agree", False: "differ"}[comparison.transition_agrees]
+    return [
+        "## Transition",
+        "",
+        *([f"- Theory, {found['exact']}"] if "exact" in found else []),
+        f"- Theory, sampled as the run: {found['theory']}",
+        f"- Run: {found['run']}",
+        f"- The last two use one estimator on the same points; they {relation} (5 %, or inside the run's 95 % interval).",
+        "",
+    ]
+
+
+def _tokens(comparison: Comparison) -> str:
+    seen = float(comparison.run.clock.tokens_seen(comparison.run.t[-1]))
+    return f" = {seen:.4g} tokens" if np.isfinite(seen) else ""
+
+
+def _exponents(comparison: Comparison) -> list[str]:
+    if len(comparison.run.seeds) < 2 or comparison.kept.sum() < 3:
+        return []
+    own, theirs = comparison.tail()
+    return [
+        f"- Loss exponent over t = {own.window[0]:.4g} to {own.window[1]:.4g}, one fit for both: run {own.exponent:.4f} +- "
+        f"{own.stderr:.4f}, theory {theirs.exponent:.4f}.",
+    ]
+
+
+def _sources(comparison: Comparison) -> list[str]:
+    words, loss = {**WORDS, **rules_of(comparison.system).words}, comparison.loss
+    rows = {**loss.errors, **loss.neglected}
+    words = {name: text.replace("|", "\\|") for name, text in words.items()}
+    lines = [f"| {words.get(name, name)} | {np.max(size[loss.kept]):.2g} |" for name, size in rows.items()]
+    if loss.extrapolated is not None:
+        off = np.abs(loss.extrapolated[loss.kept] - 1).max()
+        lines.append(f"| deviation extrapolated to infinite dimension from d/2 and d | {off:.2g} |")
+    return lines
+
+
+def _points(comparison: Comparison) -> list[str]:
+    run, loss, own = comparison.run, comparison.loss, comparison.context_ratio
+    others = {name: one for name, one in comparison.quantities.items() if name != "loss" and np.any(one.predicted != 0)}
+    heads = ["step", "t", "theory", "run", "run/theory", "+-", "z", "z with neglected"]
+    heads += [] if own is None else [f"run/theory at T = {float(run.config.get('tokens', np.nan)):g}"]
+    heads += [f"{name}: {what}" for name in others for what in ("run", "theory", "z")]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
     for i in np.flatnonzero(comparison.kept):
-        lines.append(
-            f"| {int(run.step[i])} | {run.t[i]:.4g} | {comparison.theory_loss[i]:.5g} | {run.mean()[i]:.5g} | "
-            f"{comparison.ratio[i]:.4f} | {comparison.stderr[i]:.4f} | {comparison.z[i]:+.1f} | {comparison.z_total[i]:+.1f} |"
-            + ("" if own is None else f" {own[i]:.4f} |")
-        )
-    versions = ", ".join(f"{name} {number}" for name, number in theory.meta["versions"].items())
-    solvers = ", ".join(f"{entry['solver']} ({entry['accepted']} steps)" for entry in theory.meta["ladder"])
-    lines += ["", f"Theory by {solvers} on {theory.meta['device']}; {versions}.", ""]
-    return "\n".join(lines)
-
-
-def _error_rows(comparison: Comparison) -> list[str]:
-    sources, kept = comparison.sources, comparison.kept
-    names = {
-        "seeds": "scatter of the seeds (standard error of the mean)",
-        "monte_carlo": "Monte Carlo test loss (contained in the scatter)",
-        "numerical": "integration of the theory",
-    }
-    rows = [
-        f"| {text} | {np.max(sources[name][kept]):.2g} |" for name, text in names.items() if sources[name] is not None
-    ]
-    rows.append(f"| size of the neglected terms of order 1/T and 1/d | {np.max(comparison.allowance[kept]):.2g} |")
-    rows.append(f"| largest deviation of an overlap | {np.max(comparison.overlap_deviation[kept]):.2g} |")
-    return rows
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
-
-
-def _record(transition: Transition | None) -> dict[str, Any] | None:
-    return None if transition is None else transition.to_dict()
-
-
-def plain(value: Any) -> Any:
-    """JSON-ready: arrays to lists, NaN and infinities to null."""
-    if value is None or isinstance(value, str | bool | int):
-        return value
-    if isinstance(value, dict):
-        return {str(name): plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if hasattr(value, "tolist") and not isinstance(value, float):
-        return plain(np.asarray(value).tolist())
-    return value if isinstance(value, float) and np.isfinite(value) else None
+        cells = [
+            f"{int(run.step[i])}", f"{run.t[i]:.4g}", f"{loss.predicted[i]:.5g}", f"{loss.measured[i]:.5g}",
+            f"{loss.ratio[i]:.4f}", f"{loss.stderr[i]:.4f}", f"{loss.z_of_data[i]:+.1f}", f"{loss.z[i]:+.1f}",
+        ]  # fmt: skip
+        cells += [] if own is None else [f"{own[i]:.4f}"]
+        for one in others.values():
+            cells += [f"{one.measured[i]:.5g}", f"{one.predicted[i]:.5g}", f"{one.z[i]:+.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines

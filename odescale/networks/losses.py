@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable
-from typing import Literal
+from typing import ClassVar, Literal
 
 import equinox as eqx
 import jax
@@ -49,6 +49,8 @@ class SquareLoss(AbstractLoss):
 
     label_noise: float = eqx.field(static=True, default=0.0)
 
+    label: ClassVar[str] = "half squared error"
+
     def __check_init__(self) -> None:
         if not self.label_noise >= 0:
             raise InputError("label_noise", expected="a number >= 0", got=self.label_noise, remedy="0 switches it off")
@@ -87,6 +89,8 @@ class CrossEntropy(AbstractLoss):
     labels: Literal["soft", "hard", "sampled"] = eqx.field(static=True, default="soft")
     inverse_temperature: float = eqx.field(static=True, default=1.0)
     irreducible: float = eqx.field(static=True, default=0.0)
+
+    label: ClassVar[str] = "cross-entropy, nats"
 
     def __check_init__(self) -> None:
         if self.labels not in ("soft", "hard", "sampled"):

@@ -1,149 +1,166 @@
-"""The picture of the report: theory and runs on one clock, their ratio, the local exponents, the transition."""
+"""The picture of a comparison: theory and runs on one clock, their ratio, other quantities, local exponents, the transition."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
-from odescale.errors import InputError
 from odescale.plot.style import (
     COLOURS,
-    TIME_LABEL,
+    CYCLE,
+    LOSS_LABEL,
     mark_transition,
     name_index_levels,
     new_figure,
+    own_axes,
     plain_decades,
     shared_style,
+    slope_guide,
     steps_axis,
+    time_label,
     transition_in_words,
     unreadable_index,
 )
+from odescale.plot.trajectory import EXPONENT_LABEL, INDEX_LABEL, plot_overlaps
 
 
 def plot_comparison(
-    theory_t: Float[ArrayLike, " m"],
-    theory_loss: Float[ArrayLike, " m"],
-    run_t: Float[ArrayLike, " n"],
-    run_loss: Float[ArrayLike, " n"],
+    comparison: Any,
+    axes: Any = None,
     *,
-    run_stderr: Float[ArrayLike, " n"] | None = None,
-    seed_losses: Float[ArrayLike, "s n"] | None = None,
-    theory_error: Float[ArrayLike, " m"] | None = None,
-    theory_at_run: Float[ArrayLike, " n"] | None = None,
-    context_at_run: Float[ArrayLike, " n"] | None = None,
     formula: tuple[ArrayLike, ArrayLike] | None = None,
-    theory_exponent: Any = None,
-    run_exponent: Any = None,
-    theory_transition: Any = None,
-    run_transition: Any = None,
-    ratio_band: tuple[float, float] | None = (0.9, 1.1),
-    steps_per_unit: float | None = None,
-    time_label: str = TIME_LABEL,
-    theory_label: str = "theory (ODE)",
-    run_label: str = "run, mean over seeds",
     formula_label: str = "closed form, no SGD noise",
-    context_label: str = "ODE at the run's own context length",
+    slope: float | None = None,
     title: str = "",
-    figure: Figure | None = None,
-) -> dict[str, Axes]:
-    """L(t) of theory and runs, run/theory, p(t) and q(t); returns the axes "loss", "ratio", "exponent", "index".
+) -> Any:
+    """L(t) of theory and runs, log-log and semi-logarithmic, run/theory, p(t) and q(t).
 
-    **Arguments**: `theory_t`, `theory_loss` (m,) a dense line, `theory_error` (m,) its absolute error, drawn as a band;
-    `run_t`, `run_loss` (n,) the mean of the runs, `run_stderr` (n,) its standard error (bars), `seed_losses` (s, n) the
-    single runs (faint); `theory_at_run` (n,) the theory at the run's times: with it the ratio is drawn, and
-    `context_at_run` (n,), a second theory at those times, over the first. `formula` = (t, loss) of a closed form.
-    `theory_exponent`, `run_exponent`: objects with `t`, `exponent`, `index` and, where known, `exponent_stderr`,
-    `index_stderr` (a `LocalExponent`, a `Trajectory`). `theory_transition`, `run_transition`: `Transition` records;
-    line at t_x, shaded 95 % interval. `ratio_band`: what counts as agreement, shaded. `steps_per_unit`: SGD steps in
-    one unit of the x-axis, for the upper axis; `time_label` must name that unit.
+    Axes "loss", "semilog", "ratio", "exponent", "index", and "quantities" where the comparison judges more than the loss:
+    run/theory of the others, or relative distances (a kernel's function errors). One `Axes` that is handed in gets "loss" alone.
 
-    Points without a finite positive loss are left out. **Raises** `InputError` when lengths do not match.
+    **Arguments**: `comparison`: a `Comparison`; `formula` = (t, loss) of a closed form, drawn as a dotted line; `slope`: exponent
+    of a predicted power law, drawn as a guide. Band of the theory: its error; bars: standard error of the runs' mean; faint:
+    single seeds; shaded ratios: the tolerance. Transitions: a line at t_x, its 95 % interval shaded. Points without a finite
+    positive loss are left out.
     """
-    theory_t, theory_loss = np.asarray(theory_t, float), np.asarray(theory_loss, float)
-    run_t, run_loss = np.asarray(run_t, float), np.asarray(run_loss, float)
-    _same("theory_loss", theory_loss, theory_t)
-    _same("run_loss", run_loss, run_t)
+    run, kept, theory = comparison.run, np.asarray(comparison.kept), comparison.theory
+    loss, t = comparison.quantities["loss"], np.asarray(run.t, float)[np.asarray(comparison.kept)]
+    others = {n: q for n, q in comparison.quantities.items() if n != "loss" and q.verdict is not None}
+    exponents = {"theory": theory} | dict(getattr(comparison, "exponents", {}))
+    found = comparison.transitions
     with shared_style():
-        figure = new_figure(12.0, 7.4) if figure is None else figure
-        axes = _layout(figure, run_exponent is not None or theory_exponent is not None, theory_at_run is not None)
-        loss = axes["loss"]
-        _draw_losses(loss, theory_t, theory_loss, theory_error, run_t, run_loss, run_stderr, seed_losses, formula,
-                     (theory_label, run_label, formula_label))  # fmt: skip
-        _frame_loss(loss, run_t, [theory_loss[_inside(theory_t, run_t)], run_loss])
-        _name_transition(loss, theory_transition, run_transition)
-        if theory_at_run is not None:
-            _draw_ratio(axes["ratio"], run_t, run_loss, run_stderr, seed_losses, theory_at_run, ratio_band)
-            if context_at_run is not None:
-                share = np.asarray(context_at_run, float) / np.asarray(theory_at_run, float)
-                axes["ratio"].plot(run_t, share, "--", color=COLOURS["theory"], linewidth=1.6, label=context_label)
-                axes["ratio"].legend(loc="lower left", fontsize=8.5)
-        if "exponent" in axes:
-            _draw_exponents(axes, theory_exponent, run_exponent, run_t)
-        for axis in axes.values():
-            mark_transition(axis, theory_transition, COLOURS["theory"], linestyle="--")
-            mark_transition(axis, run_transition, COLOURS["run"])
-            axis.set_xlim(run_t[run_t > 0].min() * 0.93, run_t.max() * 1.07)
-            plain_decades(axis)
-        axes["ratio" if "ratio" in axes else "loss"].set_xlabel(time_label)
-        if "index" in axes:
-            axes["index"].set_xlabel(time_label)
-        if steps_per_unit is not None:
-            steps_axis(loss, steps_per_unit)
-            if "exponent" in axes:
-                steps_axis(axes["exponent"], steps_per_unit)
-        if title:
-            figure.suptitle(title, fontsize=13)
+        drawn = _layout(axes, bool(others))
+        _draw_losses(drawn, comparison, t, formula, formula_label)
+        if slope is not None:
+            slope_guide(drawn["loss"], t, loss.measured[kept], slope)
+        drawn["loss"].legend(loc="lower left")
+        _frame_loss(drawn, t, [loss.predicted[kept], loss.measured[kept]])
+        _name_transition(drawn["loss"], found.get("theory"), found.get("run"))
+        if "ratio" in drawn:
+            _draw_ratio(drawn["ratio"], comparison, t)
+        if "quantities" in drawn:
+            _draw_others(drawn["quantities"], others, t, kept)
+        if "exponent" in drawn:
+            _draw_exponents(drawn, exponents, t)
+        clock, steps = theory.clock, float(theory.clock.steps_per_unit)
+        for name, panel in drawn.items():
+            mark_transition(panel, found.get("theory"), COLOURS["theory"], linestyle="--")
+            mark_transition(panel, found.get("run"), COLOURS["run"])
+            if name != "semilog":
+                panel.set_xlim(t.min() * 0.93, t.max() * 1.07)
+                plain_decades(panel)
+            if name not in ("loss", "exponent") or len(drawn) == 1:
+                panel.set_xlabel(time_label(clock))
+            if steps != 1 and name in ("loss", "semilog", "exponent"):
+                steps_axis(panel, steps)
+        if title and len(drawn) > 1:
+            drawn["loss"].figure.suptitle(title, fontsize=13)
+        elif title:
+            drawn["loss"].set_title(title)
+    return drawn if len(drawn) > 1 else drawn["loss"]
+
+
+def plot_compared_overlaps(comparison: Any, axes: Axes | None = None, **options: Any) -> Axes:
+    """Overlaps of theory and run, see `odescale.plot.trajectory.plot_overlaps`."""
+    return plot_overlaps(comparison.theory, axes, run=comparison.run, **options)
+
+
+def plot_regime(regime: Any, axes: Axes | None = None) -> Axes:
+    """A `KernelRegime`: expected function error and drift of the kernel against steps, with the tolerance."""
+    with shared_style():
+        axes = own_axes(axes)
+        steps = np.asarray(regime.steps, float)
+        for values, colour, label in ((regime.error, "theory", "expected function error"),
+                                      (regime.drift, "run", "drift in the direction of the slopes")):  # fmt: skip
+            axes.plot(steps[1:], np.asarray(values)[1:], "o-", markersize=4, color=COLOURS[colour], label=label)
+        axes.axhline(regime.tolerance, color=COLOURS["third"], linestyle="--", label=f"tolerance {regime.tolerance:g}")
+        axes.set(xscale="log", yscale="log", xlabel="steps of gradient descent", ylabel="relative size")
+        axes.set_title(regime.verdict.reasons[0], loc="left")
+        plain_decades(axes)
+        axes.legend(loc="best")
     return axes
 
 
-def _same(name: str, values: np.ndarray, times: np.ndarray) -> None:
-    if values.shape != times.shape or values.ndim != 1:
-        raise InputError(name, expected=f"shape {times.shape}", got=f"{values.shape}", remedy="one value per time")
+def _layout(axes: Any, others: bool) -> dict[str, Axes]:
+    if axes is not None and not isinstance(axes, Figure):
+        return {"loss": axes}
+    figure = new_figure(16.5, 7.6) if axes is None else axes
+    rows: Any = [["loss", "semilog", "exponent"]] * 2 + [["ratio", "quantities" if others else "semilog", "index"]]
+    found = figure.subplot_mosaic(rows, height_ratios=[1, 1, 1.1], width_ratios=[1.25, 1.0, 1.0])
+    for name in ("ratio", "exponent", "index", *(("quantities",) if others else ())):
+        found[name].sharex(found["loss"])
+    for name in ("loss", "exponent"):
+        found[name].tick_params(labelbottom=False)
+    names = ("loss", "semilog", "ratio", "quantities", "exponent", "index")
+    return {name: found[name] for name in names if name in found}
 
 
-def _inside(t: np.ndarray, run_t: np.ndarray) -> np.ndarray:
-    return (t >= run_t.min()) & (t <= run_t.max())
-
-
-def _layout(figure: Figure, exponents: bool, ratio: bool) -> dict[str, Axes]:
-    left = [["loss"], ["loss"], ["ratio"]] if ratio else [["loss"]] * 3
-    right = [["exponent"], ["exponent"], ["index"]] if exponents else [[], [], []]
-    rows: Any = [a + b for a, b in zip(left, right, strict=True)]
-    widths = [1.25, 1.0] if exponents else None
-    axes = figure.subplot_mosaic(rows, sharex=True, height_ratios=[1, 1, 1.1], width_ratios=widths)
-    return {name: axes[name] for name in ("loss", "ratio", "exponent", "index") if name in axes}
-
-
-def _draw_losses(loss, theory_t, theory_loss, theory_error, run_t, run_loss, run_stderr, seed_losses, formula, labels):
-    loss.set(xscale="log", yscale="log", ylabel="excess test loss L  (half squared error)")
-    if seed_losses is not None:
-        for i, row in enumerate(np.asarray(seed_losses)):
+def _draw_losses(drawn: dict[str, Axes], comparison: Any, t: np.ndarray, formula: Any, formula_label: str) -> None:
+    theory, run, kept, loss = comparison.theory, comparison.run, comparison.kept, comparison.quantities["loss"]
+    several = len(run.seeds) > 1
+    times, values = np.asarray(theory.t, float), np.asarray(theory.loss, float)
+    error = None if theory.error is None else np.nan_to_num(np.asarray(theory.error) * values)
+    mean = loss.measured[kept]
+    bars = (
+        np.minimum((loss.statistical * np.abs(loss.predicted))[kept], 0.99 * np.abs(mean))
+        if np.any(loss.statistical)
+        else None
+    )
+    for name in ("loss", "semilog"):
+        if name not in drawn:
+            continue
+        panel = drawn[name]
+        shown = np.asarray(theory.valid) & (times >= (t.min() if name == "loss" else 0)) & (times <= t.max())
+        panel.set(xscale="log" if name == "loss" else "linear", yscale="log")
+        panel.set_ylabel(theory.meta.get("loss") or LOSS_LABEL)
+        for number, row in enumerate(run["loss"][:, kept] if several else ()):
             # A single seed can fall below zero by the noise of its measurement: no place on a logarithmic axis.
-            loss.plot(run_t, np.where(row > 0, row, np.nan), color=COLOURS["run"], alpha=0.3, linewidth=0.9, zorder=1.5,
-                      label="single seeds" if i == 0 else None)  # fmt: skip
-    if formula is not None:
-        loss.plot(*formula, color=COLOURS["formula"], linestyle=":", linewidth=1.6, label=labels[2])
-    line = loss.plot(theory_t, theory_loss, color=COLOURS["theory"], label=labels[0])[0]
-    if theory_error is not None:
-        error = np.asarray(theory_error)
-        low = np.maximum(theory_loss - error, 1e-3 * theory_loss)
-        loss.fill_between(theory_t, low, theory_loss + error, color=line.get_color(), alpha=0.25, linewidth=0)
-    bars = None if run_stderr is None else np.minimum(np.asarray(run_stderr), 0.99 * run_loss)
-    loss.errorbar(run_t, run_loss, yerr=bars, fmt="o", markersize=4.2, color=COLOURS["run"], capsize=2, linewidth=1.2,
-                  markeredgecolor="white", markeredgewidth=0.5, zorder=3, label=labels[1])  # fmt: skip
-    loss.legend(loc="lower left")
+            panel.plot(t, np.where(row > 0, row, np.nan), color=COLOURS["run"], alpha=0.3, linewidth=0.9, zorder=1.5,
+                       label=None if number else "single seeds")  # fmt: skip
+        if formula is not None:
+            panel.plot(*formula, color=COLOURS["formula"], linestyle=":", linewidth=1.6, label=formula_label)
+        band = "" if theory.error is None or np.nanmax(theory.error) < 1e-3 else ", band: its error"
+        panel.plot(times[shown], values[shown], color=COLOURS["theory"], label=f"theory{band}")
+        if error is not None:
+            low = np.maximum(values - error, 1e-3 * values)
+            panel.fill_between(
+                times[shown], low[shown], (values + error)[shown], color=COLOURS["theory"], alpha=0.25, linewidth=0
+            )
+        words = f"run, mean of {len(run.seeds)} seeds" if several else "run, one seed"
+        panel.errorbar(t, mean, yerr=bars, fmt="o", markersize=4.2, color=COLOURS["run"], capsize=2, linewidth=1.2,
+                       markeredgecolor="white", markeredgewidth=0.5, zorder=3, label=words)  # fmt: skip
 
 
-def _frame_loss(loss: Axes, run_t: np.ndarray, curves: list[np.ndarray]) -> None:
+def _frame_loss(drawn: dict[str, Axes], t: np.ndarray, curves: list[np.ndarray]) -> None:
     values = np.concatenate([curve[np.isfinite(curve) & (curve > 0)] for curve in curves])
     # Room above the curve for the words about the transition.
-    loss.set_ylim(values.min() * 0.45, values.max() * 3.2)
-    loss.set_xlim(run_t[run_t > 0].min(), run_t.max())
+    drawn["loss"].set_ylim(values.min() * 0.45, values.max() * 3.2)
+    if "semilog" in drawn:
+        drawn["semilog"].set(xlim=(0, t.max() * 1.02), ylim=(values.min() * 0.6, values.max() * 2))
 
 
 def _name_transition(loss: Axes, theory: Any, run: Any) -> None:
@@ -163,39 +180,67 @@ def _name_transition(loss: Axes, theory: Any, run: Any) -> None:
     )  # fmt: skip
 
 
-def _draw_ratio(ratio, run_t, run_loss, run_stderr, seed_losses, theory_at_run, band) -> None:
-    theory = np.asarray(theory_at_run, float)
-    _same("theory_at_run", theory, run_t)
-    ratio.set(xscale="log", ylabel="run / theory")
-    if band is not None:
+def _draw_ratio(ratio: Axes, comparison: Any, t: np.ndarray) -> None:
+    run, kept, loss = comparison.run, comparison.kept, comparison.quantities["loss"]
+    predicted, middle, error = loss.predicted[kept], loss.ratio[kept], loss.statistical[kept]
+    ratio.set(xscale="log", ylabel="run / theory, loss")
+    low, high = [float(np.nanmin(middle - error)), 1.0], [float(np.nanmax(middle + error)), 1.0]
+    if loss.tolerance is not None:
+        band = (1 - loss.tolerance, 1 + loss.tolerance)
         ratio.axhspan(*band, color=COLOURS["third"], alpha=0.12, linewidth=0)
-        ratio.text(0.01, band[1], f" agreement: {band[0]:g} to {band[1]:g}", transform=ratio.get_yaxis_transform(),
+        ratio.text(0.01, band[1], f" tolerance: {band[0]:g} to {band[1]:g}", transform=ratio.get_yaxis_transform(),
                    va="bottom", fontsize=8.5, color=COLOURS["third"])  # fmt: skip
-    if seed_losses is not None:
-        for row in np.asarray(seed_losses):
-            ratio.plot(run_t, row / theory, color=COLOURS["run"], alpha=0.3, linewidth=0.9)
+        low.append(band[0])
+        high.append(band[1])
+    if len(run.seeds) > 1:
+        for row in run["loss"][:, kept]:
+            ratio.plot(t, row / predicted, color=COLOURS["run"], alpha=0.3, linewidth=0.9)
     ratio.axhline(1.0, color=COLOURS["theory"], linewidth=1.4)
-    error = None if run_stderr is None else np.asarray(run_stderr) / theory
-    ratio.errorbar(run_t, run_loss / theory, yerr=error, fmt="o", markersize=4.2, capsize=2, color=COLOURS["run"],
+    ratio.errorbar(t, middle, yerr=error if error.any() else None, fmt="o", markersize=4.2, capsize=2, color=COLOURS["run"],
                    linewidth=1.2, markeredgecolor="white", markeredgewidth=0.5, zorder=3)  # fmt: skip
-    middle = run_loss / theory
-    bars = np.zeros_like(middle) if error is None else error
+    if comparison.context_loss is not None:
+        label = f"second theory (context of T = {float(run.config.get('tokens', np.nan)):g})"
+        ratio.plot(
+            t, comparison.context_loss[kept] / predicted, "--", color=COLOURS["theory"], linewidth=1.6, label=label
+        )
+        ratio.legend(loc="lower left", fontsize=8.5)
     # The frame belongs to the mean and its bars; a wild single seed may leave it.
-    low = min(float(np.nanmin(middle - bars)), band[0] if band else 1.0)
-    high = max(float(np.nanmax(middle + bars)), band[1] if band else 1.0)
-    ratio.set_ylim(low - 0.25 * (high - low), high + 0.35 * (high - low))
+    span = max(high) - min(low)
+    ratio.set_ylim(min(low) - 0.25 * span, max(high) + 0.35 * span)
 
 
-def _draw_exponents(axes: dict[str, Axes], theory: Any, run: Any, run_t: np.ndarray) -> None:
-    p_axes, q_axes = axes["exponent"], axes["index"]
-    p_axes.set(xscale="log", ylabel=r"local exponent  $p = -\,d\,\log L\,/\,d\,\log t$")
-    q_axes.set(xscale="log", ylabel=r"index  $q = d\,\log p\,/\,d\,\log t$", ylim=(-3.2, 2.2))
-    hidden = False
-    for source, who, colour in ((theory, "theory", "theory"), (run, "run", "run")):
-        if source is None:
+def _draw_others(panel: Axes, others: dict[str, Any], t: np.ndarray, kept: np.ndarray) -> None:
+    """run/theory of quantities with a theory's value, or relative distances where there are any, with their tolerances."""
+    distances = {name: one for name, one in others.items() if not np.any(one.predicted)}
+    panel.set(xscale="log", ylabel="relative distance" if distances else "run / theory, others")
+    if not distances:
+        panel.axhline(1.0, color=COLOURS["grey"], linewidth=1.0)
+    for (name, one), colour in zip((distances or others).items(), CYCLE[2:], strict=False):
+        label = f"{name.replace('_', ' ')}, tolerance {one.tolerance:g}"
+        if distances:
+            positive = one.measured[kept] > 0
+            panel.plot(
+                t[positive], one.measured[kept][positive], "o-", markersize=4, linewidth=1.2, color=colour, label=label
+            )
+            panel.axhline(one.tolerance, color=COLOURS["third"], linestyle="--", linewidth=1.1)
             continue
+        panel.axhspan(1 - one.tolerance, 1 + one.tolerance, color=colour, alpha=0.08, linewidth=0)
+        error = one.statistical[kept]
+        panel.errorbar(t, one.ratio[kept], yerr=error if error.any() else None, fmt="o-", markersize=4, linewidth=1.0,
+                       capsize=2, color=colour, label=label)  # fmt: skip
+    if distances:
+        panel.set_yscale("log")
+    panel.legend(loc="best", fontsize=8.5)
+
+
+def _draw_exponents(drawn: dict[str, Axes], sources: dict[str, Any], run_t: np.ndarray) -> None:
+    p_axes, q_axes = drawn["exponent"], drawn["index"]
+    p_axes.set(xscale="log", ylabel=EXPONENT_LABEL)
+    q_axes.set(xscale="log", ylabel=INDEX_LABEL, ylim=(-3.2, 2.2))
+    hidden = False
+    for who, source in sources.items():
         t = np.asarray(source.t, float)
-        shown = _inside(t, run_t) & (t > 0)
+        shown = (t >= run_t.min()) & (t <= run_t.max()) & (t > 0) & np.asarray(getattr(source, "valid", True))
         for axis, name in ((p_axes, "exponent"), (q_axes, "index")):
             values = np.array(getattr(source, name), float)
             error = getattr(source, f"{name}_stderr", None)
@@ -203,9 +248,9 @@ def _draw_exponents(axes: dict[str, Axes], theory: Any, run: Any, run_t: np.ndar
                 # q = p'/p is noise where p is about zero: a line there would only hide the rest.
                 values[unreadable_index(source)] = np.nan
                 hidden = bool(np.isnan(values[shown]).any())
-            axis.plot(t[shown], values[shown], color=COLOURS[colour], label=who)
+            axis.plot(t[shown], values[shown], color=COLOURS[who], label=who)
             if error is not None:
-                axis.fill_between(t[shown], (values - error)[shown], (values + error)[shown], color=COLOURS[colour],
+                axis.fill_between(t[shown], (values - error)[shown], (values + error)[shown], color=COLOURS[who],
                                   alpha=0.2, linewidth=0)  # fmt: skip
     p_axes.legend(loc="upper left")
     p_axes.set_ylim(bottom=min(0.0, p_axes.get_ylim()[0]))

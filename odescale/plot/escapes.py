@@ -18,7 +18,7 @@ LIFT = 1.6
 
 
 def plot_escapes(
-    table: Any, observable: str = "loss", *, names: Sequence[str] | None = None, axes: Axes | None = None
+    table: Any, axes: Axes | None = None, *, observable: str = "loss", names: Sequence[str] | None = None
 ) -> Axes:
     """`observable` ("loss" or "error") of the rows of an `EscapeTable` against SGD steps, both axes logarithmic.
 

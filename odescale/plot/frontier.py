@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import ArrayLike
 
 from odescale.errors import InputError
-from odescale.plot.style import COLOURS, CYCLE, new_figure, own_axes, plain_decades, shared_style
+from odescale.plot.style import COLOURS, CYCLE, new_figure, own_axes, panels, plain_decades, shared_style
 
 PHASE_COLOURS = ("#56B4E9", "#E69F00", "#009E73")
 PHASE_NAMES = ("Ia", "II", "III")
@@ -25,6 +25,7 @@ LABEL = 8.0
 
 def plot_frontier(
     frontier: Any,
+    axes: Figure | None = None,
     *,
     critical: Any = None,
     numeric: Any = None,
@@ -32,7 +33,6 @@ def plot_frontier(
     asymptote: float | None = None,
     compute_unit: str = "FLOP",
     title: str = "",
-    figure: Figure | None = None,
 ) -> dict[str, Axes]:
     """R*(C) with C* and the releases of sizes, and the local exponent -dlog R*/dlog C; axes "loss" and "exponent".
 
@@ -51,8 +51,8 @@ def plot_frontier(
     C, R, p = (np.asarray(getattr(frontier, name), float)[shown] for name in ("compute", "risk", "exponent"))
     label = f"compute C  ({compute_unit})" if compute_unit else "compute C  (unit c = 1)"
     with shared_style():
-        figure = new_figure(11.6, 4.8) if figure is None else figure
-        loss, exponent = figure.subplots(1, 2)
+        loss, exponent = _both(axes)
+        figure = loss.figure
         loss.plot(C, R, color=COLOURS["theory"], label=f"frontier, {frontier.method}")
         exponent.plot(C, p, color=COLOURS["theory"], label=frontier.method)
         if numeric is not None:
@@ -66,8 +66,8 @@ def plot_frontier(
                              label=f"1/S = {asymptote:.4g}")  # fmt: skip
         if critical is not None:
             _mark_releases(loss, exponent, critical, C)
-        for axes in (loss, exponent):
-            axes.set(xscale="log", xlabel=label, xlim=(C[0], C[-1]))
+        for panel in (loss, exponent):
+            panel.set(xscale="log", xlabel=label, xlim=(C[0], C[-1]))
         loss.set(yscale="log", ylabel="excess risk R")
         low, high = R.min(), R.max()
         loss.set_ylim(low / 1.6, high * 2.5)
@@ -80,11 +80,28 @@ def plot_frontier(
             exponent.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
             exponent.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
             exponent.yaxis.set_minor_formatter(NullFormatter())
-        for axes in (loss, exponent):  # above the axes: curves may pass anywhere inside
-            axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
+        for panel in (loss, exponent):  # above the axes: curves may pass anywhere inside
+            panel.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, frameon=False)
         if title:
             figure.suptitle(title, fontsize=12.5)
     return {"loss": loss, "exponent": exponent}
+
+
+def _both(axes: Any) -> tuple[Axes, Axes]:
+    """Two panels, of a new figure or of one that was handed in."""
+    if axes is not None and not isinstance(axes, Figure):
+        raise InputError(
+            "axes", expected="None or a Figure: two panels", got=type(axes).__name__, remedy="pass a Figure"
+        )
+    loss, exponent = (new_figure(11.6, 4.8) if axes is None else axes).subplots(1, 2)
+    return loss, exponent
+
+
+def plot_both_frontiers(comparison: Any, axes: Figure | None = None, *, critical: Any = None, compute_unit: str = "FLOP",
+                        title: str = "") -> dict[str, Axes]:  # fmt: skip
+    """A `FrontierComparison`: the frontier of the formulas as a line, the numeric one as points; see `plot_frontier`."""
+    return plot_frontier(comparison.analytic, axes, numeric=comparison.numeric, critical=critical,
+                         compute_unit=compute_unit, title=title)  # fmt: skip
 
 
 def _fixed_models(axes: Axes, curves: Mapping[str, tuple[Any, Any]], C: Float[np.ndarray, " m"]) -> None:
@@ -124,12 +141,22 @@ def _mark_releases(loss: Axes, exponent: Axes, critical: Any, C: Float[np.ndarra
                          label="exponential: only the time grows")  # fmt: skip
 
 
+def plot_isolated_law(law: Any, axes: Any = None, *, values: Float[ArrayLike, " n"], unit: str = "") -> Axes:
+    """One isolated law of a `RiskLaw` over `values` (n,) of its variable, whose `unit` goes behind its name."""
+    if not hasattr(law, "amplitudes"):
+        raise InputError(
+            "result", expected="an isolated law of a risk law", got=str(law), remedy="isolated_law(law, name)"
+        )
+    found = plot_isolated_laws([(law, values)], units={law.name: unit} if unit else None, axes=axes)
+    return found[law.name]
+
+
 def plot_isolated_laws(
     laws: Sequence[tuple[Any, Float[ArrayLike, " n"]]],
     *,
     units: Mapping[str, str] | None = None,
     title: str = "",
-    figure: Figure | None = None,
+    axes: Figure | Axes | None = None,
 ) -> dict[str, Axes]:
     """Each isolated law over its own variable, the others at infinity; returns the axes by the name of the variable.
 
@@ -139,11 +166,11 @@ def plot_isolated_laws(
     if not 1 <= len(laws) <= 4:
         raise InputError("laws", expected="1 to 4 laws", got=len(laws), remedy="draw fewer")
     with shared_style():
-        figure = new_figure(3.9 * len(laws) + 0.6, 3.9) if figure is None else figure
-        grid = np.atleast_1d(figure.subplots(1, len(laws), sharey=True))
+        drawn = panels(axes, [law.name for law, _ in laws], 3.9 * len(laws) + 0.6, 3.9, sharey=True)
+        grid = list(drawn.values())
         found = {}
         lowest = np.inf
-        for axes, (law, given), colour in zip(grid, laws, CYCLE, strict=False):
+        for panel, (law, given), colour in zip(grid, laws, CYCLE, strict=False):
             values = np.asarray(given, float)
             if values.ndim != 1 or not (values > 0).all():
                 raise InputError(f"values of {law.name}", expected="a row of positive numbers", got=values.shape,
@@ -153,20 +180,20 @@ def plot_isolated_laws(
                      for a, e in zip(law.amplitudes, law.exponents, strict=True)]  # fmt: skip
             if float(law.decay) > 0:
                 parts.append(rf"{_factor(float(law.decay))}exp(-{float(law.rate):.3g} t)")
-            axes.plot(values, risk, color=colour, label=" + ".join(parts))
+            panel.plot(values, risk, color=colour, label=" + ".join(parts))
             unit = (units or {}).get(law.name, "")
-            axes.set(xscale="log", yscale="log", xlabel=f"{law.name}" + (f"  ({unit})" if unit else ""))
-            plain_decades(axes)
-            axes.set_title(f"{law.name} alone")
-            axes.legend(loc="lower left")
-            found[law.name] = axes
+            panel.set(xscale="log", yscale="log", xlabel=f"{law.name}" + (f"  ({unit})" if unit else ""))
+            plain_decades(panel)
+            panel.set_title(f"{law.name} alone")
+            panel.legend(loc="lower left")
+            found[law.name] = panel
             if not float(law.decay) > 0:
                 lowest = min(lowest, risk.min())
         grid[0].set_ylabel("excess risk R, others at infinity")
         if np.isfinite(lowest):  # an exponential goes far below what the sizes leave
             grid[0].set_ylim(bottom=lowest / 30)
         if title:
-            figure.suptitle(title, fontsize=12.5)
+            grid[0].figure.suptitle(title, fontsize=12.5)
     return found
 
 

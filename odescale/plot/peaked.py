@@ -1,90 +1,32 @@
-"""Pictures of the one-third law: loss and local exponent against its asymptote, and the map over time and temperature."""
+"""The phases of a sweep over teacher temperature: local exponent as colour over time and temperature, regimes by name."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter
 from numpy.typing import ArrayLike
 
 from odescale.errors import InputError
-from odescale.plot.style import COLOURS, CYCLE, TIME_LABEL, new_figure, own_axes, shared_style
+from odescale.plot.style import COLOURS, own_axes, shared_style, time_label
 
 LEVELS = (0.2, 1 / 3, 0.5, 1.0, 2.0, 5.0)
 """Local exponents that the colour bar names; its ends are the first and the last, beyond them the colour stays."""
 
 
-def plot_one_third(
-    trajectories: Mapping[str, Any],
-    *,
-    asymptotes: Mapping[str, Float[ArrayLike, " n"]] | None = None,
-    exponents: tuple[float, float] = (0.2, 0.6),
-    time_label: str = TIME_LABEL,
-    title: str = "",
-    figure: Figure | None = None,
-) -> dict[str, Axes]:
-    """L(t) and p(t) = -dlog L/dlog t of several runs, with their power laws; returns the axes "loss" and "exponent".
-
-    **Arguments**: `trajectories`: label -> `Trajectory` (`t`, `loss`, `exponent`, and where known `valid`, all (n,)), at most
-    8; `asymptotes`: label -> (n,) losses at the same times, e.g. c^(2/3) ((K-1)/(3 eta t))^(1/3), drawn dashed in the colour
-    of their run; `exponents`: range of the p-axis, on which 1/3 is marked. Times in units of t.
-
-    **Raises** `InputError` when lengths or labels do not match.
-    """
-    asymptotes = asymptotes or {}
-    if not 1 <= len(trajectories) <= len(CYCLE):
-        raise InputError("trajectories", expected=f"1 to {len(CYCLE)} runs", got=len(trajectories), remedy="draw fewer")
-    for label in asymptotes:
-        if label not in trajectories:
-            raise InputError("asymptotes", expected=f"labels among {tuple(trajectories)}", got=label, remedy="drop it")
-    with shared_style():
-        figure = new_figure(11.6, 4.6) if figure is None else figure
-        loss, exponent = figure.subplots(1, 2)
-        for (label, run), colour in zip(trajectories.items(), CYCLE, strict=False):
-            t, values = np.asarray(run.t, float), np.asarray(run.loss, float)
-            if values.shape != t.shape or values.ndim != 1:
-                raise InputError(f"trajectories[{label!r}]", expected=f"one curve of shape {t.shape}", got=values.shape,
-                                 remedy="pick one member of the batch")  # fmt: skip
-            shown = (t > 0) & np.isfinite(values) & (values > 0) & np.asarray(getattr(run, "valid", True))
-            loss.plot(t[shown], values[shown], color=colour, label=label)
-            exponent.plot(t[shown], np.asarray(run.exponent, float)[shown], color=colour, label=label)
-            if label in asymptotes:
-                line = np.asarray(asymptotes[label], float)
-                if line.shape != t.shape:
-                    raise InputError(f"asymptotes[{label!r}]", expected=f"shape {t.shape}", got=line.shape,
-                                     remedy="evaluate it at the times of its trajectory")  # fmt: skip
-                # Early on the power law is above any loss: it would only stretch the axis.
-                late = shown & (line < np.nanmax(values))
-                loss.plot(t[late], line[late], "--", color=colour, linewidth=1.1)
-        if asymptotes:
-            loss.plot([], [], "--", color=COLOURS["grey"], linewidth=1.1, label="power law, no fit")
-        loss.set(xscale="log", yscale="log", xlabel=time_label, ylabel="excess cross-entropy L")
-        exponent.set(xscale="log", xlabel=time_label, ylim=exponents)
-        exponent.set_ylabel(r"local exponent  $p = -\,d\,\log L\,/\,d\,\log t$")
-        exponent.axhline(1 / 3, color=COLOURS["grey"], linewidth=1.0, linestyle=":")
-        exponent.text(1.01, 1 / 3, "1/3", transform=exponent.get_yaxis_transform(), va="center", fontsize=9.5,
-                      color=COLOURS["grey"])  # fmt: skip
-        loss.legend(loc="lower left")
-        if title:
-            figure.suptitle(title, fontsize=12.5)
-    return {"loss": loss, "exponent": exponent}
-
-
 def plot_phase_diagram(
     trajectory: Any,
+    axes: Axes | None = None,
     *,
     hand_over: Float[ArrayLike, " m"] | None = None,
     cutoff: Sequence[float | None] | Float[np.ndarray, " m"] | None = None,
     peaked_from: float | None = None,
     floor: float = 1e-11,
-    axes: Axes | None = None,
-    time_label: str = TIME_LABEL,
     title: str = "",
 ) -> Axes:
     """The local exponent p of a sweep over teacher temperature, as colour over time t and inverse temperature b*.
@@ -121,7 +63,12 @@ def plot_phase_diagram(
     shown = np.ma.masked_invalid(np.where(loss > floor, p, np.nan))[order]
     with shared_style():
         axes = own_axes(axes, 9.4, 5.8)
-        axes.set(xscale="log", yscale="log", xlabel=time_label, ylabel=r"inverse temperature of the teacher  $b_*$")
+        axes.set(
+            xscale="log",
+            yscale="log",
+            xlabel=time_label(trajectory.clock),
+            ylabel=r"inverse temperature of the teacher  $b_*$",
+        )
         axes.set_facecolor("#C9C9C9")
         image = axes.pcolormesh(t, b[order], shown, norm=LogNorm(LEVELS[0], LEVELS[-1]), cmap="cividis",
                                 shading="nearest", rasterized=True)  # fmt: skip

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Final
 
 import numpy as np
@@ -9,7 +11,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import ArrayLike
 
 # Okabe and Ito's palette: told apart with any colour vision, and lines differ in dash as well.
@@ -21,7 +23,7 @@ COLOURS: Final = {
     "grey": "#6E6E6E",
 }
 CYCLE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
-TIME_LABEL: Final = "t  (one unit = d SGD steps)"
+LOSS_LABEL: Final = "excess loss L"
 
 RC: Final[Any] = {
     "font.size": 10.5, "axes.titlesize": 11.5, "axes.labelsize": 10.5, "legend.fontsize": 9.5,
@@ -48,6 +50,45 @@ def own_axes(axes: Axes | None, width: float = 7.0, height: float = 4.6) -> Axes
     return new_figure(width, height).add_subplot() if axes is None else axes
 
 
+def panels(axes: Any, names: Sequence[str], width: float, height: float, **how: Any) -> dict[str, Axes]:
+    """Axes by name in a row: of a new figure, of a `Figure` that was handed in, or the first name alone on one `Axes`."""
+    if axes is not None and not isinstance(axes, Figure):
+        return {names[0]: axes}
+    figure = new_figure(width, height) if axes is None else axes
+    row = figure.subplots(1, len(names), squeeze=False, **how)[0]
+    return dict(zip(names, row, strict=True))
+
+
+def time_label(clock: Any) -> str:
+    """What one unit of t is, from a clock; a bare t without one."""
+    if clock is None:
+        return "t"
+    steps = float(clock.steps_per_unit)
+    return f"t  (one unit = {steps:g} SGD step{'' if steps == 1 else 's'})"
+
+
+def time_axis(axes: Axes, clock: Any) -> None:
+    """The lower axis in units of t, the upper one in SGD steps where these differ."""
+    axes.set_xlabel(time_label(clock))
+    if axes.get_xscale() == "log":
+        plain_decades(axes)
+    if clock is not None and float(clock.steps_per_unit) != 1:
+        steps_axis(axes, float(clock.steps_per_unit))
+
+
+def fraction(value: float) -> str:
+    """1/3 for .3333..., else three digits."""
+    near = Fraction(value).limit_denominator(12)
+    return str(near) if abs(float(near) - value) < 1e-6 else f"{value:.3g}"
+
+
+def slope_guide(axes: Axes, t: np.ndarray, loss: np.ndarray, exponent: float, *, lift: float = 1.6) -> None:
+    """A dotted line of slope -exponent beside the last factor of 8 of a curve, above it: on it, it would be covered."""
+    late = t >= t[-1] / 8
+    line = lift * loss[-1] * (t[late] / t[-1]) ** -exponent
+    axes.plot(t[late], line, ":", color=COLOURS["formula"], linewidth=1.6, label=f"slope -{fraction(exponent)}")
+
+
 def steps_axis(axes: Axes, steps_per_unit: float, label: str = "SGD steps") -> Any:
     """A second x-axis on top in SGD steps = `steps_per_unit` * x."""
 
@@ -60,7 +101,11 @@ def steps_axis(axes: Axes, steps_per_unit: float, label: str = "SGD steps") -> A
     second = axes.secondary_xaxis("top", functions=(to_steps, from_steps))
     second.set_xlabel(label)
     low, high = axes.get_xlim()
-    _plain_ticks(second.xaxis, low * steps_per_unit, high * steps_per_unit)
+    if axes.get_xscale() == "log":
+        _plain_ticks(second.xaxis, low * steps_per_unit, high * steps_per_unit)
+    elif high * steps_per_unit < 1e7:
+        second.xaxis.set_major_locator(MaxNLocator(5))
+        second.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:,.0f}" if abs(x) >= 1000 else f"{x:g}"))
     return second
 
 

@@ -289,6 +289,7 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
         "rtol": _number(tolerances[0]),
         "atol": _number(tolerances[1]),
         "parameters": {} if traced else system.summary(),
+        "loss": getattr(system, "loss_label", "excess loss L"),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
         "exponents": "exact along the flow" if along_the_flow(system, rung) else "differences on the output times",
         "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},

@@ -83,6 +83,7 @@ def sweep(
     meta = {
         "system": sample.label,
         "solver": rung,
+        "loss": getattr(sample, "loss_label", "excess loss L"),
         "time_unit": f"one unit of t = {sample.clock.steps_per_unit:g} SGD steps",
         "members": {name: column.tolist() for name, column in arrays.items()},
         "parameters": {name: value for name, value in sample.summary().items() if name not in arrays},

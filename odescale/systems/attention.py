@@ -64,6 +64,7 @@ class Attention(AbstractSystem):
     label: str = eqx.field(static=True, default="attention")
 
     name: ClassVar[str] = "attention"
+    loss_label: ClassVar[str] = "excess loss L  (half squared error)"
     sources: ClassVar[tuple[str, ...]] = (
         "Saad & Solla, Phys. Rev. E 52, 4225 (1995): online SGD as a closed ODE for overlaps",
         "Goldt et al., NeurIPS 2019: teacher-student dynamics of two-layer networks",

@@ -67,7 +67,7 @@ class Coverage(eqx.Module):
 def coverage(system: MeanField) -> Coverage:
     """Whether finite-d SGD of this system should follow its mean-field ODE to some per cent. See the module.
 
-    A judgement of sizes at the start and near the teacher; the comparison with a run (`compare_mean_field`) has the last
+    A judgement of sizes at the start and near the teacher; the comparison with a run (`compare`) has the last
     word. Takes about a second (one compilation). One unit of t is N = tr Sigma SGD steps.
     """
     eta = float(system.learning_rate) / (1 - float(system.momentum))

@@ -102,6 +102,12 @@ class Kernel(AbstractSystem):
             raise InputError("classes", expected=f"a divisor of {N} and {M}", got=self.classes, remedy="last axis of f")
 
     @property
+    def loss_label(self) -> str:
+        """What the loss is, for pictures."""
+        words = {"square": "half squared error", "cross_entropy": "cross-entropy, nats"}
+        return f"excess training loss L  ({words[self.loss]})"
+
+    @property
     def integration(self) -> Integration:
         """Explicit: within the stable learning rates the fastest mode takes a step or so."""
         return Integration(("tsit5", "kvaerno5"))

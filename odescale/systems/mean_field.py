@@ -85,6 +85,12 @@ class MeanField(AbstractEnsemble):
             )  # fmt: skip
 
     @property
+    def loss_label(self) -> str:
+        """What the loss is, for pictures."""
+        what = getattr(self.problem.loss, "label", "")
+        return f"excess loss L  ({what})" if what else "excess loss L"
+
+    @property
     def integration(self) -> Integration:
         """Low order for one mode (the closure is known to a few digits); implicit exact flows for a spectrum."""
         common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000}

@@ -92,6 +92,7 @@ class Peaked(AbstractSystem):
     label: str = eqx.field(static=True, default="peaked")
 
     name: ClassVar[str] = "peaked"
+    loss_label: ClassVar[str] = "excess cross-entropy L  (nats)"
     sources: ClassVar[tuple[str, ...]] = (
         "Liu, Liu, Pehlevan & Gore, arXiv 2602.03685: universal one-third time scaling in learning peaked distributions",
         "Kuehn, Thelge & Rosenow, arXiv 2605.22341: a boundary-layer mechanism for one-third scaling",

@@ -60,6 +60,7 @@ class Spectral(AbstractSystem):
     label: str = eqx.field(static=True, default="spectral")
 
     name: ClassVar[str] = "spectral"
+    loss_label: ClassVar[str] = "excess risk  (mean squared error)"
     sources: ClassVar[tuple[str, ...]] = (
         "Bordelon, Atanasov & Pehlevan 2024: a dynamical model of neural scaling laws",
         "Paquette, Paquette, Xiao & Pennington 2024: 4+3 phases of compute-optimal neural scaling laws",

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from odescale.analysis.forecast.fit import LawFit
@@ -14,12 +15,15 @@ from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.analysis.forecast.predict import RunForecast
 from odescale.analysis.phases.exponents import LocalExponent
 from odescale.analysis.phases.regimes import Transition
+from odescale.errors import InputError
 from odescale.plot.style import (
     COLOURS,
     CYCLE,
     mark_transition,
     name_index_levels,
     new_figure,
+    own_axes,
+    panels,
     plain_decades,
     shared_style,
 )
@@ -29,20 +33,25 @@ READABLE_FALL = 1.0
 """e-folds that a loss must fall for a second derivative of it to be worth a line."""
 
 
-def plot_curves(curves: Sequence[LossCurve], transition: Transition | None = None) -> Figure:
-    """Loss against SGD steps, both logarithmic, over a strip of the learning rate where it was logged."""
+def plot_curves(result: Any, axes: Any = None, *, transition: Transition | None = None) -> dict[str, Axes]:
+    """Loss against SGD steps, both logarithmic, over a strip "rate" of the learning rate where it was logged.
+
+    `result`: a log, a `LossCurve`, or a sequence of them, of which the first 8 are drawn; `transition`: marked.
+    """
+    given = list(result) if isinstance(result, Sequence) else [result]
+    curves: list[LossCurve] = [one.curve() if hasattr(one, "curve") else one for one in given]
+    if not curves or not all(hasattr(one, "step") and hasattr(one, "learning_rate") for one in curves):
+        raise InputError("result", expected="logs or loss curves", got=[type(one).__name__ for one in given],
+                         remedy="read_logs gives them")  # fmt: skip
     with shared_style():
-        figure = new_figure(7.2, 4.8)
         rated = [curve for curve in curves if curve.learning_rate is not None]
-        if rated:
-            top, strip = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-        else:
-            top = strip = figure.subplots()
+        drawn = _over_strip(axes, "loss", strip=bool(rated))
+        top, strip = drawn["loss"], drawn.get("rate", drawn["loss"])
         for number, curve in enumerate(curves[:MOST_LINES]):
             kept = curve.step > 0
             style = {"color": CYCLE[number % len(CYCLE)], "linewidth": 1.4}
             top.plot(curve.step[kept], curve.loss[kept], label=curve.name, **style)
-            if curve.learning_rate is not None:
+            if curve.learning_rate is not None and "rate" in drawn:
                 strip.plot(curve.step[kept], curve.learning_rate[kept], **style)
         if transition is not None:
             mark_transition(top, transition, COLOURS["grey"], linestyle="--", label=r"transition $t_x$, 95 % shaded")
@@ -53,14 +62,20 @@ def plot_curves(curves: Sequence[LossCurve], transition: Transition | None = Non
             _plain_losses(top)
         if len(curves) > 1 or (transition is not None and transition.found):
             top.legend(title=None if len(curves) <= MOST_LINES else f"first {MOST_LINES} of {len(curves)} runs")
-        if rated:
+        if "rate" in drawn:
             _rate_strip(strip)
         strip.set_xlabel("SGD steps")
         plain_decades(strip)
-    return figure
+    return drawn
 
 
-def plot_indices(found: LocalExponent, transition: Transition) -> Figure:
+def plot_report(report: Any, axes: Any = None) -> dict[str, Axes]:
+    """The runs of a `LogReport`, with the transition of the first that has one."""
+    found = next((run.spline for run in report.runs if run.spline is not None and run.spline.found), None)
+    return plot_curves([run.log for run in report.runs], axes, transition=found)
+
+
+def plot_indices(found: LocalExponent, transition: Transition) -> dict[str, Axes]:
     """p(t) = -dlog L/dlog t over q(t) = dlog p/dlog t, whose last fall through 1/2 before the maximum of p is the transition."""
     with shared_style():
         figure = new_figure(7.2, 4.8)
@@ -81,14 +96,17 @@ def plot_indices(found: LocalExponent, transition: Transition) -> Figure:
         what = f"$t_x$ = {transition.t_x:.4g} steps" if transition.found else transition.reason.split(":")[0]
         upper.set_title(what, loc="left")
         plain_decades(lower)
-    return figure
+    return {"exponent": upper, "index": lower}
 
 
-def plot_residuals(fit: LawFit, curves: Sequence[LossCurve]) -> Figure:
-    """(L - law)/L of the fitted points against intrinsic time: what is left should have no shape."""
+def plot_residuals(fit: LawFit, axes: Axes | None = None, *, curves: Sequence[LossCurve] | LossCurve) -> Axes:
+    """(L - law)/L of the fitted `curves` against intrinsic time: what is left should have no shape."""
+    curves = [curves] if isinstance(curves, LossCurve) else list(curves)
+    if sum(curve.step.size for curve in curves) != fit.residual.size:
+        raise InputError("curves", expected=f"the fitted ones, {fit.residual.size} points", got=[c.name for c in curves],
+                         remedy="pass what fit_law was given")  # fmt: skip
     with shared_style():
-        figure = new_figure(7.2, 3.4)
-        axes = figure.subplots()
+        axes = own_axes(axes, 7.2, 3.4)
         ends = np.cumsum([curve.step.size for curve in curves])[:-1]
         for number, (curve, part) in enumerate(zip(curves, np.split(fit.residual, ends), strict=True)):
             axes.plot(
@@ -101,14 +119,31 @@ def plot_residuals(fit: LawFit, curves: Sequence[LossCurve]) -> Figure:
         plain_decades(axes)
         if len(curves) > 1:
             axes.legend()
-    return figure
+    return axes
 
 
-def plot_forecast(run: RunForecast, rate: Float[np.ndarray, " n"]) -> Figure:
-    """A forecast with its 90 % interval over truth and learning rate; steps linear. Grey: schedule already seen in the fit."""
+def plot_forecasts(forecast: Any, axes: Any = None) -> Any:
+    """Every run of a `Forecast` in a panel of its own, at most 6, by name; of one run its picture."""
+    if len(forecast.runs) == 1 or (axes is not None and not isinstance(axes, Figure)):
+        return plot_forecast(forecast.runs[0], axes)
+    shown = forecast.runs[:6]
     with shared_style():
-        figure = new_figure(7.2, 4.8)
-        top, strip = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+        drawn = panels(axes, [run.name for run in shown], 4.6 * len(shown), 4.2)
+        for run in shown:
+            plot_forecast(run, drawn[run.name])
+    return drawn
+
+
+def plot_forecast(
+    run: RunForecast, axes: Any = None, *, rate: Float[np.ndarray, " n"] | None = None
+) -> dict[str, Axes]:
+    """A forecast with its 90 % interval over truth and learning rate; steps linear. Grey: schedule already seen in the fit.
+
+    `rate` (n,): the learning rate at the forecast's steps, for the strip below.
+    """
+    with shared_style():
+        drawn = _over_strip(axes, "loss", strip=rate is not None)
+        top, strip = drawn["loss"], drawn.get("rate", drawn["loss"])
         top.fill_between(
             run.step, run.low, run.high, color=COLOURS["theory"], alpha=0.18, linewidth=0, label="90 % interval"
         )
@@ -124,14 +159,39 @@ def plot_forecast(run: RunForecast, rate: Float[np.ndarray, " n"]) -> Figure:
         top.set(ylabel="loss  (unit of the log)", ylim=(low - 0.15 * (high - low), high + 0.15 * (high - low)))
         if run.unseen.any() and not run.unseen.all():
             first = float(run.step[np.argmax(run.unseen)])
-            for axes in (top, strip):
-                axes.axvspan(float(run.step[0]), first, color=COLOURS["grey"], alpha=0.08, linewidth=0)
+            for panel in drawn.values():
+                panel.axvspan(float(run.step[0]), first, color=COLOURS["grey"], alpha=0.08, linewidth=0)
         top.set_title(f"{run.name}: forecast", loc="left")
         top.legend()
-        strip.plot(run.step, rate, color=COLOURS["formula"], linewidth=1.4)
+        if "rate" in drawn and rate is not None:
+            strip.plot(run.step, rate, color=COLOURS["formula"], linewidth=1.4)
+            _rate_strip(strip)
         strip.set_xlabel("SGD steps")
-        _rate_strip(strip)
-    return figure
+    return drawn
+
+
+def plot_schedule(best: Any, axes: Axes | None = None) -> Axes:
+    """The learning rate of a `BestSchedule` over SGD steps, with its predicted final loss and those of the references."""
+    with shared_style():
+        axes = own_axes(axes)
+        step, rate = np.asarray(best.step, float), np.asarray(best.rate, float)
+        axes.step(np.append(0.0, step), np.append(rate[:1], rate), where="pre", color=COLOURS["theory"])
+        axes.set_xlabel("SGD steps")
+        _rate_strip(axes)
+        axes.set_ylabel("learning rate")
+        rows = [f"final loss {best.loss:.4f} ({best.interval[0]:.4f} to {best.interval[1]:.4f})"]
+        rows += [f"{name}: {loss:.4f}" for name, loss in best.references.items()]
+        axes.text(0.03, 0.05, "\n".join(rows), transform=axes.transAxes, va="bottom", fontsize=9.5)
+    return axes
+
+
+def _over_strip(axes: Any, name: str, strip: bool) -> dict[str, Axes]:
+    """A main panel, over a strip "rate" where the figure is ours to divide."""
+    if not strip or (axes is not None and not isinstance(axes, Figure)):
+        return panels(axes, (name,), 7.2, 4.8)
+    figure = new_figure(7.2, 4.8) if axes is None else axes
+    top, low = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    return {name: top, "rate": low}
 
 
 def _rate_strip(axes: Any) -> None:
