@@ -186,18 +186,18 @@ COMMANDS: dict[str, Command] = {
     "solve": Command("integrate a system's ODE", "solve:solve", (_system, _solution, _solve)),
     "sweep": Command("integrate for many values of a parameter", "sweep:sweep_values", (_system, _sweep, _solution)),
     "transition": Command(
-        "where exponential decay hands over to a power law", "transition:transition", (_system, _transition)
+        "where exponential decay hands over to a power law", "transition:locate", (_system, _transition)
     ),
     "train": Command("train the real network behind a system", "train:train_network", (_system, _run)),
     "compare": Command("theory against its own finite-size run", "compare:compare_theory", (_system, _run, _compare)),
     "report": Command("regimes, laws, forecast and verdict of training curves of your own, as a page",
-                      "logs:report", (_logs, _predicted, _report, _out)),
+                      "logs:report_on_logs", (_logs, _predicted, _report, _out)),
     "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
                         "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
     "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",
-                        "logs:schedule", (_logs, _schedule, _planned, _plot)),
+                        "logs:plan_schedule", (_logs, _schedule, _planned, _plot)),
     "frontier": Command("the least risk at a given compute: sizes, time, C*, exponents of a risk law",
-                        "frontier:frontier", (_frontier, _plot)),
+                        "frontier:show_frontier", (_frontier, _plot)),
     "quickstart": Command("derive, integrate, train, compare: the whole line on a small system",
                           "quickstart:quickstart_line", (_quickstart, _out)),
 }  # fmt: skip

@@ -33,7 +33,7 @@ TIME_UNITS = {
 EXAMPLE = "--term width:1:.5:2:100"
 
 
-def frontier_command(options: argparse.Namespace) -> int:
+def show_frontier(options: argparse.Namespace) -> int:
     """Prints C* and the frontier of a law, or the compute-optimal phase of a spectrum."""
     require_picture(options.plot)
     chosen = [name for name in ("preset", "term", "spectrum") if getattr(options, name)]

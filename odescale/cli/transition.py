@@ -7,7 +7,7 @@ from odescale.cli.verbs import UNITS, Answer, Asked, verb
 
 
 @verb
-def transition(asked: Asked) -> Answer:
+def locate(asked: Asked) -> Answer:
     """t_x on all clocks; "no exponential phase" is an answer, exit status 0."""
     options = asked.options
     # Its curve is refined between these times: twice those that show it.
