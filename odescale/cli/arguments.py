@@ -17,7 +17,9 @@ class Parser(argparse.ArgumentParser):
         # A word cut short would mean another option as soon as there is one.
         super().__init__(**words, allow_abbrev=False)
         # Suppressed: without it the command's own default would overwrite what stood before the command.
-        self.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from")
+        self.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2."""
@@ -35,7 +37,9 @@ class Command(NamedTuple):
 
 def build_parser() -> Parser:
     """All commands and their options."""
-    parser = Parser(prog="odescale", description="ODEs of transformer training: derive, solve, train, compare, forecast.")
+    parser = Parser(
+        prog="odescale", description="ODEs of transformer training: derive, solve, train, compare, forecast."
+    )
     parser.set_defaults(debug=False)
     parser.add_argument("--version", action="version", version=f"odescale {odescale.__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
@@ -106,7 +110,9 @@ def _run(command: Parser) -> None:
 
 def _out(command: Parser) -> None:
     name = command.prog.split()[-1]
-    command.add_argument("--out", metavar="FOLDER", default=f"results/{name}", help=f"results go there (results/{name})")
+    command.add_argument(
+        "--out", metavar="FOLDER", default=f"results/{name}", help=f"results go there (results/{name})"
+    )
 
 
 def _compare(command: Parser) -> None:

@@ -44,7 +44,9 @@ def sweep_values(asked: Asked) -> Answer:
     bad = [number for number, code in enumerate(codes) if code not in FINISHED]
     lines = [
         f"{len(codes)} members by {found.meta['solver']}, each at the last time it reached",
-        *table((*columns, "code"), ([*(column[i] for column in columns.values()), codes[i]] for i in range(len(codes)))),
+        *table(
+            (*columns, "code"), ([*(column[i] for column in columns.values()), codes[i]] for i in range(len(codes)))
+        ),
         *(f"code {code}: {explain(code)}" for code in sorted({*codes} - {0})),
     ]
     record = {name: getattr(found, name) for name in ("loss", "exponent", "index", "observables", "error", "valid")}

@@ -25,7 +25,9 @@ def list_systems(options: argparse.Namespace) -> int:
         for p in entry.parameters if options.system else ():
             lines.append(f"    {p.name:<15} {p.default!s:<10} {p.meaning} [{p.unit}]; {p.domain}")
     if options.system is None:
-        lines.append("`odescale systems NAME`: defaults, domains and units. Your own: FILE.py:BUILDER in the place of a name.")
+        lines.append(
+            "`odescale systems NAME`: defaults, domains and units. Your own: FILE.py:BUILDER in the place of a name."
+        )
     record: dict[str, Any] = {"systems": {entry.name: _record(entry) for entry in entries}}
     if options.system is not None:
         record |= {"system": entries[0].name, "parameters": {p.name: p.default for p in entries[0].parameters}}

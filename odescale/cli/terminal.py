@@ -20,8 +20,8 @@ ACCENTS = {"dot": "'", "hat": "^", "bar": "_bar", "tilde": "~"}
 TIGHT = ("partial", "langle")
 """Commands that stand at what follows them."""
 SPACES = ("\\,", "\\ ", "\\;", "\\!")
-ENDS = ("+", "-", "=", ",", ".", ")", "]", "}", "/", "^", "<", ">", "&", "|", "\\right", "\\qquad", "\\quad", "\\le", "\\ge", "\\to",
-        "\\rangle", "\\text", "\\\\")  # fmt: skip
+ENDS = ("+", "-", "=", ",", ".", ")", "]", "}", "/", "^", "<", ">", "&", "|", "\\right", "\\qquad", "\\quad", "\\le", "\\ge",
+        "\\to", "\\rangle", "\\text", "\\\\")  # fmt: skip
 """What ends a product: a fraction before anything else is one of its factors."""
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|\s+|[A-Za-z]|\d+(?:\.\d+)?|.", re.DOTALL)
 
@@ -56,7 +56,9 @@ def _block(block: str, width: int) -> Iterator[str]:
 
 def _inline(text: str) -> str:
     text = re.sub(r"\$([^$]+)\$", lambda found: plain_formula(found[1]), text)
-    return re.sub(r"`([^`]*)`|\*\*([^*]*)\*\*|\[([^\]]*)\]\([^)]*\)", lambda found: next(filter(None, found.groups())), text)
+    return re.sub(
+        r"`([^`]*)`|\*\*([^*]*)\*\*|\[([^\]]*)\]\([^)]*\)", lambda found: next(filter(None, found.groups())), text
+    )
 
 
 def plain_formula(latex: str) -> str:
@@ -129,4 +131,3 @@ def _factor(text: str, products: bool = False) -> str:
     single = r"[\w^.'{} ]*" if products else r"[\w^.'{}]*"
     whole = re.fullmatch(r"\w*(\([^()]*\)|\[[^\[\]]*\])", text)
     return text if re.fullmatch(single, text) or whole else f"({text})"
-

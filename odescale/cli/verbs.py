@@ -36,7 +36,7 @@ class Asked(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """What a verb found: entries of the JSON record, lines for people, what --plot draws, and why it is no success, if it is none."""
+    """What a verb found: entries of the JSON record, lines for people, what --plot draws, why it is no success."""
 
     record: dict[str, Any]
     lines: Sequence[str]
