@@ -1,6 +1,6 @@
 """Shared settings of the tests: 64-bit numbers on, as a user of the library switches them on; compiled code dropped in time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import equinox
@@ -27,3 +27,19 @@ def _drop_compiled_functions() -> Iterator[None]:
     if memory_mappings() > MOST_MAPPINGS:
         equinox.clear_caches()
         jax.clear_caches()
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs a command of `odescale` in this process: (exit status, stdout, stderr)."""
+    from odescale.cli.main import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return status, *capsys.readouterr()
+
+    return call

@@ -9,7 +9,6 @@ import pytest
 
 from odescale.analysis.frontier.compute import compute_frontier, fixed_size_risk
 from odescale.analysis.frontier.risk_law import risk_law, yang_v1
-from odescale.cli.main import main
 from odescale.errors import InputError, OutsideTheoryError
 
 EXAMPLE = (
@@ -18,19 +17,9 @@ EXAMPLE = (
 
 
 @pytest.fixture
-def run(capsys):
-    """Runs `odescale frontier` in this process: (exit status, stdout, stderr)."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        try:
-            status = main(["frontier", *map(str, arguments)])
-        except SystemExit as stop:
-            status = stop.code
-        out = capsys.readouterr()
-        return status, out.out, out.err
-
-    return call
+def run(cli):
+    """`odescale frontier`."""
+    return lambda *arguments: cli("frontier", *arguments)
 
 
 def refuse(token):

@@ -129,13 +129,14 @@ def test_the_commands(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     common = [str(folder), "--warmup-steps", str(WARMUP), "--fit-on", "constant,down", "--law", "relaxing", "--json"]
     plan = ["--steps", "6000", "--peak", str(PEAK), "--warmup", str(WARMUP)]
-    assert main(["forecast", *common, "--schedule", "cosine:6000:0.1", *plan]) == 0
+    assert main(["forecast", *common, "--schedule", "cosine:6000:0.1", *plan, "--plot", "planned.png"]) == 0
     planned = json.loads(capsys.readouterr().out)
     truth = rows("cosine", 0, noise=0.0)[-1, 2]
     low, high = planned["horizons"][-1]["low"], planned["horizons"][-1]["high"]
     assert low < truth < high and abs(planned["loss"][-1] - truth) < 0.01
-    assert main(["schedule", *common, *plan, "--save", "best.csv"]) == 0
+    assert main(["schedule", *common, *plan, "--save", "best.csv", "--plot", "best.svg"]) == 0
     best = json.loads(capsys.readouterr().out)
+    assert min(Path(name).stat().st_size for name in ("planned.png", "best.svg")) > 5000
     assert best["loss"] < min(best["references"].values())
     saved = np.loadtxt("best.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(saved[:, 1], best["rate"])
@@ -143,6 +144,7 @@ def test_the_commands(folder, tmp_path, capsys, monkeypatch):
         (["forecast", str(folder)], "--fit-on"),
         (["forecast", str(folder), "--fit-on", "down"], "--predict"),
         (["forecast", str(folder), "--fit-on", "down", "--schedule", "cosine:10"], "--steps"),
+        (["forecast", str(folder), "--fit-on", "down", "--predict", "cosine", "--plot", "a.csv"], "--plot"),
         (["schedule", str(folder), "--fit-on", "nothing"], "--fit-on: expected a run among"),
     ):
         assert main(bad) == 2

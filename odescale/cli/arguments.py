@@ -1,162 +1,213 @@
-"""The grammar of the command line, and errors as one clear line with exit status 2."""
+"""The grammar of the command line: one table of commands, read without JAX; errors as one clear line with exit status 2."""
 
 from __future__ import annotations
 
 import argparse
-import sys
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from collections.abc import Callable
+from typing import Any, NamedTuple, NoReturn
 
-from odescale.errors import InputError
-
-PICTURES = (".png", ".pdf", ".svg")
+import odescale
+from odescale.cli.derivation import shipped_derivations
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse without the usage block: one line on stderr, exit status 2."""
+    """argparse without the usage block: one line on stderr, exit status 2. `--debug` goes before or after the command."""
+
+    def __init__(self, **words: Any) -> None:
+        # A word cut short would mean another option as soon as there is one.
+        super().__init__(**words, allow_abbrev=False)
+        # Suppressed: without it the command's own default would overwrite what stood before the command.
+        self.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show where an error came from"
+        )
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2."""
-        text = " ".join(message.split())
-        print(f"odescale: {text}; see `{self.prog} --help`", file=sys.stderr)
-        raise SystemExit(2)
+        self.exit(2, f"odescale: {' '.join(message.split())}; see `{self.prog} --help`\n")
+
+
+class Command(NamedTuple):
+    """A command: its line of help, "module:function" in `odescale.cli`, its options, and whether it computes with JAX."""
+
+    text: str
+    where: str
+    options: tuple[Callable[[Parser], None], ...]
+    jax: bool = True
 
 
 def build_parser() -> Parser:
     """All commands and their options."""
-    parser = Parser(prog="odescale", description="Mean-field ODEs of transformer training: derive, solve, compare.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
-
-    def add(name: str, text: str, *, system: bool = False) -> Parser:
-        command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
-        if system:
-            command.add_argument("system", metavar="SYSTEM", help="a name from `odescale systems`")
-            command.add_argument(
-                "--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter (repeat)"
-            )
-            command.add_argument("--t1", type=_number, default=None, help="end time on --clock (default: the system's)")
-            command.add_argument("--clock", default="t", help="t, steps or tau: what --t1 and the output mean")
-        return command
-
-    add("systems", "list the systems and their parameters")
-    derive = add("derive", "print a shipped derivation")
-    derive.add_argument("name", metavar="NAME", help="attention")
-    derive.add_argument("--rerun", action="store_true", help="derive again from the first line (needs a checkout)")
-    solve = add("solve", "integrate a system's ODE", system=True)
-    solve.add_argument(
-        "--points", type=_whole, default=None, help="output times (default 200; 60 for an average over nodes)"
+    parser = Parser(
+        prog="odescale", description="ODEs of transformer training: derive, solve, train, compare, forecast."
     )
-    solve.add_argument("--accuracy", default="fast", help="fast, or check: estimate the error of the loss")
-    solve.add_argument("--rtol", type=_number, default=None, help="relative tolerance")
-    solve.add_argument("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5, structured or rank_one")
-    solve.add_argument("--precision", default="float64", help="float64 or float32")
-    solve.add_argument("--save", metavar="FILE", help="write the trajectory to FILE (.npz)")
-    solve.add_argument("--plot", metavar="FILE", help="draw the trajectory to FILE (.png)")
-    transition = add("transition", "where exponential decay hands over to a power law", system=True)
-    transition.add_argument("--min-depth", type=_number, default=2.5, help="e-folds the exponential must cover (2.5)")
-    transition.add_argument("--precision", default="float64", help="float64; the transition needs it")
-    for name, text in (("train", "train the real transformer"), ("compare", "theory against its own finite-size run")):
-        command = add(name, text, system=True)
-        command.add_argument("--seeds", type=_whole, help="how many seeds, side by side (default 4)")
-        command.add_argument("--checkpoint", metavar="FILE", help="write and resume from FILE")
-        command.add_argument("--out", metavar="FOLDER", default=f"results/{name}", help="where results go")
-        command.add_argument("--records", type=_whole, default=31, help="record times (default 31)")
-        if name == "compare":
-            command.add_argument(
-                "--min-depth", type=_number, help="e-folds of the exponential phase: look for transitions"
-            )
-            command.add_argument(
-                "--tolerance", type=_number, help="deviation that counts as agreement (the theory's own)"
-            )
-    _logs(add)
-    _frontier(add("frontier", "the least risk at a given compute: sizes, time, C*, exponents of a risk law"))
-    quick = add("quickstart", "derive, integrate, train, compare: the whole line on a small system")
-    quick.add_argument("--seeds", type=_whole, default=2, help="how many seeds (default 2)")
-    quick.add_argument("--out", metavar="FOLDER", default="results/quickstart", help="where the report goes")
+    parser.set_defaults(debug=False)
+    parser.add_argument("--version", action="version", version=f"odescale {odescale.__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
+    for name, command in COMMANDS.items():
+        own = commands.add_parser(name, help=command.text, description=command.text)
+        own.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
+        for options in command.options:
+            options(own)
     return parser
 
 
-def _logs(add: Callable[..., Parser]) -> None:
-    """Options of the commands on logs: how to read them, what to fit, what to predict."""
-    report = add("report", "regimes, laws, forecast and verdict of training curves of your own, as a page")
-    forecast = add("forecast", "the loss of another run, schedule or horizon from the runs you have")
-    schedule = add("schedule", "the best learning-rate schedule for a budget, under the law that your runs identify")
-    for command in (report, forecast, schedule):
-        formats = "CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard"
-        command.add_argument("logs", nargs="+", metavar="LOG", help=f"files or folders: {formats}")
-        command.add_argument("--step", metavar="COLUMN", help="column of steps (default: guessed, and said)")
-        command.add_argument("--loss", metavar="COLUMN", help="column of the loss (default: guessed, and said)")
-        command.add_argument("--learning-rate", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
-        command.add_argument("--run", metavar="NAME", help="only runs of this name or pattern")
-        command.add_argument("--warmup-steps", type=_number, help="linear warm-up before the first row, for tau")
-        command.add_argument("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
-        command.add_argument("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
-        command.add_argument(
-            "--after", type=_number, help="first step to fit (default: past warm-up and 1/20 of the run)"
-        )
-    for command in (report, forecast):
-        command.add_argument("--predict", action="append", metavar="NAMES", help="runs to predict, by commas (repeat)")
-    report.add_argument("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
-    report.add_argument("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
-    report.add_argument("--title", help="of the page")
-    report.add_argument("--out", metavar="FOLDER", default="results/report", help="where the page goes")
-    forecast.add_argument("--schedule", metavar="TEXT", help="a planned run, e.g. cosine:20000:0.1 (SGD steps)")
-    schedule.add_argument("--save", metavar="FILE", help="write the schedule to FILE (.csv)")
-    for command in (forecast, schedule):
-        command.add_argument("--steps", type=_number, help="SGD steps of the planned run, warm-up included")
-        command.add_argument("--peak", type=_number, help="its peak learning rate")
-        command.add_argument("--warmup", type=_number, help="its linear warm-up in SGD steps")
+def _systems(command: Parser) -> None:
+    command.add_argument("system", metavar="SYSTEM", nargs="?", help="one system in detail: a name or FILE.py:BUILDER")
+
+
+def _derive(command: Parser) -> None:
+    command.add_argument("name", metavar="NAME", help=", ".join(shipped_derivations()))
+    command.add_argument("--rerun", action="store_true", help="derive again from the first line (needs a checkout)")
+    command.add_argument("--markdown", action="store_true", help="as shipped: Markdown with formulas in LaTeX")
+
+
+def _system(command: Parser) -> None:
+    """What every verb on a system takes."""
+    add = command.add_argument
+    add("system", metavar="SYSTEM", help="a name from `odescale systems`, FILE.py:BUILDER or PACKAGE.MODULE:BUILDER")
+    add("--set", action="append", default=[], metavar="NAME=VALUE", help="a parameter (repeat)")
+    add("--t1", type=_number, help="end time on --clock (default: the system's own)")
+    add("--clock", default="t", help="t, steps or tau: what --t1 and the times of the output mean")
+    _plot(command)
+
+
+def _plot(command: Parser) -> None:
+    command.add_argument("--plot", metavar="FILE", help="draw the result to FILE (.png, .pdf, .svg)")
+
+
+def _solution(command: Parser) -> None:
+    """What `solve` and `sweep` share."""
+    add = command.add_argument
+    add("--points", type=_whole, help="output times (default: the system's own, 200 or 60)")
+    add("--rtol", type=_number, help="relative tolerance")
+    add("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5, structured or rank_one")
+    add("--save", metavar="FILE", help="write the trajectory to FILE (.npz)")
+
+
+def _solve(command: Parser) -> None:
+    command.add_argument("--accuracy", default="fast", help="fast, or check: estimate the error of the loss")
+    command.add_argument("--precision", default="float64", help="float64 or float32")
+
+
+def _sweep(command: Parser) -> None:
+    command.add_argument("--vary", action="append", required=True, metavar="NAME=LO:HI:N[:log]",
+                         help="N values of a parameter (repeat: equally many, varied together)")  # fmt: skip
+
+
+def _transition(command: Parser) -> None:
+    command.add_argument("--min-depth", type=_number, default=2.5, help="e-folds the exponential must cover (2.5)")
+    command.add_argument("--precision", default="float64", help="float64; the transition needs it")
+
+
+def _run(command: Parser) -> None:
+    """What `train` and `compare` share."""
+    add = command.add_argument
+    add("--seeds", type=_whole, help="how many seeds (default 4, or 1 where nothing is random)")
+    add("--records", type=_whole, default=31, help="record times (default 31)")
+    add("--checkpoint", metavar="FILE", help="write and resume from FILE")
+    _out(command)
+
+
+def _out(command: Parser) -> None:
+    name = command.prog.split()[-1]
+    command.add_argument(
+        "--out", metavar="FOLDER", default=f"results/{name}", help=f"results go there (results/{name})"
+    )
+
+
+def _compare(command: Parser) -> None:
+    add = command.add_argument
+    add("--tolerance", action="append", default=[], metavar="[NAME=]VALUE",
+        help="deviation that counts as agreement, of the loss or of a quantity (repeat; default: the theory's own)")  # fmt: skip
+    add("--min-depth", type=_number, help="look for transitions whose exponential covers so many e-folds")
+
+
+def _logs(command: Parser) -> None:
+    """How logs are read, and which of them are fitted."""
+    add = command.add_argument
+    add("logs", nargs="+", metavar="LOG",
+        help="files or folders: CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard")  # fmt: skip
+    add("--step", metavar="COLUMN", help="column of steps (default: guessed, and said)")
+    add("--loss", metavar="COLUMN", help="column of the loss (default: guessed, and said)")
+    add("--learning-rate", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
+    add("--run", metavar="NAME", help="only runs of this name or pattern")
+    add("--warmup-steps", type=_number, help="linear warm-up before the first row, for tau")
+    add("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
+    add("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
+    add("--after", type=_number, help="first step to fit (default: past warm-up and 1/20 of the run)")
+
+
+def _predicted(command: Parser) -> None:
+    command.add_argument("--predict", action="append", metavar="NAMES", help="runs to predict, by commas (repeat)")
+
+
+def _report(command: Parser) -> None:
+    add = command.add_argument
+    add("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
+    add("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
+    add("--title", help="of the page")
+
+
+def _planned(command: Parser) -> None:
+    """A run that does not exist yet."""
+    add = command.add_argument
+    add("--steps", type=_number, help="SGD steps of the planned run, warm-up included")
+    add("--peak", type=_number, help="its peak learning rate")
+    add("--warmup", type=_number, help="its linear warm-up in SGD steps")
+
+
+def _forecast(command: Parser) -> None:
+    command.add_argument("--schedule", metavar="TEXT", help="a planned run, e.g. cosine:20000:0.1 (SGD steps)")
+
+
+def _schedule(command: Parser) -> None:
+    command.add_argument("--save", metavar="FILE", help="write the schedule to FILE (.csv)")
 
 
 def _frontier(command: Parser) -> None:
-    """Options of `odescale frontier`: a law from a preset, from terms or from a spectrum; then computes and outputs."""
+    """A law from a preset, from terms or from a spectrum; then computes."""
     command.description = (
         "R = sum A x^-alpha + D exp(-lam t), C = c prod x^q t^q_t. Example: odescale frontier --term width:1:.5:2:100 "
         "--term data:1:.5:1:1000 --decay 50 --rate .8 --time-cost 1 --compute 2e7:1e12:12"
     )
-    command.add_argument("--preset", metavar="NAME", default=None, help="yang_v1 or yang_v3")
-    command.add_argument(
-        "--term", action="append", default=[], metavar="NAME:A:ALPHA:Q[:FLOOR]",
-        help="A x^-ALPHA at cost x^Q, x no smaller than FLOOR (repeat); the name `time` makes t a power law",
-    )  # fmt: skip
-    command.add_argument("--decay", type=_number, default=None, help="D of D exp(-lam t)")
-    command.add_argument("--rate", type=_number, default=None, help="lam, per unit of t")
-    command.add_argument("--time-cost", type=_number, default=None, help="q_t of C ~ t^q_t")
-    command.add_argument("--unit", type=_number, default=None, help="c, FLOP at x = t = 1 (default 1)")
-    command.add_argument(
-        "--spectrum", metavar="A,B", default=None, help="phase of SGD on lam_j = j^-B, lam_j theta_j^2 = j^-A"
-    )
-    command.add_argument("--compute", metavar="LO:HI[:N]", default=None, help="N computes from LO to HI (default N 13)")
-    command.add_argument("--plot", metavar="FILE", help="draw to FILE (.png, .pdf, .svg)")
+    add = command.add_argument
+    add("--preset", metavar="NAME", help="yang_v1 or yang_v3")
+    add("--term", action="append", default=[], metavar="NAME:A:ALPHA:Q[:FLOOR]",
+        help="A x^-ALPHA at cost x^Q, x no smaller than FLOOR (repeat); the name `time` makes t a power law")  # fmt: skip
+    add("--decay", type=_number, help="D of D exp(-lam t)")
+    add("--rate", type=_number, help="lam, per unit of t")
+    add("--time-cost", type=_number, help="q_t of C ~ t^q_t")
+    add("--unit", type=_number, help="c, FLOP at x = t = 1 (default 1)")
+    add("--spectrum", metavar="A,B", help="phase of SGD on lam_j = j^-B, lam_j theta_j^2 = j^-A")
+    add("--compute", metavar="LO:HI[:N]", help="N computes from LO to HI (default N 13)")
 
 
-def require_picture(path: str | None) -> None:
-    """Refuses a --plot target that is no picture, before anything is computed; None passes."""
-    if path and Path(path).suffix.lower() not in PICTURES:
-        raise InputError(
-            "--plot", expected=f"a file ending in {', '.join(PICTURES)}", got=path, remedy="e.g. --plot loss.png"
-        )
+def _quickstart(command: Parser) -> None:
+    command.add_argument("--seeds", type=_whole, default=2, help="how many seeds (default 2)")
 
 
-def settings(pairs: Sequence[str], parameters: Sequence[Any], system: str) -> dict[str, Any]:
-    """`--set name=value` pairs as checked parameters; unknown names and bad values are refused in one line."""
-    from odescale.systems.parameters import complete
-
-    known = {parameter.name: parameter for parameter in parameters}
-    given: dict[str, Any] = {}
-    for pair in pairs:
-        name, separator, text = pair.partition("=")
-        name = name.strip()
-        if not separator or not name:
-            raise InputError("--set", expected="NAME=VALUE", got=pair, remedy="e.g. --set learning_rate=0.1")
-        if name not in known:
-            complete(parameters, {name: text}, system)  # type: ignore[arg-type]
-        if name in given:
-            raise InputError(name, expected="one value", got="two --set of it", remedy="keep one")
-        given[name] = known[name].parse(text)
-    return given
+COMMANDS: dict[str, Command] = {
+    "systems": Command("list the systems, or one with its parameters", "systems:list_systems", (_systems,), jax=False),
+    "derive": Command("read a shipped derivation", "derivation:derive", (_derive,), jax=False),
+    "solve": Command("integrate a system's ODE", "solve:solve", (_system, _solution, _solve)),
+    "sweep": Command("integrate for many values of a parameter", "sweep:sweep_values", (_system, _sweep, _solution)),
+    "transition": Command(
+        "where exponential decay hands over to a power law", "transition:locate", (_system, _transition)
+    ),
+    "train": Command("train the real network behind a system", "train:train_network", (_system, _run)),
+    "compare": Command("theory against its own finite-size run", "compare:compare_theory", (_system, _run, _compare)),
+    "report": Command("regimes, laws, forecast and verdict of training curves of your own, as a page",
+                      "logs:report_on_logs", (_logs, _predicted, _report, _out)),
+    "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
+                        "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
+    "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",
+                        "logs:plan_schedule", (_logs, _schedule, _planned, _plot)),
+    "frontier": Command("the least risk at a given compute: sizes, time, C*, exponents of a risk law",
+                        "frontier:show_frontier", (_frontier, _plot)),
+    "quickstart": Command("derive, integrate, train, compare: the whole line on a small system",
+                          "quickstart:quickstart_line", (_quickstart, _out)),
+}  # fmt: skip
+"""Every command by name. Those whose options hold `_system` are verbs: any of them takes any system."""
 
 
 def _number(text: str) -> float:

@@ -1,19 +1,35 @@
-"""Access to the derivation scripts, where there is a checkout; an installed package ships only what they wrote."""
+"""`odescale derive`, and the derivation scripts where there is a checkout; an installed package ships only what they wrote."""
 
 from __future__ import annotations
 
+import argparse
 import sys
-from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
 
+from odescale.cli.output import emit
 from odescale.errors import InputError, OdescaleError
+
+SHIPPED = Path(__file__).parents[1] / "generated"
+
+
+def derive(options: argparse.Namespace) -> int:
+    """Prints the shipped derivation, or derives it again: set for a terminal, with --markdown as it is."""
+    from odescale.cli.terminal import as_text
+
+    shipped = shipped_text(options.name)
+    record = {"system": options.name, "derivation": shipped}
+    if options.rerun:
+        again = derive_again(options.name)
+        record |= {"derivation": again, "matches_shipped": again == shipped}
+    text = record["derivation"]
+    emit(record, text.rstrip("\n") if options.markdown else as_text(text), options.json)
+    return 0
 
 
 def shipped_derivations() -> tuple[str, ...]:
     """Names of the derivations whose text is in the package."""
-    names = (entry.name for entry in files("odescale.generated").iterdir())
-    return tuple(sorted(name.removesuffix(".md") for name in names if name.endswith(".md")))
+    return tuple(sorted(path.stem for path in SHIPPED.glob("*.md")))
 
 
 def shipped_text(name: str) -> str:
@@ -21,7 +37,7 @@ def shipped_text(name: str) -> str:
     known = shipped_derivations()
     if name not in known:
         raise InputError("NAME", expected=f"one of {', '.join(known)}", got=name, remedy="pick a listed derivation")
-    return files("odescale.generated").joinpath(f"{name}.md").read_text(encoding="utf-8")
+    return (SHIPPED / f"{name}.md").read_text(encoding="utf-8")
 
 
 def derive_again(name: str) -> str:

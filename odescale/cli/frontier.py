@@ -17,10 +17,8 @@ from odescale.analysis.frontier.compute import (
 )
 from odescale.analysis.frontier.power_law_phases import ComputeOptimal, compute_optimal, phase_map
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw, risk_law, yang_v1, yang_v3
-from odescale.cli.arguments import require_picture
-from odescale.cli.output import emit
+from odescale.cli.output import draw, emit, require_picture, save_axes, table
 from odescale.errors import InputError
-from odescale.plot.draw import plot
 from odescale.plot.frontier import plot_compute_phases
 
 PRESETS = {"yang_v1": yang_v1, "yang_v3": yang_v3}
@@ -33,7 +31,7 @@ TIME_UNITS = {
 EXAMPLE = "--term width:1:.5:2:100"
 
 
-def frontier_command(options: argparse.Namespace) -> int:
+def show_frontier(options: argparse.Namespace) -> int:
     """Prints C* and the frontier of a law, or the compute-optimal phase of a spectrum."""
     require_picture(options.plot)
     chosen = [name for name in ("preset", "term", "spectrum") if getattr(options, name)]
@@ -57,7 +55,7 @@ def frontier_command(options: argparse.Namespace) -> int:
     else:
         found = compute_frontier(law, values)
         record |= {"t": found.time, "loss": found.risk, "exponent": found.exponent, "frontier": found.to_dict()}
-        lines += table(law, found)
+        lines += rows_of(law, found)
         if options.plot:
             _draw(law, critical, values, options)
     emit(record, "\n".join(lines), options.json)
@@ -131,24 +129,18 @@ def parameters(law: RiskLaw) -> dict[str, Any]:
     return {"terms": terms, "sizes": sizes} | {name: float(getattr(law, name)) for name in words}
 
 
-def table(law: RiskLaw, found: Frontier) -> list[str]:
-    """One line per compute: C, R, sizes, t, local exponent, what is held at its floor."""
-    timed = law.time_kind != "none"
-    columns = [*law.names, *(["t"] if timed else [])]
-    head = f"{'C':>11}  {'risk R':>11}  " + "".join(f"{name:>11}  " for name in columns) + f"{'exponent':>9}  held"
-    lines = [head]
-    risk, sizes, time, exponent, flags, valid = map(
-        np.asarray, (found.risk, found.sizes, found.time, found.exponent, found.held, found.valid)
-    )
+def rows_of(law: RiskLaw, found: Frontier) -> list[str]:
+    """One line per compute: C, R, sizes, t, local exponent, what is held at its floor; or why there is no optimum."""
+    sizes, held = np.asarray(found.sizes), np.asarray(found.held)
+    timed, names = law.time_kind != "none", np.array([*law.names, TIME])
+    rows = []
     for i, C in enumerate(np.asarray(found.compute)):
-        if not valid[i]:
-            lines.append(f"{C:11.5g}  no optimum: below the floors, or training does not pay yet")
-            continue
-        values = [risk[i], *sizes[i], *([time[i]] if timed else [])]
-        held = [name for name, flag in zip((*law.names, TIME), flags[i], strict=True) if flag]
-        numbers = "".join(f"{v:11.6g}  " for v in values)
-        lines.append(f"{C:11.5g}  {numbers}{exponent[i]:9.5f}  {', '.join(held) or '-'}")
-    return lines
+        if found.valid[i]:
+            numbers = [C, found.risk[i], *sizes[i], *([found.time[i]] if timed else []), found.exponent[i]]
+            rows.append([*numbers, ", ".join(names[held[i]]) or "-"])
+        else:
+            rows.append([C, *[None] * (len(law.names) + timed + 2), "no optimum: below the floors, or no gain yet"])
+    return table(("C", "risk R", *law.names, *(["t"] if timed else []), "exponent", "held"), rows)
 
 
 def model_curves(law: RiskLaw, found: Frontier, count: int = MODELS) -> dict[str, tuple[Any, Any]]:
@@ -168,9 +160,8 @@ def model_curves(law: RiskLaw, found: Frontier, count: int = MODELS) -> dict[str
 def _draw(law: RiskLaw, critical: CriticalCompute, values: np.ndarray, options: argparse.Namespace) -> None:
     dense = compute_frontier(law, np.geomspace(values[0], values[-1], max(DRAWN, values.size)))
     curves = model_curves(law, dense) if np.sum(np.asarray(dense.valid)) > 1 else {}
-    axes = plot(dense, critical=critical, curves=curves, asymptote=float(1 / law.S),
-                         compute_unit="" if options.unit is None else "FLOP")  # fmt: skip
-    _save(axes["loss"], options.plot)
+    draw(dense, options.plot, critical=critical, curves=curves, asymptote=float(1 / law.S),
+         compute_unit="" if options.unit is None else "FLOP")  # fmt: skip
 
 
 def _spectrum(options: argparse.Namespace) -> int:
@@ -194,11 +185,7 @@ def _spectrum(options: argparse.Namespace) -> int:
 def _draw_phases(phase: ComputeOptimal, file: str) -> None:
     a, b = np.linspace(1.02, max(5.0, 1.2 * phase.a), 300), np.linspace(1.02, max(3.0, 1.2 * phase.b), 250)
     label = f"a = {phase.a:g}, b = {phase.b:g}: exponent {phase.exponent:.4g}"
-    _save(plot_compute_phases(a, b, *phase_map(a, b), marks={label: (phase.a, phase.b)}), file)
-
-
-def _save(axes: Any, file: str) -> None:
-    axes.figure.savefig(file)
+    save_axes(plot_compute_phases(a, b, *phase_map(a, b), marks={label: (phase.a, phase.b)}), file)
 
 
 def _number(value: float) -> str:

@@ -17,7 +17,7 @@ from odescale.analysis.forecast.choice import choose_law, model_bias
 from odescale.analysis.forecast.fit import fit_law
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
-from odescale.cli.output import emit
+from odescale.cli.output import draw, emit, require_picture, table
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import report_record
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
@@ -28,7 +28,7 @@ from odescale.logs.read import TrainingLog, log_names, read_logs
 PLAN_POINTS = 200
 
 
-def report_command(options: argparse.Namespace) -> int:
+def report_on_logs(options: argparse.Namespace) -> int:
     """Regimes, laws, forecast and verdict of logs, as a page; the short version on stdout."""
     logs = _read(options)
     report = report_logs(
@@ -47,8 +47,9 @@ def report_command(options: argparse.Namespace) -> int:
     return 0
 
 
-def forecast_command(options: argparse.Namespace) -> int:
+def forecast_runs(options: argparse.Namespace) -> int:
     """The loss of other runs, or of a planned one, from a law fitted to some."""
+    require_picture(options.plot)
     logs = _read(options)
     if not options.fit_on:
         raise InputError("--fit-on", expected="names of runs", got=None, remedy=f"runs are {log_names(logs)}")
@@ -63,6 +64,7 @@ def forecast_command(options: argparse.Namespace) -> int:
     else:
         planned = [_planned(options, curves, start)]
     found = forecast(curves, planned, law=options.law)
+    draw(found, options.plot)
     rows = found.at_horizons()
     record: dict[str, Any] = {
         "system": "forecast", "time_unit": "SGD steps of the log", "t": found.runs[0].step, "loss": found.runs[0].loss,
@@ -70,18 +72,15 @@ def forecast_command(options: argparse.Namespace) -> int:
         "error": found.errors() if options.predict else None,
         "runs": {run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in found.runs},
     }  # fmt: skip
-    lines = [str(found), f"{'run':22s} {'step':>10s} {'loss':>8s}  90 % interval        truth"]
-    for row in rows:
-        truth = f"{row['truth']:.4f}" if "truth" in row else "-"
-        lines.append(
-            f"{row['run']:22s} {row['step']:10.6g} {row['loss']:8.4f}  {row['low']:.4f} to {row['high']:.4f}   {truth}"
-        )
+    heads, keys = ("run", "step", "loss", "90 % from", "to", "truth"), ("run", "step", "loss", "low", "high", "truth")
+    lines = [str(found), *table(heads, ([row.get(key) for key in keys] for row in rows))]
     emit(record, "\n".join(lines), options.json)
     return 0
 
 
-def schedule_command(options: argparse.Namespace) -> int:
+def plan_schedule(options: argparse.Namespace) -> int:
     """The learning-rate schedule of least final loss for a budget, under the law that the logs identify."""
+    require_picture(options.plot)
     logs = _read(options)
     chosen = pick_logs(logs, _names(options.fit_on) or tuple(log.name for log in logs), "--fit-on")
     curves, _ = _fitted(chosen, options.after)
@@ -96,6 +95,7 @@ def schedule_command(options: argparse.Namespace) -> int:
     if options.steps is None:
         raise InputError("--steps", expected="the budget in SGD steps", got=None, remedy="e.g. --steps 20000")
     best = best_schedule(fit, steps=options.steps, peak=peak, warmup=options.warmup or 0.0, bias=bias)
+    draw(best, options.plot)
     if options.save:
         with Path(options.save).open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
@@ -105,9 +105,8 @@ def schedule_command(options: argparse.Namespace) -> int:
         "system": "schedule", "time_unit": "SGD steps", "t": best.step, "rate": best.rate, "loss": best.loss,
         "interval": best.interval, "references": best.references, "gain": best.gain, "law": fit.to_dict(),
     }  # fmt: skip
-    lines = [str(fit), str(best), f"{'up to step':>12s}  {'rate':>10s}"]
     shown = np.unique(np.linspace(0, best.step.size - 1, 13).astype(int))
-    lines += [f"{best.step[i]:12.6g}  {best.rate[i]:10.4g}" for i in shown]
+    lines = [str(fit), str(best), *table(("up to step", "rate"), ((best.step[i], best.rate[i]) for i in shown))]
     if options.save:
         lines.append(f"saved to {options.save}: each rate holds up to its step")
     emit(record, "\n".join(lines), options.json)

@@ -2,34 +2,45 @@
 
 from __future__ import annotations
 
+import os
 import sys
+import traceback
 from collections.abc import Sequence
+from importlib import import_module
 
-from odescale.cli.arguments import build_parser
+from odescale.cli.arguments import COMMANDS, build_parser
 from odescale.errors import InputError, OdescaleError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; errors become one line on stderr, never a traceback."""
+    """Runs one command; an error becomes one line on stderr, with its traceback above it under --debug."""
     options = build_parser().parse_args(arguments)
     try:
-        import jax
+        command = COMMANDS[options.command]
+        if command.jax:
+            import jax
 
-        # The library leaves this setting alone; the command line is a program of ours, so it decides here.
-        jax.config.update("jax_enable_x64", True)
-        from odescale.cli.commands import COMMANDS
-
-        return COMMANDS[options.command](options)
-    except InputError as error:
-        return _fail(error, 2)
-    except OdescaleError as error:
-        return _fail(error, 1)
+            # The library leaves this setting alone; the command line is a program of ours, so it decides here.
+            jax.config.update("jax_enable_x64", True)
+        module, _, function = command.where.partition(":")
+        return getattr(import_module(f"odescale.cli.{module}"), function)(options)
     except KeyboardInterrupt:
-        return _fail("stopped; the same command with the same --checkpoint goes on where it was", 130)
-    except BrokenPipeError:
+        again = "; the same command with the same --checkpoint goes on where it was" if "checkpoint" in options else ""
+        return _fail(f"stopped{again}", 130)
+    except BrokenPipeError:  # whoever reads has enough; what is still in the buffer goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 1
-    except OSError as error:
-        return _fail(f"{error.strerror or error}: {error.filename or ''}", 2)
+    except Exception as error:
+        if options.debug:
+            traceback.print_exc()
+        if isinstance(error, OdescaleError):
+            return _fail(error, 2 if isinstance(error, InputError) else 1)
+        if isinstance(error, OSError):
+            return _fail(f"{error.strerror or error}: {error.filename or ''}", 2)
+        words = " ".join(str(error).split())[:300]
+        return _fail(
+            f"internal error: {type(error).__name__}: {words}; please report it with the command and --debug", 1
+        )
 
 
 def _fail(error: object, status: int) -> int:

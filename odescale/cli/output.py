@@ -1,85 +1,58 @@
-"""What the commands print: words for people, or one JSON object with the same keys for every command."""
+"""What the commands print: words for people, or one JSON object with the same keys for every command; and their pictures."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from odescale.files import plain
-from odescale.run import Run
-from odescale.solve.trajectory import Trajectory
-from odescale.training.train import train
+from odescale.errors import InputError
 
 KEYS = ("system", "parameters", "time_unit", "t", "loss", "exponent", "observables", "error", "code")
+PICTURES = (".png", ".pdf", ".svg")
 
 
 def emit(record: dict[str, Any], text: str, as_json: bool) -> None:
     """Prints `text`, or the record with every one of `KEYS` (null where it does not apply) and nothing else on stdout."""
     if as_json:
-        complete = {name: None for name in KEYS} | {"code": 0} | record
-        json.dump(plain(complete), sys.stdout, allow_nan=False)
-        sys.stdout.write("\n")
-    else:
-        print(text)
+        from odescale.files import plain
+
+        text = json.dumps(plain(dict.fromkeys(KEYS) | {"code": 0} | record), allow_nan=False)
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
 
 
-def trained(system: Any, t1: float, options: argparse.Namespace) -> Run:
-    """The real run of the command's options."""
-    return train(
-        system,
-        t1,
-        seeds=options.seeds,
-        records=options.records,
-        checkpoint=options.checkpoint,
-        progress=not options.json,
-    )
+def table(heads: Iterable[str], rows: Iterable[Iterable[Any]], width: int = 12) -> list[str]:
+    """A head and its rows, right-aligned columns of at least `width`; numbers in six digits, None as a dash."""
+    heads = list(heads)
+    widths = [max(width, len(head)) for head in heads]
+    cells = [heads, *([_cell(value) for value in row] for row in rows)]
+    return ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells]
 
 
-def trajectory_record(trajectory: Trajectory, clock: str = "t") -> dict[str, Any]:
-    """The common keys from a trajectory; `t` on the clock that was asked for, said in `time_unit`."""
-    values = np.asarray(trajectory.clock.from_t(trajectory.t, clock))
-    units = {
-        "t": trajectory.meta["time_unit"],
-        "steps": "SGD steps",
-        "tau": "intrinsic time int eta dt",
-        "tokens": "tokens",
-    }
-    return {
-        "system": trajectory.meta["system"],
-        "parameters": trajectory.meta["parameters"],
-        "time_unit": units[clock],
-        "t": values,
-        "loss": trajectory.loss,
-        "exponent": trajectory.exponent,
-        "index": trajectory.index,
-        "observables": trajectory.observables,
-        "error": trajectory.error,
-        "code": int(trajectory.code),
-        "valid": trajectory.valid,
-        "solver": trajectory.meta["ladder"],
-    }
+def _cell(value: Any) -> str:
+    return value if isinstance(value, str) else "-" if value is None else f"{value:.6g}"
 
 
-def trajectory_text(trajectory: Trajectory, clock: str, rows: int = 16, remarks: Sequence[str] = ()) -> str:
-    """A table of some rows of a trajectory, with what one unit of its clock is, and `remarks` above it, one per line."""
-    record = trajectory_record(trajectory, clock)
-    valid = np.flatnonzero(np.asarray(trajectory.valid))
-    picks = valid[np.unique(np.linspace(0, valid.size - 1, rows).round().astype(int))]
-    ladder = " then ".join(f"{entry['solver']} ({entry['accepted']} steps)" for entry in trajectory.meta["ladder"])
-    lines = [
-        f"{record['system']}: {trajectory.clock.describe()}",
-        f"solved by {ladder}",
-        *remarks,
-        f"{clock:>12}  {'loss':>12}  {'p':>8}  {'q':>8}" + ("" if trajectory.error is None else f"  {'error':>8}"),
-    ]
-    for i in picks:
-        line = f"{record['t'][i]:12.6g}  {trajectory.loss[i]:12.6g}  {trajectory.exponent[i]:8.4f}  {trajectory.index[i]:8.4f}"
-        lines.append(line + ("" if trajectory.error is None else f"  {trajectory.error[i]:8.1e}"))
-    if int(trajectory.code) != 0:
-        lines.append(f"code {int(trajectory.code)}: {trajectory.meta['ladder'][-1]['meaning']}")
-    return "\n".join(lines)
+def require_picture(path: str | None) -> None:
+    """Refuses a --plot target that is no picture, before anything is computed; None passes."""
+    if path and Path(path).suffix.lower() not in PICTURES:
+        raise InputError(
+            "--plot", expected=f"a file ending in {', '.join(PICTURES)}", got=path, remedy="e.g. --plot loss.png"
+        )
+
+
+def draw(result: Any, path: str | None, **options: Any) -> None:
+    """The picture of a result as a file, where one was asked for."""
+    if path:
+        from odescale.plot.draw import plot
+
+        save_axes(plot(result, **options), path)
+
+
+def save_axes(axes: Any, path: str) -> None:
+    """The figure that the axes, or a dict of them, stand on."""
+    first = next(iter(axes.values())) if isinstance(axes, dict) else axes
+    first.figure.savefig(path, dpi=150)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from odescale.analysis.phases.exponents import TailExponent, tail_exponent
 from odescale.analysis.phases.transition import find_transition
 from odescale.cli.derivation import shipped_in_sync
+from odescale.cli.output import emit
 from odescale.compare.comparison import Comparison, compare
 from odescale.compare.report import to_json, write_report
 from odescale.generated.attention import quickstart_loss
@@ -26,6 +28,12 @@ LAST = 12.0  # end of the run, in S
 WINDOW = (0.2, LAST)
 TAIL = (6.0, LAST)
 PARAMETERS = {"strength": 1.0, "aligned": 0.05, "surplus": 0.3, "readout_scale": 4.0, "dimension": 200, "tokens": 64}
+
+
+def quickstart_line(options: argparse.Namespace) -> int:
+    """The whole line on the quickstart system."""
+    emit(*run_quickstart(options.seeds, Path(options.out), quiet=options.json), options.json)
+    return 0
 
 
 def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[str, Any], str]:

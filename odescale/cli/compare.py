@@ -1,0 +1,41 @@
+"""`odescale compare`: a theory against its own finite-size run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from odescale.cli.train import trained
+from odescale.cli.verbs import Answer, Asked, named_value, verb
+from odescale.compare.comparison import check_options, compare
+from odescale.compare.report import to_json, write_report
+from odescale.errors import InputError
+
+
+@verb
+def compare_theory(asked: Asked) -> Answer:
+    """Trains, compares, writes the report into OUT; the verdict on stdout."""
+    options = asked.options
+    given: dict[str, Any] = {"tolerance": tolerances(options.tolerance), "min_depth": options.min_depth}
+    check_options(asked.system, **given)  # before the training, not after it
+    found = compare(asked.system, trained(asked), **given)
+    page = write_report(found, options.out)
+    record = to_json(found) | {
+        "t": asked.on_clock(found.run.t), "loss": found.loss.predicted, "error": found.loss.stderr, "path": str(page),
+    }  # fmt: skip
+    del record["time_unit"]  # that of --clock
+    lines = [f"{name}: {transition}" for name, transition in found.transitions.items()]
+    return Answer(record, [str(found), *lines, f"report: {page}  (picture: {page.parent / 'comparison.png'})"], found)
+
+
+def tolerances(texts: list[str]) -> float | dict[str, float] | None:
+    """One number for the loss, or name -> number of --tolerance NAME=VALUE; None for the theory's own."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, value = named_value("--tolerance", text, "NAME=VALUE", "overlap=0.05") if "=" in text else ("", text)
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError("--tolerance", expected="a number", got=text, remedy="0.05 is good") from None
+    if "" in found and len(found) > 1 or len(found) < len(texts):
+        raise InputError("--tolerance", expected="one number, or one for each quantity", got=texts, remedy="drop one")
+    return found.get("", found or None)

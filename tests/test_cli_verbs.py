@@ -1,0 +1,250 @@
+"""The verbs on systems: what they print, save and draw, clocks, sweeps, and what a theory remarks. All pairs: test_contract.py."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_cli import record_of
+
+from odescale.run import Run
+from odescale.solve.trajectory import Trajectory
+from odescale.systems.register import SYSTEMS
+
+
+def settings(*pairs: str) -> list[str]:
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+TINY = settings("depth=1", "tokens=2", "nodes=64", "dimension=40")
+LONG = ("transformer", "kernel")
+
+
+@pytest.mark.parametrize("system", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SYSTEMS])
+def test_every_system_solves_with_its_defaults_alone(cli, system):
+    status, out, err = cli("solve", system, "--json")
+    record, entry = record_of(out), SYSTEMS[system]
+    assert status == 0 and err == "" and record["system"] == system and record["code"] == 0
+    assert record["t"][0] == 0 and record["t"][-1] == entry.t1 and len(record["t"]) == entry.points
+    loss = np.array(record["loss"])
+    assert np.isfinite(loss).all() and loss[-1] < 0.1 * loss[0]
+    assert record["time_unit"].startswith("one unit of t = ") and "SGD steps" in record["time_unit"]
+    if system in ("attention", "quickstart"):
+        rows = record["parameters"]["rows"]
+        assert record["time_unit"] == "one unit of t = 200 SGD steps" and record["error"] is None
+        assert np.shape(record["observables"]["overlaps"]) == (200, len(rows), len(rows))
+    if system == "spectral":
+        assert record["solver"][0]["solver"] == "rank_one" and record["parameters"]["modes"] == 1024
+        assert loss[-1] < 1e-3 * loss[0]
+    if system == "committee":
+        assert record["nodes"]["kind"] == "closed form" and record["coverage"]["inside"] and not any(record["error"])
+    if system == "transformer":
+        assert record["coverage"]["inside"] and max(record["error"]) < 0.2
+
+
+def test_solve_prints_a_table_and_saves_and_draws(cli, tmp_path):
+    status, out, err = cli(
+        "solve", "quickstart", "--t1", 12, "--save", tmp_path / "run.npz", "--plot", tmp_path / "run.png",
+        "--accuracy", "check",
+    )  # fmt: skip
+    assert status == 0 and err == ""
+    lines = out.splitlines()
+    assert lines[0].startswith("quickstart: one unit of t = 200 SGD steps") and lines[1].startswith("solved by tsit5 (")
+    assert lines[2].split() == ["t", "loss", "p", "q", "error"] and len(lines) == 3 + 16
+    saved = Trajectory.load(tmp_path / "run.npz")
+    assert saved.t[-1] == 12 and float(lines[-1].split()[1]) == pytest.approx(saved.loss[-1], rel=1e-5)
+    assert (tmp_path / "run.png").stat().st_size > 5000
+
+
+def test_clocks_convert_what_goes_in_and_what_comes_out(cli):
+    by_t = record_of(cli("solve", "quickstart", "--t1", 15, "--json")[1])
+    by_steps = record_of(cli("solve", "quickstart", "--t1", 3000, "--clock", "steps", "--json")[1])
+    by_tau = record_of(cli("solve", "quickstart", "--t1", 3, "--clock", "tau", "--json")[1])
+    np.testing.assert_allclose(by_steps["t"], 200 * np.array(by_t["t"]), rtol=1e-12)
+    np.testing.assert_allclose(by_tau["t"], 0.2 * np.array(by_t["t"]), rtol=1e-12)
+    np.testing.assert_allclose(by_steps["loss"], by_t["loss"], rtol=1e-9)
+    np.testing.assert_allclose(by_tau["loss"], by_t["loss"], rtol=1e-9)
+    assert by_steps["time_unit"] == "SGD steps" and "intrinsic" in by_tau["time_unit"]
+
+
+def test_set_changes_a_parameter(cli):
+    record = record_of(cli("solve", "quickstart", *settings("learning_rate=0.1", "noise=0"), "--json")[1])
+    assert record["parameters"]["learning_rate"] == 0.1 and record["parameters"]["noise"] == 0.0
+
+
+def test_sweep_is_solve_at_every_value(cli, tmp_path):
+    """Two parameters together, log-spaced and linear; each member is what `solve` gives at its values."""
+    given = ("--t1", 1600, "--clock", "steps", "--points", 40)
+    vary = ("--vary", "batch=2:8:3:log", "--vary", "noise=0:1:3")
+    status, out, err = cli("sweep", "quickstart", *given, *vary, "--json", "--save", tmp_path / "s.npz", "--plot", tmp_path / "s.pdf")
+    record = record_of(out)
+    assert status == 0 and err == "" and record["codes"] == [0, 0, 0] and record["time_unit"] == "SGD steps"
+    assert record["members"] == {"batch": pytest.approx([2, 4, 8]), "noise": [0, 0.5, 1]}
+    one = record_of(cli("solve", "quickstart", *given, *settings("batch=8", "noise=1"), "--json")[1])
+    np.testing.assert_allclose(record["t"], one["t"], rtol=1e-12)
+    np.testing.assert_allclose(record["loss"][2], one["loss"], rtol=1e-6)
+    np.testing.assert_allclose(Trajectory.load(tmp_path / "s.npz").loss, record["loss"])
+    assert (tmp_path / "s.pdf").stat().st_size > 5000
+    status, out, _ = cli("sweep", "quickstart", *given, *vary)
+    lines = out.splitlines()
+    assert status == 0 and lines[2].split() == ["batch", "noise", "steps", "loss", "p", "q", "code"] and len(lines) == 6
+    assert float(lines[-1].split()[3]) == pytest.approx(one["loss"][-1], rel=1e-5)
+
+
+def test_a_member_that_does_not_finish_is_named_and_is_no_success(cli):
+    given = ("--set", "classes=3", "--points", 12, "--t1", 30)
+    status, out, err = cli("sweep", "transformer", *TINY, "--set", "batch=1", "--vary", "learning_rate=0.1:5:2", "--t1", 30,
+                           "--points", 12, "--json")  # fmt: skip
+    record = record_of(out)
+    assert status == 1 and err.startswith("odescale: 1 of 2 members did not finish") and err.count("\n") == 1
+    assert record["codes"][0] == 0 != record["codes"][1] == record["code"] and record["loss"][1][-1] is None
+    assert cli("sweep", "peaked", *given, "--vary", "learning_rate=0.5:1:2")[0] == 0
+
+
+@pytest.mark.slow
+def test_transition_says_depth_steps_and_intrinsic_time(cli, tmp_path):
+    status, out, err = cli("transition", "quickstart", "--min-depth", 2, "--clock", "steps", "--json", "--plot", tmp_path / "t.png")
+    record = record_of(out)
+    found = record["transition"]
+    assert status == 0 and err == "" and found["found"] and (tmp_path / "t.png").stat().st_size > 5000
+    assert found["t_x"] * 0.4 == pytest.approx(2.153729, abs=5e-7)
+    assert found["steps"] == pytest.approx(200 * found["t_x"]) and found["tau"] == pytest.approx(0.2 * found["t_x"])
+    assert record["t"] == found["steps"] and record["time_unit"] == "SGD steps"
+    status, out, _ = cli("transition", "quickstart")
+    words = "\nexponential to power law at t_x = 5.38432, depth 2.692 e-folds (min_depth 2.5)"
+    assert status == 0 and words in out and "= 1076.86 SGD steps" in out
+    status, out, _ = cli("transition", "quickstart", "--min-depth", 3)
+    assert status == 0 and "\nno exponential phase" in out and "e-folds down (min_depth 3)" in out
+
+
+@pytest.mark.slow
+def test_transition_of_the_spectral_system_names_its_cut_off(cli):
+    status, out, err = cli("transition", "spectral", "--json")
+    found = record_of(out)["transition"]
+    assert status == 0 and err == "" and not found["found"] and found["reason"].startswith("no exponential phase")
+    # 2 eta lam_d t is of order one where the last of the 1024 modes is learned.
+    assert 0.3 < 2 * 0.1 * 1024**-1.5 * found["finite_size_cutoff"] < 3
+
+
+def test_transition_of_a_mean_field_system_has_a_reason_and_its_remarks(cli):
+    status, out, err = cli("transition", "committee", "--min-depth", 1, "--json")
+    record = record_of(out)
+    assert status == 0 and err == ""
+    assert record["transition"]["found"] in (True, False) and record["transition"]["reason"]
+    assert record["nodes"]["kind"] == "closed form" and record["coverage"]["inside"]
+
+
+RUN = (*settings("dimension=40", "tokens=16"), "--t1", 4, "--seeds", 2, "--records", 12)
+
+
+def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_path):
+    checkpoint = ("--checkpoint", tmp_path / "checkpoint.npz")
+    given = (*RUN, *checkpoint, "--json")
+    status, out, err = cli("compare", "quickstart", *given, "--out", tmp_path / "compare", "--plot", tmp_path / "c.svg")
+    compared = record_of(out)
+    assert status == 0 and err == "" and compared["transition"]["exact"]["min_depth"] == 2.5
+    assert compared["verdict"]["status"] in ("agrees", "differs", "undecided", "outside the theory")
+    names = {"report.md", "comparison.png", "comparison.json", "theory.npz", "run.npz"}
+    assert {path.name for path in (tmp_path / "compare").iterdir()} == names and (tmp_path / "c.svg").stat().st_size > 5000
+    status, out, err = cli("train", "quickstart", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t")
+    record = record_of(out)
+    assert status == 0 and err == "" and len(record["loss"]) == len(record["t"]) == len(record["error"]) == 12
+    assert record["steps"][-1] == 4 * 40 and record["t"][-1] == 4 and Path(record["path"]).is_file()
+    saved = Run.load(record["path"])
+    np.testing.assert_allclose(compared["quantities"]["loss"]["measured"], saved.mean())
+    np.testing.assert_allclose(record["loss"], saved.mean())
+    assert (tmp_path / "t.png").stat().st_size > 5000
+    # What is asked for is what is used: tolerance and depth of the transition, times on the clock.
+    words = ("--tolerance", "loss=0.0001", "--min-depth", 1, "--out", tmp_path / "strict")
+    strict = record_of(cli("compare", "quickstart", *given, *words)[1])
+    assert strict["quantities"]["loss"]["tolerance"] == 0.0001 and strict["transition"]["exact"]["min_depth"] == 1
+    status, out, _ = cli("train", "quickstart", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train")
+    rows = [line.split() for line in out.splitlines()[1:-1]]
+    assert status == 0 and rows[0][:3] == ["step", "loss", "+-"] and rows[-1][0] == "160" and len(rows) == 13
+    # Another experiment must not go on from that checkpoint.
+    status, out, err = cli("train", "quickstart", *settings("learning_rate=0.1"), *given, "--out", tmp_path / "other")
+    assert status == 2 and out == "" and err.count("\n") == 1 and "checkpoint" in err
+
+
+def test_a_theory_without_transitions_looks_for_them_when_asked(cli, tmp_path):
+    given = (*settings("modes=16"), "--t1", 60, "--seeds", 2, "--records", 9, "--json", "--out", tmp_path)
+    assert record_of(cli("compare", "spectral", *given)[1])["transition"] is None
+    found = record_of(cli("compare", "spectral", *given, "--min-depth", 1.5, "--tolerance", 0.2)[1])
+    assert found["transition"]["run"]["min_depth"] == 1.5 and found["quantities"]["loss"]["tolerance"] == 0.2
+
+
+def test_solve_prints_nodes_coverage_and_error_and_saves_and_draws(cli, tmp_path):
+    status, out, err = cli(
+        "solve", "transformer", *TINY, "--t1", 2, "--points", 12, "--save", tmp_path / "a.npz", "--plot", tmp_path / "a.png",
+    )  # fmt: skip
+    assert status == 0 and err == ""
+    lines = out.splitlines()
+    assert lines[0].startswith("transformer: one unit of t = 40 SGD steps") and lines[3].startswith("solved by bosh3")
+    assert lines[1].startswith("expectations by 4 x 64 scrambled Sobol points in 12 dimensions")
+    assert lines[2].startswith("outside the theory: 0.15 rows per dimension")  # 6 rows in 40 dimensions
+    assert lines[4].split() == ["t", "loss", "p", "q", "error"] and len(lines) == 5 + 12
+    assert Trajectory.load(tmp_path / "a.npz").error.shape == (12,)
+    assert (tmp_path / "a.png").stat().st_size > 5000
+
+
+@pytest.mark.slow
+def test_solve_in_json_says_nodes_and_coverage(cli):
+    words = ("mlp=1", "loss=cross_entropy", "labels=sampled", "causal=true", "correlation=0.5", "readout=per_token")
+    status, out, err = cli("solve", "transformer", *TINY, *settings(*words), "--t1", 40, "--clock", "steps", "--points", 6, "--json")
+    record = record_of(out)
+    assert status == 0 and err == "" and record["time_unit"] == "SGD steps" and record["t"][-1] == 40
+    # 2 tokens, 14 rows (q, k, unit in and out, 3 readouts; twice), and one normal number per position for its label
+    assert record["nodes"] == {"kind": "sobol", "replicates": 4, "nodes": 64, "dimensions": 30}
+    assert not record["coverage"]["inside"] and "rows per dimension" in record["coverage"]["reasons"][0]
+    assert len(record["error"]) == 6 and min(record["error"]) > 0
+    assert np.shape(record["observables"]["overlaps"]) == (6, 14, 14)
+    assert record["loss"][-1] < record["loss"][0]
+
+
+@pytest.mark.slow
+def test_the_transformer_is_outside_its_theory_at_few_dimensions(cli, tmp_path):
+    common = (*TINY, "--t1", 2, "--records", 6, "--seeds", 2, "--checkpoint", tmp_path / "c.npz", "--json")
+    status, out, err = cli("train", "transformer", *common, "--out", tmp_path / "train")
+    record = record_of(out)
+    assert status == 0 and err == "" and len(record["t"]) == 6 and record["time_unit"] == "one unit of t = 40 SGD steps"
+    saved = Run.load(record["path"])
+    assert saved["loss"].shape == (2, 6) and (tmp_path / "c.npz").exists()
+    status, out, err = cli("compare", "transformer", *common, "--out", tmp_path / "compare")
+    record = record_of(out)
+    assert status == 0 and err == "" and record["verdict"]["status"] == "outside the theory"  # 6 rows in 40 dimensions
+    np.testing.assert_allclose(record["quantities"]["loss"]["measured"], saved.mean(), rtol=1e-12)
+    assert {"nodes", "coverage"} <= set(record) and len(record["quantities"]["loss"]["ratio"]) == 6
+    page = (tmp_path / "compare" / "report.md").read_text()
+    assert "**Verdict: outside the theory.**" in page and "| step | t | theory |" in page
+
+
+def test_solve_says_which_law_of_peaked_distributions_holds(cli, tmp_path):
+    path, given = tmp_path / "peaked.npz", ("--set", "classes=3", "--points", 12, "--t1", 1e6, "--json")
+    status, out, _ = cli("solve", "peaked", *given, "--save", path)
+    record = record_of(out)
+    assert status == 0 and record["system"] == "peaked"
+    assert record["law"]["inside"] and record["law"]["loss_exponent"] == pytest.approx(1 / 3)
+    assert record["exponent"][-1] == pytest.approx(1 / 3, abs=1e-3)
+    np.testing.assert_allclose(Trajectory.load(path).loss, record["loss"])
+    status, out, _ = cli("solve", "peaked", *given, "--set", "schedule=power:0.8")
+    law = record_of(out)["law"]
+    assert status == 0 and not law["inside"] and any("spread" in reason for reason in law["reasons"])
+
+
+@pytest.mark.slow
+def test_train_and_compare_peaked_in_words(cli, tmp_path):
+    given = (*settings("classes=3", "dimension=60"), "--t1", 3, "--seeds", 2, "--records", 6)
+    status, out, _ = cli("compare", "peaked", *given, "--out", tmp_path)
+    assert status == 0 and "\noverlap: " in out and "\nlaw at t = 3" in out and (tmp_path / "report.md").is_file()
+
+
+@pytest.mark.slow
+def test_quickstart_writes_its_report_in_the_time_promised(cli, tmp_path):
+    """The whole line with two seeds; the acceptance figures are those of `make quickstart`."""
+    status, out, err = cli("quickstart", "--seeds", 2, "--out", tmp_path / "quickstart", "--json")
+    record = record_of(out)
+    assert status == 0 and err == ""
+    assert record["quickstart"]["t_x_ode_S"] == pytest.approx(2.153729, abs=5e-7)
+    assert record["quickstart"]["ode_against_formula"] < 1e-6
+    assert record["verdict"]["status"] in ("agrees", "undecided")
