@@ -33,7 +33,9 @@ def record_of(text: str) -> dict:
 def program(*arguments: str) -> tuple[subprocess.CompletedProcess[str], float]:
     """The command as a program, and its CPU seconds."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, "-m", "odescale.cli.main", *arguments], capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-m", "odescale.cli.main", *arguments], capture_output=True, text=True, cwd=ROOT
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return done, after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
 
@@ -136,7 +138,9 @@ def test_an_unknown_exception_is_one_line_with_please_report_and_debug_shows_it(
     monkeypatch.setattr("odescale.cli.systems.list_systems", broken)
     status, out, err = cli("systems", "--json")
     assert status == 1 and out == ""
-    assert err == "odescale: internal error: TypeError: unhashable type; please report it with the command and --debug\n"
+    assert (
+        err == "odescale: internal error: TypeError: unhashable type; please report it with the command and --debug\n"
+    )
     for arguments in (("--debug", "systems"), ("systems", "--debug")):
         status, out, err = cli(*arguments)
         assert status == 1 and err.startswith("Traceback") and "in broken" in err and "please report" in err
@@ -286,7 +290,9 @@ def test_an_unwritable_target_is_one_line(cli, tmp_path):
 def test_report_finds_the_transition_of_a_loss_curve(cli, tmp_path):
     path, step = tmp_path / "log.csv", np.unique(np.geomspace(1, 1e4, 120).astype(int))
     loss = np.exp(-step / 30) + 0.02 / (1 + step / 100)
-    path.write_text("step,loss\n" + "".join(f"{s},{x:.9g}\n" for s, x in zip(step, loss, strict=True)), encoding="utf-8")
+    path.write_text(
+        "step,loss\n" + "".join(f"{s},{x:.9g}\n" for s, x in zip(step, loss, strict=True)), encoding="utf-8"
+    )
     status, out, err = cli("report", path, "--json", "--out", tmp_path / "json")
     record = record_of(out)
     assert status == 0 and err == ""

@@ -21,7 +21,9 @@ TINY = settings("depth=1", "tokens=2", "nodes=64", "dimension=40")
 LONG = ("transformer", "kernel")
 
 
-@pytest.mark.parametrize("system", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SYSTEMS])
+@pytest.mark.parametrize(
+    "system", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in SYSTEMS]
+)
 def test_every_system_solves_with_its_defaults_alone(cli, system):
     status, out, err = cli("solve", system, "--json")
     record, entry = record_of(out), SYSTEMS[system]
@@ -77,7 +79,9 @@ def test_sweep_is_solve_at_every_value(cli, tmp_path):
     """Two parameters together, log-spaced and linear; each member is what `solve` gives at its values."""
     given = ("--t1", 1600, "--clock", "steps", "--points", 40)
     vary = ("--vary", "batch=2:8:3:log", "--vary", "noise=0:1:3")
-    status, out, err = cli("sweep", "quickstart", *given, *vary, "--json", "--save", tmp_path / "s.npz", "--plot", tmp_path / "s.pdf")
+    status, out, err = cli(
+        "sweep", "quickstart", *given, *vary, "--json", "--save", tmp_path / "s.npz", "--plot", tmp_path / "s.pdf"
+    )
     record = record_of(out)
     assert status == 0 and err == "" and record["codes"] == [0, 0, 0] and record["time_unit"] == "SGD steps"
     assert record["members"] == {"batch": pytest.approx([2, 4, 8]), "noise": [0, 0.5, 1]}
@@ -104,7 +108,9 @@ def test_a_member_that_does_not_finish_is_named_and_is_no_success(cli):
 
 @pytest.mark.slow
 def test_transition_says_depth_steps_and_intrinsic_time(cli, tmp_path):
-    status, out, err = cli("transition", "quickstart", "--min-depth", 2, "--clock", "steps", "--json", "--plot", tmp_path / "t.png")
+    status, out, err = cli(
+        "transition", "quickstart", "--min-depth", 2, "--clock", "steps", "--json", "--plot", tmp_path / "t.png"
+    )
     record = record_of(out)
     found = record["transition"]
     assert status == 0 and err == "" and found["found"] and (tmp_path / "t.png").stat().st_size > 5000
@@ -146,8 +152,12 @@ def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_
     assert status == 0 and err == "" and compared["transition"]["exact"]["min_depth"] == 2.5
     assert compared["verdict"]["status"] in ("agrees", "differs", "undecided", "outside the theory")
     names = {"report.md", "comparison.png", "comparison.json", "theory.npz", "run.npz"}
-    assert {path.name for path in (tmp_path / "compare").iterdir()} == names and (tmp_path / "c.svg").stat().st_size > 5000
-    status, out, err = cli("train", "quickstart", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t")
+    assert {path.name for path in (tmp_path / "compare").iterdir()} == names and (
+        tmp_path / "c.svg"
+    ).stat().st_size > 5000
+    status, out, err = cli(
+        "train", "quickstart", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t"
+    )
     record = record_of(out)
     assert status == 0 and err == "" and len(record["loss"]) == len(record["t"]) == len(record["error"]) == 12
     assert record["steps"][-1] == 4 * 40 and record["t"][-1] == 4 and Path(record["path"]).is_file()
@@ -159,7 +169,9 @@ def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_
     words = ("--tolerance", "loss=0.0001", "--min-depth", 1, "--out", tmp_path / "strict")
     strict = record_of(cli("compare", "quickstart", *given, *words)[1])
     assert strict["quantities"]["loss"]["tolerance"] == 0.0001 and strict["transition"]["exact"]["min_depth"] == 1
-    status, out, _ = cli("train", "quickstart", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train")
+    status, out, _ = cli(
+        "train", "quickstart", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train"
+    )
     rows = [line.split() for line in out.splitlines()[1:-1]]
     assert status == 0 and rows[0][:3] == ["step", "loss", "+-"] and rows[-1][0] == "160" and len(rows) == 13
     # Another experiment must not go on from that checkpoint.
@@ -191,7 +203,9 @@ def test_solve_prints_nodes_coverage_and_error_and_saves_and_draws(cli, tmp_path
 @pytest.mark.slow
 def test_solve_in_json_says_nodes_and_coverage(cli):
     words = ("mlp=1", "loss=cross_entropy", "labels=sampled", "causal=true", "correlation=0.5", "readout=per_token")
-    status, out, err = cli("solve", "transformer", *TINY, *settings(*words), "--t1", 40, "--clock", "steps", "--points", 6, "--json")
+    status, out, err = cli(
+        "solve", "transformer", *TINY, *settings(*words), "--t1", 40, "--clock", "steps", "--points", 6, "--json"
+    )
     record = record_of(out)
     assert status == 0 and err == "" and record["time_unit"] == "SGD steps" and record["t"][-1] == 40
     # 2 tokens, 14 rows (q, k, unit in and out, 3 readouts; twice), and one normal number per position for its label

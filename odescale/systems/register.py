@@ -106,10 +106,8 @@ def register(
 
     def into_register(build: Callable[..., Any]) -> Callable[..., Any]:
         taken = SYSTEMS.get(name)
-        if taken is not None and _home(taken.builder) != _home(build):
-            raise InputError(
-                "name", expected="a new name", got=f"{name}, {_home(taken.builder)}", remedy="rename yours"
-            )
+        if taken is not None and not _homes(taken.builder) & _homes(build):
+            raise InputError("name", expected="a new name", got=f"{name}, which is taken", remedy="rename yours")
         table = parameters_of(build) if parameters is None else tuple(parameters)
         SYSTEMS[name] = Entry(name, build, table, description, float(t1), run_t1, points)
         hooks = {"experiment": experiment, "rules": rules}
@@ -148,7 +146,7 @@ def entry_of(subject: Any) -> Entry:
             "system", expected="a system, its name or its builder", got=subject, remedy="e.g. 'quickstart'"
         )
     for entry in SYSTEMS.values():
-        if _home(entry.builder) == _home(subject):
+        if _homes(entry.builder) & _homes(subject):
             return entry
     name = getattr(subject, "__name__", "system")
     words = (getattr(subject, "__doc__", None) or name).strip().splitlines()[0]
@@ -227,10 +225,13 @@ def _module_of_file(path: Path) -> Any:
     return sys.modules[name]
 
 
-def _home(builder: Callable[..., Any] | str) -> str:
+def _homes(builder: Callable[..., Any] | str) -> set[str]:
+    """Where a builder is from, by module and by file: one file may be loaded as two modules, a cell of a notebook run twice."""
     if isinstance(builder, str):
-        return builder
-    return f"{getattr(builder, '__module__', '')}:{getattr(builder, '__qualname__', builder)}"
+        return {builder}
+    name = getattr(builder, "__qualname__", repr(builder))
+    places = (getattr(builder, "__module__", ""), getattr(getattr(builder, "__code__", None), "co_filename", ""))
+    return {f"{place}:{name}" for place in places if place}
 
 
 _loaded: set[str] = set()

@@ -10,7 +10,7 @@ from math import inf
 
 from odescale.systems.parameters import Parameter, at_least_one, non_negative, positive
 
-ACTIVATIONS = ("erf", "gelu", "relu")
+ACTIVATIONS = ("erf", "gelu", "relu", "tanh", "linear", "quadratic")
 READOUTS = ("query", "per_token", "mean_pool")
 """The names of `odescale.networks`; a test holds the two together."""
 

@@ -5,6 +5,7 @@ W <- W - eta s(t) grad_W mean_B l(W x/sqrt N) - (w/N) W,    x ~ N(0, Sigma) fres
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -50,16 +51,17 @@ class DerivedExperiment(AbstractRowSgd):
         return np.arange(self.students)
 
     def config(self, t1: float) -> dict[str, Any]:
-        system, (lam, _) = self.system.value, self.spectrum.value
+        system = self.system.value
         # `noise` is the theory's alone.
         numbers = {name: value for name, value in system.summary().items() if name != "noise"}
         return numbers | {
             "label": system.label,
-            "theory": system.source,
+            "theory": hashlib.sha256(system.source.encode()).hexdigest(),
+            "constants": {name: float(value) for name, value in system.constants.items()},
             "initial_overlaps": np.asarray(system.initial_overlaps).tolist(),
-            "dimension": int(lam.size),
+            "dimension": int(self.spectrum.value[0].size),
             "tokens": 0,
-            "eigenvalues": lam.tolist() if np.ptp(lam) > 0 else None,
+            "eigenvalues": np.asarray(system.eigenvalues).tolist(),
         }
 
     def start(self, seed: int) -> RowState:
