@@ -65,11 +65,10 @@ def _distances(system: Kernel, run: Run, theory: Trajectory, at: np.ndarray) -> 
         raise InputError(
             "run", expected=f"{wanted} training and test outputs", got=shapes, remedy="the system's own data"
         )
-    starts = [one[:1] for one in ours]
-    found = [
-        function_errors(*(jnp.concatenate(pair) for pair in zip(starts, outputs, strict=True)), *ours)
-        for outputs in zip(*(jnp.asarray(run[name]) for name in OUTPUTS), strict=True)
-    ]
+    found = []
+    for outputs in zip(*(jnp.asarray(run[name]) for name in OUTPUTS), strict=True):
+        train, test = (jnp.concatenate([one[:1], own]) for one, own in zip(ours, outputs, strict=True))
+        found.append(function_errors(train, test, *ours))
     return dict(zip(OUTPUTS, np.max(found, axis=0)[:, 1:], strict=True))
 
 
