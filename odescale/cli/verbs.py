@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
@@ -22,10 +23,15 @@ UNITS = {"steps": "SGD steps", "tau": "intrinsic time int eta dt"}
 
 
 class Asked(NamedTuple):
-    """What a verb works on: the entry of the register, the system with its `settings`, the end time in units of t, the options."""
+    """What a verb works on.
+
+    The entry of the register, the `settings` of --set, the `values` of --vary by name (members,), the system (of the first member),
+    the end time in units of t, and the options.
+    """
 
     entry: Entry
     settings: dict[str, Any]
+    values: dict[str, Float[np.ndarray, " members"]]
     system: AbstractSystem
     t1: float
     options: argparse.Namespace
@@ -54,13 +60,26 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
             raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
         entry = find_system(options.system)
         settings = settings_of(options.set, entry.parameters, entry.name)
-        system = as_system(entry.build, **settings)
-        asked = Asked(entry, settings, system, end_time(options, entry, system.clock), options)
-        found = answer(asked)
+        values = values_of(options.vary, entry.parameters, entry.name, settings) if "vary" in options else {}
+        ends = [{name: float(column[i]) for name, column in values.items()} for i in ((0, -1) if values else (0,))]
+        systems = [as_system(entry.build, **settings | member) for member in ends]
+        system, t1 = systems[0], end_time(options, entry, systems[0].clock)
+        if not np.allclose(
+            [one.clock.from_t(t1, options.clock) for one in systems], system.clock.from_t(t1, options.clock)
+        ):
+            raise InputError(
+                "--clock", expected="t, since the members differ on others", got=options.clock, remedy="leave it out"
+            )
+        found = answer(Asked(entry, settings, values, system, t1, options))
         draw(found.picture, options.plot)
         unit = UNITS.get(options.clock, f"one unit of t = {system.clock.steps_per_unit:g} SGD steps")
         common = {"system": system.label, "parameters": system.summary(), "time_unit": unit}
-        further, remarks = remarks_of(system, asked.t1)
+        (further, remarks), *last = [remarks_of(one, t1) for one in systems]
+        if last:  # what holds at both ends of a range
+            further = {"remarks": {"first": further, "last": last[0][0]}}
+            remarks = [
+                f"{end} member: {line}" for end, part in (("first", remarks), ("last", last[0][1])) for line in part
+            ]
         lines = [f"{system.label}: {system.clock.describe()}", *remarks, *found.lines]
         emit(common | found.record | further, "\n".join(lines), options.json)
         if found.failure:
@@ -97,6 +116,34 @@ def parameter_of(name: str, parameters: Sequence[Parameter], system: str) -> Par
             return parameter
     complete(tuple(parameters), {name: None}, system)
     raise AssertionError(name)
+
+
+def values_of(
+    texts: Sequence[str], parameters: Sequence[Parameter], system: str, settings: dict[str, Any]
+) -> dict[str, Float[np.ndarray, " members"]]:
+    """Name -> (members,) of `--vary NAME=LO:HI:N[:log]`, checked against names, `settings` and each other."""
+    form, found = "NAME=LO:HI:N or NAME=LO:HI:N:log", {}
+    for text in texts:
+        name, rest = named_value("--vary", text, form, "learning_rate=0.05:0.5:8")
+        parameter_of(name, parameters, system)
+        for other, where in ((settings, "--set"), (found, "--vary")):
+            if name in other:
+                raise InputError(name, expected="one --vary of it alone", got=f"a {where} too", remedy="drop one")
+        try:
+            low, high, number, *spacing = rest.split(":")
+            space = {(): np.linspace, ("log",): np.geomspace}[tuple(spacing)]
+            ends, count = (float(low), float(high)), int(number)
+            if not (np.isfinite(ends).all() and 1 <= count <= 100_000 and (space is np.linspace or min(ends) > 0)):
+                raise ValueError
+        except (KeyError, ValueError):
+            raise InputError(
+                "--vary", expected=f"{form}, finite, above 0 with log", got=text, remedy="e.g. learning_rate=0.05:0.5:8"
+            ) from None
+        found[name] = space(*ends, count)
+    sizes = {name: column.size for name, column in found.items()}
+    if len(set(sizes.values())) > 1:
+        raise InputError("--vary", expected="equally many values of each", got=sizes, remedy="they are varied together")
+    return found
 
 
 def named_value(option: str, text: str, form: str, example: str) -> tuple[str, str]:
