@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 _STEPS = 14
 """Newton's method on a convex function from the right of its root: monotone; 8 steps are enough from these starts."""
 
 
-def lambert_lower(constant: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def lambert_lower(constant: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """y >= 1 with y - log y = r: y = -W_-1(-e^-r) for r >= 1, NaN below. Differentiable, dy/dr = y/(y - 1).
 
     The start is the upper bound 1 + sqrt(2u) + u with u = r - 1 (I. Chatzigeorgiou, IEEE Commun. Lett. 17 (2013) 1505).
@@ -24,7 +24,7 @@ def _lower(r: Array) -> Array:
     u = jnp.maximum(r - 1, 0.0)
     d = jnp.sqrt(2 * u) + u
 
-    def newton(_: int, d: Array) -> Array:
+    def newton(_: Array, d: Array) -> Array:
         # f = d - log1p(d) - u, f' = d/(1 + d)
         step = jnp.where(d > 0, (d - jnp.log1p(d) - u) * (1 + d) / jnp.where(d > 0, d, 1.0), 0.0)
         return jnp.maximum(d - step, 0.0)
@@ -39,7 +39,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return y, tangents[0] * y / (y - 1)
 
 
-def lambert_upper(constant: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def lambert_upper(constant: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """y > 0 with y + log y = r: y = W_0(e^r), without overflow for large r. Differentiable, dy/dr = y/(1 + y)."""
     return _upper(jnp.asarray(constant, float))
 
@@ -49,7 +49,7 @@ def _upper(r: Array) -> Array:
     # In u = log y: e^u + u = r is convex and increasing; both starts lie to the right of the root.
     u = jnp.where(r > 1, jnp.log(jnp.maximum(r, 1.0)), jnp.minimum(r, 1.0))
 
-    def newton(_: int, u: Array) -> Array:
+    def newton(_: Array, u: Array) -> Array:
         y = jnp.exp(u)
         return u - (y + u - r) / (y + 1)
 
@@ -63,7 +63,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def solve_balance(
-    linear: Float[ArrayLike, "..."], logarithm: Float[ArrayLike, "..."], right: Float[ArrayLike, "..."]
+    linear: Real[ArrayLike, "..."], logarithm: Real[ArrayLike, "..."], right: Real[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
     """t > 0 with s t + k log t = r, the larger root where there are two (k < 0); NaN where there is none.
 

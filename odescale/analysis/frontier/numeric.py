@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw
@@ -51,7 +51,7 @@ class LawRisk(eqx.Module):
 
 def numeric_frontier(
     risk: Callable[..., Any],
-    compute: Float[ArrayLike, " m"],
+    compute: Real[ArrayLike, " m"],
     bounds: Mapping[str, tuple[float, float]],
     cost: Callable[..., Any] | Mapping[str, float],
     *,
@@ -129,7 +129,7 @@ def _solve(
             last = (target - start) / cost.powers[names[-1]]
             return jnp.append(free, jnp.minimum(last, high[-1])), last >= low[-1] - 1e-12
 
-        def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = (pair[0] + pair[1]) / 2
             under = log_cost(jnp.append(free, middle)) <= target
             return jnp.where(under, middle, pair[0]), jnp.where(under, pair[1], middle)
@@ -224,7 +224,7 @@ class FrontierComparison(eqx.Module):
         )
 
 
-def compare_frontiers(law: RiskLaw, compute: Float[ArrayLike, " m"], *, decades: float = 1.5) -> FrontierComparison:
+def compare_frontiers(law: RiskLaw, compute: Real[ArrayLike, " m"], *, decades: float = 1.5) -> FrontierComparison:
     """The frontier of `law` by its formulas and by `numeric_frontier`, which knows nothing but R and C.
 
     **Arguments**: `compute` (m,) where the formulas are valid; `decades`: the box around their answer, ended by the floors (and

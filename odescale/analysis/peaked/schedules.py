@@ -10,8 +10,8 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
 from odescale.systems.peaked import Peaked, peaked
@@ -41,7 +41,7 @@ class GrowthUntil(eqx.Module):
     onset: float
     stop: float
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.minimum(jnp.asarray(t), self.stop) / self.onset) ** self.power
 
 
@@ -51,7 +51,7 @@ class MatchedRate(eqx.Module):
     growth: GrowthUntil
     decay: float
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return self.growth(t) ** -2.0 * (1 + jnp.asarray(t) / self.growth.stop) ** -self.decay
 
 
