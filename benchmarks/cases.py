@@ -175,7 +175,7 @@ def mean_field(small: bool) -> list[Row]:
     import equinox as eqx
 
     import odescale
-    from odescale.networks.library import transformer_network
+    from odescale.networks import transformer_network
 
     rows = []
     for tokens, count in ((3, 2**10 if small else 2**14), (16, 2**8 if small else 2**12)):

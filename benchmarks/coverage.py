@@ -23,12 +23,9 @@ import numpy as np
 
 from benchmarks.validity_mean_field import BLOCK as MLP_START
 from benchmarks.validity_mean_field import HEADS, ONE, TWO, attention_and_mlp, heads_and_classes, layers
-from odescale.errors import InputError, SolveError
-from odescale.networks.blocks import HeadRows, PreNorm, SelfAttention
-from odescale.networks.readouts import CommitteeReadout, QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import TeacherStudent, teacher_student
-from odescale.systems.spectrum import Spectrum, power_law
+from odescale import InputError, SolveError, teacher_student
+from odescale.networks import CommitteeReadout, HeadRows, PreNorm, QueryToken, RowNetwork, SelfAttention, TeacherStudent
+from odescale.spectra import Spectrum, power_law
 
 RESULTS = Path("results/coverage")
 PAGE = Path("docs/coverage.md")
@@ -115,11 +112,7 @@ CASES: dict[str, Case] = {
 
 def run_case(case: Case) -> dict[str, Any]:
     """What `coverage` says and what the run did."""
-    from odescale.solve.integrate import integrate
-    from odescale.systems.coverage import coverage
-    from odescale.systems.mean_field_build import mean_field
-    from odescale.systems.mean_field_start import aligned_overlaps
-    from odescale.training.train import train
+    from odescale import aligned_overlaps, coverage, integrate, mean_field, train
 
     problem = case.problem()
     where: dict[str, Any] = {"dimension": case.dimension} if case.spectrum is None else {"spectrum": case.spectrum()}

@@ -129,9 +129,9 @@ def rows_of(table: Any) -> list[str]:
 def label_noise() -> list[str]:
     """Labels sampled at a finite temperature: what is left of the temperature schedule."""
     from odescale.analysis.peaked.escapes import follow
-    from odescale.analysis.peaked.one_third import predict_law
     from odescale.analysis.peaked.schedules import heated, heated_until, sgd
-    from odescale.clock import PowerSchedule
+    from odescale.one_third import predict_law
+    from odescale.schedules import PowerSchedule
 
     labels: dict[str, Any] = {"labels": "sampled", "inverse_temperature": TEACHER}
     cases = {
@@ -219,7 +219,7 @@ def main(argv: list[str] | None = None) -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.peaked.escapes import compare_escapes
+    from odescale.one_third import compare_escapes
 
     start = time.perf_counter()
     if arguments.small:

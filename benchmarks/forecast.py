@@ -11,13 +11,11 @@ import time
 import jax
 import numpy as np
 
-from odescale.analysis.forecast.best_schedule import best_schedule
-from odescale.analysis.forecast.choice import compare_laws
-from odescale.analysis.forecast.fit import evaluate, fit_law
-from odescale.analysis.forecast.isolated import fit_isolated
+from odescale import OdescaleError, best_schedule, fit_law, forecast
+from odescale.analysis.forecast.fit import evaluate
 from odescale.analysis.forecast.laws import course_of, law_named
-from odescale.analysis.forecast.predict import Forecast, forecast, interval, unseen_part
-from odescale.errors import OdescaleError
+from odescale.analysis.forecast.predict import Forecast, interval, unseen_part
+from odescale.laws import compare_laws, fit_isolated
 from tests.real_curves import gemstones_end, multi_power_curves, olmo_curves, pythia_curve
 
 jax.config.update("jax_enable_x64", True)

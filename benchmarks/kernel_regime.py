@@ -15,13 +15,12 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from odescale.compare.comparison import Comparison, compare
-from odescale.compare.kernel import kernel_regime
-from odescale.networks.sequence_model import SequenceTransformer, lazy_network
-from odescale.systems.kernel_build import SequenceData, kernel_system, synthetic_sequences
+from odescale import Comparison, compare, kernel_system, train
+from odescale.kernels import kernel_regime, lazy_network
+from odescale.networks import SequenceTransformer
+from odescale.systems.kernel_build import SequenceData, synthetic_sequences
 from odescale.systems.kernel_descent import record_steps
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
-from odescale.training.train import train
 
 SAMPLES = 8
 

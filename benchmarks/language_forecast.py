@@ -19,13 +19,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.language_runs import DECAY, LENGTH, RATES, WARMUP, train_case, write_runs
-from odescale.analysis.forecast.best_schedule import best_schedule
-from odescale.analysis.forecast.loss_curve import LossCurve
-from odescale.analysis.forecast.predict import Forecast, forecast
-from odescale.errors import OdescaleError
-from odescale.logs.read import read_logs
+from odescale import OdescaleError, best_schedule, forecast, read_logs
+from odescale.analysis.forecast.predict import Forecast
+from odescale.language import source_text
+from odescale.laws import LossCurve
 from odescale.systems.spectral_schedules import LoggedSchedule
-from odescale.training.source_text import source_text
 
 FIT_FROM = 0.1
 """Share of the run from which laws are fitted: past warm-up and the first fall."""

@@ -19,13 +19,16 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from odescale.clock import ConstantSchedule, CosineSchedule, StepDownSchedule, WarmedSchedule, WarmupStableDecaySchedule
-from odescale.networks.language_model import LanguageModel
-from odescale.run import Run
+from odescale import Run, train
+from odescale.language import LanguageModel, SourceText, language, source_text
+from odescale.schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    StepDownSchedule,
+    WarmedSchedule,
+    WarmupStableDecaySchedule,
+)
 from odescale.training.checkpoint import kept_checkpoint
-from odescale.training.language import language
-from odescale.training.source_text import SourceText, source_text
-from odescale.training.train import train
 
 LENGTH, BATCH, DEPTH, HEADS = 64, 16, 2, 4
 RATES = {"adamw": 3e-3, "sgd": 0.5}

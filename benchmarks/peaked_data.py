@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special, stats
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.expectations.softmax_race import softmax_race
 from odescale.precision import require_x64
 

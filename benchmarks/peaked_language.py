@@ -51,10 +51,8 @@ def train_case(
     name: str, steps: int | None = None, seeds: tuple[int, ...] | None = None, folder: Path | None = FOLDER
 ) -> Any:
     """(grammar, `Run`) of a case; `folder` None keeps no checkpoint."""
-    from odescale.networks.language_model import LanguageModel
-    from odescale.training.grammar import Grammar
-    from odescale.training.language import language
-    from odescale.training.train import train
+    from odescale import train
+    from odescale.language import Grammar, LanguageModel, language
 
     case = CASES[name]
     grammar = Grammar(**case.grammar)
@@ -73,8 +71,7 @@ def record_steps(steps: int) -> np.ndarray:
 def aligned_flow(classes: int) -> dict[str, np.ndarray]:
     """Logit scale s, excess loss, exponents p = -dlog L/dlog t and dlog s/dlog t of the aligned noiseless flow, hard labels."""
 
-    from odescale.solve.integrate import integrate
-    from odescale.systems.peaked import peaked
+    from odescale import integrate, peaked
 
     trajectory = integrate(peaked(classes=classes, labels="hard", noise=0), t1=1e6, points=600)
     scale = np.asarray(trajectory.observables["logit_scale"])
@@ -107,8 +104,8 @@ def own_flow(grammar: Any, sequences: int = 8192) -> dict[str, np.ndarray]:
 
 def anneal(run: Any, grammar: Any, name: str) -> dict[str, Any]:
     """The runs' models after a tenth more steps in which the learning rate falls linearly to zero; fresh data."""
-    from odescale.training.language import language
-    from odescale.training.train import train
+    from odescale import train
+    from odescale.language import language
 
     training = CASES[name].training
     steps = int(run.step[-1]) // 10

@@ -70,7 +70,7 @@ def timed(model: str, accuracy: float) -> dict[str, float]:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.two_tokens import two_token_loss
+    from odescale.two_tokens import two_token_loss
 
     row = {"import": time.perf_counter() - start}
     _, e, m = grid()
@@ -84,7 +84,7 @@ def timed(model: str, accuracy: float) -> dict[str, float]:
 
 def rows(accuracies: tuple[float, ...], checked: int) -> None:
     """Prints a row per model and accuracy: cold and warm time, estimated error, error against direct quadrature."""
-    from odescale.analysis.two_tokens import two_token_loss
+    from odescale.two_tokens import two_token_loss
 
     _, e, m = grid()
     rng = np.random.default_rng(0)
@@ -117,8 +117,8 @@ def rows(accuracies: tuple[float, ...], checked: int) -> None:
 
 def figure() -> None:
     """Writes docs/figures/phase_map.png: two maps, the energies of the solutions, their overlaps."""
-    from odescale.analysis.two_tokens import two_token_loss, two_token_minima, two_token_transition
     from odescale.plot.style import COLOURS, new_figure, shared_style
+    from odescale.two_tokens import two_token_loss, two_token_minima, two_token_transition
 
     first = {"variance": 1.0, "positional": DIAGONAL, "accuracy": 1e-5}
     continuous = {"variance": 0.25, "positional": DIAGONAL, "accuracy": 1e-7}

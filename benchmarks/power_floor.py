@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odescale.analysis.phases.power_floor import fit_power_floor
+from odescale.laws import fit_power_floor
 
 WARMUP, TOTAL = 1430.0, 143_000.0
 WINDOWS = ((100, TOTAL), (1000, TOTAL), (3000, TOTAL), (1000, 20_000))

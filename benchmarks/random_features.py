@@ -28,8 +28,7 @@ def risk_table(
     a: float, b: float, widths: Float[np.ndarray, " w"], times: Float[np.ndarray, " n"], seed: int
 ) -> Float[np.ndarray, "w n"]:
     """Risk (floor included) at `times` (SGD steps) of the first N rows of one projection for every width N: they share its luck."""
-    from odescale.solve.spectral.log_rate import solve_spectral
-    from odescale.systems.spectral_features import gaussian_projection, random_features
+    from odescale.linear import gaussian_projection, random_features, solve_spectral
 
     rows = []
     largest = int(widths[-1])
@@ -72,8 +71,7 @@ def measure(
 
     One frontier per group of projections, of their mean risk; the uncertainty is that between groups (and the drift).
     """
-    from odescale.analysis.frontier.exponent import frontier_exponent
-    from odescale.analysis.frontier.power_law_phases import compute_optimal
+    from odescale.frontier import compute_optimal, frontier_exponent
 
     widths = np.unique(np.round(np.geomspace(smallest, largest, sizes)))
     times = np.geomspace(1.0, 30.0 * largest**b, 240)

@@ -14,13 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
-from odescale.errors import InputError
+from odescale import AbstractSystem, Clock, InputError, Integration, Parameter
+from odescale.clock import Schedule
 from odescale.generated import mean_field as formulas
 from odescale.precision import require_x64
-from odescale.systems.base import AbstractSystem, Integration
+from odescale.schedules import ConstantSchedule, parse_schedule
 from odescale.systems.initial import check_overlaps
-from odescale.systems.parameters import Parameter, at_least_one, complete, is_traced, non_negative, positive
+from odescale.systems.parameters import at_least_one, complete, is_traced, non_negative, positive
 
 PARAMETERS = (
     Parameter("learning_rate", 0.5, "a positive finite number", positive, "1", "plain SGD learning rate eta"),

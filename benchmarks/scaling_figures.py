@@ -18,20 +18,26 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.kernel_regime import function_error
-from odescale.analysis.frontier.compute import compute_frontier, critical_compute
-from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
-from odescale.analysis.frontier.risk_law import RiskLaw, isolated_law, risk_law
+from odescale import Comparison, compare, kernel_system, train
 from odescale.cli.frontier import model_curves
-from odescale.compare.comparison import Comparison, compare
 from odescale.compare.kernel import TOLERANCE
-from odescale.networks.sequence_model import SequenceTransformer, lazy_network
+from odescale.frontier import (
+    RiskLaw,
+    compute_frontier,
+    compute_optimal,
+    critical_compute,
+    isolated_law,
+    phase_map,
+    risk_law,
+)
+from odescale.kernels import lazy_network
+from odescale.networks import SequenceTransformer
 from odescale.plot import plot
 from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 from odescale.plot.style import CYCLE, new_figure, shared_style
-from odescale.systems.kernel_build import SequenceData, kernel_system
+from odescale.systems.kernel_build import SequenceData
 from odescale.systems.kernel_descent import record_steps
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
-from odescale.training.train import train
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "figures"
 WIDTHS = (32, 64, 128)

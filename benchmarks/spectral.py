@@ -53,7 +53,7 @@ def by_lsoda(system: Any, times: np.ndarray, rtol: float, atol: float) -> np.nda
 
 def scaled(system: Any) -> Any:
     """s(t - 1/2) in numpy, None if constant."""
-    from odescale.clock import ConstantSchedule
+    from odescale.schedules import ConstantSchedule
 
     if isinstance(system.schedule, ConstantSchedule):
         return None
@@ -69,9 +69,8 @@ def main() -> int:
     import jax
 
     jax.config.update("jax_enable_x64", True)
-    from odescale.solve.spectral.exact import constant_rate
-    from odescale.solve.spectral.log_rate import solve_spectral
-    from odescale.systems.spectral import spectral
+    from odescale import spectral
+    from odescale.linear import constant_rate, solve_spectral
 
     eta = 0.5 / float(np.sum(np.arange(1, 1025) ** -1.5))
     times = np.geomspace(1, 1e6, 400)

@@ -39,9 +39,7 @@ def finite_context(
     tokens: int, depth: int = 1, seeds: int = 8, dimension: int = 300, t1: float = 4.0, batch: int = 16
 ) -> dict[str, Any]:
     """Trajectories at finite context against the infinite-context ODE and, for one layer, the ODE with its 1/T terms."""
-    from odescale.solve.integrate import integrate
-    from odescale.systems.attention_build import attention
-    from odescale.training.train import train
+    from odescale import attention, integrate, train
 
     settings: dict[str, Any] = {
         "depth": depth,
@@ -79,9 +77,7 @@ def finite_context(
 
 def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.5) -> dict[str, Any]:
     """Value and output rows: the ODE against simulation, by test loss and by the loss at the run's overlaps."""
-    from odescale.solve.integrate import integrate
-    from odescale.systems.attention_build import attention
-    from odescale.training.train import train
+    from odescale import attention, integrate, train
 
     settings: dict[str, Any] = {
         "depth": depth,
@@ -111,8 +107,7 @@ def value_rows(depth: int = 1, tokens: int = 512, seeds: int = 4, t1: float = 3.
 
 def spectrum(noise: float) -> dict[str, Any]:
     """lam ~ k^-1.5 with trace 1, source 0.5, two layers, all rows trained, to 1e6 steps with the implicit solver."""
-    from odescale.solve.integrate import integrate
-    from odescale.systems.attention_build import attention
+    from odescale import attention, integrate
 
     system = attention(capacity=1.5, source=0.5, noise=noise, learning_rate=0.1)
     times = np.concatenate([[0.0], np.geomspace(1.0, 1e6, 361)])
@@ -161,7 +156,7 @@ def clock_formula(system: Any, trajectory: Any, theta: np.ndarray) -> np.ndarray
 
 def effective_dimension(capacity: float) -> float:
     """(tr Sigma)^2/tr Sigma^2 of the spectrum of the row."""
-    from odescale.systems.spectrum import power_law
+    from odescale.spectra import power_law
 
     return power_law(capacity, 1e8).effective_dimension
 

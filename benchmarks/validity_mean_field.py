@@ -13,15 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from odescale.networks.blocks import MLP, HeadRows, Positions, PreNorm, SelfAttention
-from odescale.networks.losses import AbstractLoss, CrossEntropy, SquareLoss
-from odescale.networks.readouts import MeanPool, PerToken, QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import TeacherStudent, teacher_student
-from odescale.systems.mean_field import MeanField
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.mean_field_start import aligned_overlaps
-from odescale.systems.spectrum import Spectrum, power_law
+from odescale import MeanField, aligned_overlaps, mean_field, teacher_student
+from odescale.networks import (
+    MLP,
+    CrossEntropy,
+    HeadRows,
+    MeanPool,
+    PerToken,
+    Positions,
+    PreNorm,
+    QueryToken,
+    RowNetwork,
+    SelfAttention,
+    SquareLoss,
+    TeacherStudent,
+)
+from odescale.networks.losses import AbstractLoss
+from odescale.spectra import Spectrum, power_law
 
 RECORDS = 10
 
@@ -279,10 +287,8 @@ def record_times(case: Case) -> np.ndarray:
 
 def run_case(case: Case) -> dict[str, Any]:
     """SGD and ODE of one case: the comparison's figures, the theories without a term, and the seconds of both."""
-    from odescale.compare.comparison import compare
+    from odescale import compare, integrate, train
     from odescale.compare.rules.mean_field import quadrature_stderr
-    from odescale.solve.integrate import integrate
-    from odescale.training.train import train
 
     system = build(case)
     options: dict[str, Any] = {"seeds": case.seeds, "record_times": record_times(case), "progress": False}

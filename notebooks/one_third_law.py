@@ -32,6 +32,7 @@ jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 import numpy as np
 
 import odescale
+from odescale import train
 from odescale.analysis.phases.transition import transition_of_trajectory
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import (
@@ -42,7 +43,6 @@ from odescale.generated.peaked import (
     layer_error,
     power_law_loss,
 )
-from odescale.training.train import train
 
 # %% [markdown]
 # ## Parameters

@@ -32,10 +32,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
+from odescale import train
 from odescale.analysis.phases.transition import transition_of_trajectory
 from odescale.generated.attention import quickstart_loss
 from odescale.solve.integrate import traces
-from odescale.training.train import train
 
 # %% [markdown]
 # ## Parameters

@@ -33,7 +33,7 @@ import numpy as np
 
 import odescale
 from odescale.analysis.frontier.compute import fixed_size_risk
-from odescale.analysis.frontier.power_law_phases import phase_map
+from odescale.frontier import phase_map
 from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 from odescale.training.patch_digits import source_text_sequences
 

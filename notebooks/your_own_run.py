@@ -33,10 +33,10 @@ jax.config.update("jax_enable_x64", True)  # odescale never changes this for you
 import numpy as np
 
 import odescale
-from odescale.clock import ConstantSchedule, CosineSchedule, StepDownSchedule, WarmedSchedule
+from odescale import OutsideTheoryError
 from odescale.compare.log_report import first_step
-from odescale.errors import OutsideTheoryError
-from odescale.networks.language_model import LanguageModel
+from odescale.language import LanguageModel
+from odescale.schedules import ConstantSchedule, CosineSchedule, StepDownSchedule, WarmedSchedule
 
 # %% [markdown]
 # ## Parameters

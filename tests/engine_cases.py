@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 
-from odescale.networks.blocks import MLP, HeadRows, SelfAttention
-from odescale.networks.losses import CrossEntropy, SquareLoss
-from odescale.networks.readouts import CommitteeReadout, PerToken, QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import TeacherStudent, teacher_student
+from odescale import teacher_student
+from odescale.networks import (
+    MLP,
+    CommitteeReadout,
+    CrossEntropy,
+    HeadRows,
+    PerToken,
+    QueryToken,
+    RowNetwork,
+    SelfAttention,
+    SquareLoss,
+    TeacherStudent,
+)
 
 
 def two_layers(tokens: int = 3, **settings) -> TeacherStudent:

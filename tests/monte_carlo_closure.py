@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.expectations.gaussian_fields import overlap_root
-from odescale.networks.architecture import Architecture
+from odescale.networks import Architecture
 from odescale.networks.fields import apply_on_fields
 from odescale.precision import resolve_dtype
 

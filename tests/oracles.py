@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from odescale.networks.architecture import Architecture, FieldNetwork
+from odescale.networks import Architecture, FieldNetwork
 
 
 def oracle_functionals(C: jax.Array, R: jax.Array, network: FieldNetwork) -> jax.Array:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odescale.analysis.forecast.loss_curve import LossCurve, curve_from_rates
+from odescale.laws import LossCurve, curve_from_rates
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 from oracles import oracle_closure, oracle_functionals, oracle_loss
 
-from odescale.networks.architecture import Architecture, build_architecture
-from odescale.systems.spectrum import Spectrum
+from odescale.networks import Architecture, build_architecture
+from odescale.spectra import Spectrum
 
 
 class Ramp(eqx.Module):

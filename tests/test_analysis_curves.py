@@ -9,11 +9,10 @@ import pytest
 from scipy.interpolate import make_smoothing_spline
 from scipy.optimize import brentq
 
-from odescale.analysis.phases.curves import find_transition_curve
+from odescale import InputError, Transition, find_transition_curve
 from odescale.analysis.phases.exponents import SmoothingSpline, local_exponent, tail_exponent
 from odescale.analysis.phases.fits import compare_models, fit_curve
-from odescale.analysis.phases.regimes import Transition, select_transition
-from odescale.errors import InputError
+from odescale.analysis.phases.regimes import select_transition
 
 BETA, Y0, Y1 = 1.0, 0.05, 0.3
 POINTS = np.geomspace(0.2, 12, 31)

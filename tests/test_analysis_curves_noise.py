@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 from test_analysis_curves import POINTS, correlated, gap_like, quickstart
 
+from odescale import InputError, find_transition_curve
 from odescale.analysis.phases.bootstrap import block_bootstrap, correlated_noise, seed_bootstrap, student_factor
-from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.fits import compare_models
-from odescale.errors import InputError
 
 
 def test_spline_on_the_quickstart_grid():

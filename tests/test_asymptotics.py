@@ -8,7 +8,7 @@ import sympy
 from scipy.integrate import solve_ivp
 from sympy import Rational, S
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.symbolic import dominant_balances, next_order
 from odescale.symbolic.inequalities import Inequality, implied, informative, possible
 

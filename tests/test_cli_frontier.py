@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier.compute import compute_frontier, fixed_size_risk
-from odescale.analysis.frontier.risk_law import risk_law, yang_v1
-from odescale.errors import InputError, OutsideTheoryError
+from odescale import InputError, OutsideTheoryError
+from odescale.analysis.frontier.compute import fixed_size_risk
+from odescale.frontier import compute_frontier, risk_law, yang_v1
 
 EXAMPLE = (
     "--term", "width:1:.5:2:100", "--term", "data:1:.5:1:1000", "--decay", "50", "--rate", ".8", "--time-cost", "1",

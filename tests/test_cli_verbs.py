@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from test_cli import record_of
 
-from odescale.run import Run
-from odescale.solve.sweep import sweep
-from odescale.solve.trajectory import Trajectory
+from odescale import Run, Trajectory, sweep
 from odescale.systems.register import SYSTEMS
 
 

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from odescale.clock import (
-    Clock,
+from odescale import Clock, InputError
+from odescale.clock import schedule_integral, schedule_kinks
+from odescale.schedules import (
     ConstantSchedule,
     CosineSchedule,
     PowerSchedule,
@@ -16,11 +17,8 @@ from odescale.clock import (
     WarmedSchedule,
     WarmupStableDecaySchedule,
     parse_schedule,
-    schedule_integral,
-    schedule_kinks,
     schedule_text,
 )
-from odescale.errors import InputError
 
 SCHEDULES = {
     "constant": ConstantSchedule(),

@@ -7,15 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import OutsideTheoryError
+from odescale import OutsideTheoryError, teacher_student
 from odescale.expectations.closure import Quadrature
 from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
 from odescale.generated import mean_field as generated
-from odescale.networks.blocks import MLP, HeadRows, SelfAttention
-from odescale.networks.losses import CrossEntropy, SquareLoss
-from odescale.networks.readouts import CommitteeReadout, MeanPool, QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
+from odescale.networks import (
+    MLP,
+    CommitteeReadout,
+    CrossEntropy,
+    HeadRows,
+    MeanPool,
+    QueryToken,
+    RowNetwork,
+    SelfAttention,
+    SquareLoss,
+)
 from odescale.systems.closed_form import ClosedForm, closed_form, closed_form_of, has_closed_form
 
 jax.config.update("jax_enable_x64", True)

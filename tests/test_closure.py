@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from engine_cases import classes, erf_units, in_differences, linear, one_layer, random_gram, two_layers, write_back
 
-from odescale.errors import InputError
+from odescale import InputError, teacher_student
 from odescale.expectations.automatic import choose_nodes, estimate_drift, node_dimension, quadrature
 from odescale.expectations.closure import factor, solve_right
 from odescale.expectations.nodes import Nodes, gauss_hermite_nodes, largest_order, sobol_nodes
-from odescale.networks.losses import SquareLoss
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
+from odescale.networks import RowNetwork, SquareLoss
 
 
 def moments(problem, C, R=None, *, count=2**12, replicates=4, seed=0, nodes=None):

@@ -13,11 +13,10 @@ import pytest
 
 import odescale
 from benchmarks.saad_solla import SaadSolla, committee_overlaps, saad_solla
-from odescale.errors import InputError
+from odescale import InputError, mean_field
 from odescale.generated import mean_field as generated
 from odescale.solve.codes import Code
 from odescale.systems.closed_form import ClosedForm
-from odescale.systems.mean_field_build import mean_field
 from tests.scipy_committee import Oracle, saad_solla_start
 from tests.test_closed_form import committee as network
 from tests.test_closed_form import teacher_student

@@ -9,19 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.clock import Clock, ConstantSchedule
-from odescale.compare.comparison import compare
-from odescale.compare.report import to_json, to_markdown, write_report
-from odescale.compare.sheets import Rules
+from odescale import (
+    Clock,
+    InputError,
+    Rules,
+    Run,
+    Trajectory,
+    attention,
+    compare,
+    integrate,
+    quickstart,
+    train,
+    write_report,
+)
+from odescale.compare.report import to_json, to_markdown
 from odescale.compare.verdict import judge
-from odescale.errors import InputError
 from odescale.files import plain
-from odescale.run import Run
-from odescale.solve.integrate import integrate
-from odescale.solve.trajectory import Trajectory
-from odescale.systems.attention_build import attention, quickstart
+from odescale.schedules import ConstantSchedule
 from odescale.systems.register import HOOKS
-from odescale.training.train import train
 
 POINTS = 200
 T1 = 30.0

@@ -11,22 +11,24 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from odescale.clock import Clock, ConstantSchedule
-from odescale.compare.comparison import Comparison, compare
+from odescale import (
+    Clock,
+    Comparison,
+    InputError,
+    MeanField,
+    Run,
+    Trajectory,
+    aligned_overlaps,
+    compare,
+    mean_field,
+    teacher_student,
+    train,
+)
 from odescale.compare.report import to_json
 from odescale.compare.rules.mean_field import quadrature_stderr
 from odescale.compare.same import schedule_of
-from odescale.errors import InputError
-from odescale.networks.blocks import HeadRows, SelfAttention
-from odescale.networks.readouts import QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import TeacherStudent, teacher_student
-from odescale.run import Run
-from odescale.solve.trajectory import Trajectory
-from odescale.systems.mean_field import MeanField
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.mean_field_start import aligned_overlaps
-from odescale.training.train import train
+from odescale.networks import HeadRows, QueryToken, RowNetwork, SelfAttention, TeacherStudent
+from odescale.schedules import ConstantSchedule
 
 TIMES = np.geomspace(0.5, 8.0, 6)
 SLOPE = 1.5

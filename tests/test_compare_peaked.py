@@ -11,17 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.clock import GrowthSchedule, PowerSchedule
-from odescale.compare.comparison import Comparison, compare
-from odescale.compare.report import write_report
+from odescale import Comparison, InputError, Peaked, Run, Trajectory, compare, integrate, peaked, train, write_report
 from odescale.compare.rules.peaked import lagging_spread
 from odescale.compare.same import schedule_of
-from odescale.errors import InputError
-from odescale.run import Run
-from odescale.solve.integrate import integrate
-from odescale.solve.trajectory import Trajectory
-from odescale.systems.peaked import Peaked, peaked
-from odescale.training.train import train
+from odescale.schedules import GrowthSchedule, PowerSchedule
 
 QUANTITIES = ("overlap", "spread", "loss", "error")
 TIMES = np.geomspace(0.5, 20.0, 10)

@@ -6,14 +6,9 @@ import numpy as np
 import pytest
 from engine_cases import linear, two_layers, write_back
 
-from odescale.networks.blocks import HeadRows, PreNorm, SelfAttention
-from odescale.networks.readouts import QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
-from odescale.systems.coverage import coverage
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.mean_field_start import aligned_overlaps
-from odescale.systems.spectrum import power_law
+from odescale import aligned_overlaps, coverage, mean_field, teacher_student
+from odescale.networks import HeadRows, PreNorm, QueryToken, RowNetwork, SelfAttention
+from odescale.spectra import power_law
 
 
 def judged(problem, **settings):

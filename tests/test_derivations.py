@@ -19,9 +19,9 @@ from derivations.attention import checks as attention_checks
 from derivations.attention.script import AttentionOptions, derive
 from derivations.attention.tape import entry, operation_table, scalar_closure
 from derivations.registry import NAMES, derive_function
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.generated import attention as generated
-from odescale.networks.architecture import build_architecture
+from odescale.networks import build_architecture
 from odescale.symbolic import module_source, run_checks, to_latex, to_text, verify_stamp
 from tests.oracles import random_overlaps
 

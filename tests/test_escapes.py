@@ -5,22 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.analysis.peaked.escapes import (
-    ESCAPES,
-    MAX_STEPS,
-    POINTS,
-    best_settings,
-    compare_escapes,
-    follow,
-    time_by_horizon,
-    time_to_loss,
-)
+from odescale import InputError, integrate
+from odescale.analysis.peaked.escapes import ESCAPES, MAX_STEPS, POINTS, best_settings, follow, time_by_horizon
 from odescale.analysis.peaked.layer import decay_exponent
 from odescale.analysis.peaked.schedules import decayed, heated, heated_until, hot_start, sgd
-from odescale.clock import PowerSchedule
-from odescale.errors import InputError
+from odescale.one_third import compare_escapes, time_to_loss
 from odescale.plot import plot
-from odescale.solve.integrate import integrate
+from odescale.schedules import PowerSchedule
 
 
 @pytest.mark.slow

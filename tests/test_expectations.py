@@ -7,10 +7,10 @@ import pytest
 from monte_carlo_closure import sampled_closure
 from oracles import oracle_closure, oracle_loss, random_overlaps
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.gaussian_fields import overlap_root, sample_fields
-from odescale.networks.architecture import build_architecture, quickstart_architecture
+from odescale.networks import build_architecture, quickstart_architecture
 from odescale.networks.fields import apply_on_fields
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.errors import CheckpointError
+from odescale import CheckpointError
 from odescale.files import read_npz, write_npz
 
 ARRAYS = {"loss": np.linspace(1.0, 0.0, 2000) ** 2, "code": np.asarray(0)}

@@ -9,11 +9,9 @@ import numpy as np
 import pytest
 
 from benchmarks.forecast import LADDER, SIZES, interval_quality, multi_power_split, olmo_split, published_law
-from odescale.analysis.forecast.choice import choose_law
-from odescale.analysis.forecast.fit import fit_law
-from odescale.analysis.forecast.isolated import fit_isolated
+from odescale import OutsideTheoryError, fit_law
 from odescale.analysis.forecast.predict import Forecast
-from odescale.errors import OutsideTheoryError
+from odescale.laws import choose_law, fit_isolated
 from tests.real_curves import folder, gemstones_end, multi_power_curves, pythia_curve
 
 pytestmark = [

@@ -11,11 +11,10 @@ import pytest
 from scipy.special import lambertw
 
 from derivations.frontier.checks import zoom
-from odescale.analysis.frontier.compute import compute_frontier, critical_compute, local_exponent
+from odescale import InputError, OutsideTheoryError
+from odescale.analysis.frontier.compute import local_exponent
 from odescale.analysis.frontier.lambert import lambert_lower, lambert_upper, solve_balance
-from odescale.analysis.frontier.risk_law import risk_law, yang_v1, yang_v3
-from odescale.analysis.frontier.tied import tied_frontier
-from odescale.errors import InputError, OutsideTheoryError
+from odescale.frontier import compute_frontier, critical_compute, risk_law, tied_frontier, yang_v1, yang_v3
 
 EXAMPLE = {"decay": 50.0, "rate": 0.8, "time_cost": 1.0, "floors": (100.0, 1000.0)}
 

@@ -11,12 +11,20 @@ import pytest
 from scipy.optimize import minimize_scalar
 
 from benchmarks.random_features import measure
-from odescale.analysis.frontier.compute import compute_frontier, critical_compute
-from odescale.analysis.frontier.exponent import envelope_of_curves, frontier_exponent
-from odescale.analysis.frontier.numeric import LawRisk, compare_frontiers, numeric_frontier
-from odescale.analysis.frontier.power_law_phases import compute_optimal
-from odescale.analysis.frontier.risk_law import RiskLaw, risk_law, yang_v3
-from odescale.errors import InputError
+from odescale import InputError
+from odescale.analysis.frontier.numeric import LawRisk
+from odescale.frontier import (
+    RiskLaw,
+    compare_frontiers,
+    compute_frontier,
+    compute_optimal,
+    critical_compute,
+    envelope_of_curves,
+    frontier_exponent,
+    numeric_frontier,
+    risk_law,
+    yang_v3,
+)
 
 
 def example(**changes) -> RiskLaw:

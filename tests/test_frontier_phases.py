@@ -8,15 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier.exponent import frontier_exponent
-from odescale.analysis.frontier.numeric import numeric_frontier
-from odescale.analysis.frontier.power_law_phases import (
-    asymptotic_terms,
-    compute_optimal,
-    phase_map,
-    truncated_modes,
-)
-from odescale.errors import InputError, OutsideTheoryError
+from odescale import InputError, OutsideTheoryError
+from odescale.analysis.frontier.power_law_phases import asymptotic_terms
+from odescale.frontier import compute_optimal, frontier_exponent, numeric_frontier, phase_map, truncated_modes
 
 
 @pytest.mark.parametrize(

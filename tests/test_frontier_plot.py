@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier.compute import compute_frontier, critical_compute
-from odescale.analysis.frontier.power_law_phases import compute_optimal, phase_map
-from odescale.analysis.frontier.risk_law import isolated_law, risk_law, yang_v1
-from odescale.errors import InputError
+from odescale import InputError
+from odescale.frontier import (
+    compute_frontier,
+    compute_optimal,
+    critical_compute,
+    isolated_law,
+    phase_map,
+    risk_law,
+    yang_v1,
+)
 from odescale.plot import plot
 from odescale.plot.frontier import plot_compute_phases, plot_isolated_laws
 

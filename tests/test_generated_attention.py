@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from odescale.generated import attention as generated
-from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
+from odescale.networks import Architecture, build_architecture, quickstart_architecture
 from tests.oracles import oracle_closure, oracle_functionals, oracle_loss, random_overlaps
 
 CASES = [

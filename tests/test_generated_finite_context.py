@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.generated import attention as generated
-from odescale.networks.architecture import Architecture, FieldNetwork, Head, build_architecture
+from odescale.networks import Architecture, FieldNetwork, Head, build_architecture
 from tests.oracles import random_overlaps
 
 

@@ -7,11 +7,7 @@ import numpy as np
 import pytest
 from engine_cases import two_layers
 
-from odescale.solve.integrate import integrate
-from odescale.solve.sweep import sweep
-from odescale.systems.attention_build import attention, quickstart
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.mean_field_start import aligned_overlaps
+from odescale import aligned_overlaps, attention, integrate, mean_field, quickstart, sweep
 
 pytestmark = pytest.mark.gpu
 

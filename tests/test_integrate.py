@@ -12,14 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import CheckpointError, InputError, PrecisionError, SolveError
+from odescale import (
+    CheckpointError,
+    InputError,
+    PrecisionError,
+    SolveError,
+    Trajectory,
+    attention,
+    integrate,
+    quickstart,
+)
 from odescale.generated.attention import quickstart_loss
-from odescale.networks.architecture import Architecture, FieldNetwork
+from odescale.networks import Architecture, FieldNetwork
 from odescale.solve.codes import Code
-from odescale.solve.integrate import integrate, output_times, traces
-from odescale.solve.trajectory import Trajectory
-from odescale.systems.attention_build import attention, quickstart
-from odescale.systems.spectrum import listed, source_overlaps
+from odescale.solve.integrate import output_times, traces
+from odescale.spectra import listed, source_overlaps
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale) of the quickstart system
 
@@ -268,7 +275,7 @@ def test_gradients_through_integration_are_finite_differences():
 
 @pytest.fixture(scope="module")
 def spectral():
-    from odescale.networks.architecture import build_architecture
+    from odescale.networks import build_architecture
     from odescale.systems.initial import teacher_student_overlaps
 
     rows = build_architecture(1)

@@ -12,18 +12,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 from benchmarks.kernel_regime import function_error
-from odescale.compare.comparison import compare
-from odescale.compare.kernel import function_errors, kernel_regime, predict
-from odescale.errors import InputError, SolveError
-from odescale.expectations.tangent_kernel import tangent_kernel
-from odescale.networks.language_model import LanguageModel
-from odescale.networks.sequence_model import SequenceTransformer, lazy_network, trainable
-from odescale.solve.integrate import integrate
-from odescale.systems.kernel_build import kernel, kernel_system, synthetic_sequences, with_learning_rate
+from odescale import InputError, SolveError, compare, integrate, kernel, kernel_system, train
+from odescale.compare.kernel import function_errors, predict
+from odescale.kernels import kernel_regime, lazy_network, tangent_kernel
+from odescale.language import LanguageModel
+from odescale.networks import SequenceTransformer
+from odescale.networks.sequence_model import trainable
+from odescale.systems.kernel_build import synthetic_sequences, with_learning_rate
 from odescale.systems.kernel_descent import descent, gradient_flow, record_steps
 from odescale.training.kernel import experiment, kernel_change
 from odescale.training.patch_digits import digits_sequences, source_text_sequences
-from odescale.training.train import train
 
 
 def build(width: int = 16, depth: int = 2, inputs: int = 5, outputs: int = 2, tokens: int = 3, **options):

@@ -8,12 +8,9 @@ import numpy as np
 import pytest
 
 import odescale
-from odescale.errors import InputError, OutsideTheoryError
-from odescale.networks.blocks import SelfAttention
-from odescale.networks.library import committee_network, transformer_network
-from odescale.solve.integrate import integrate
+from odescale import InputError, OutsideTheoryError, committee, integrate, transformer
+from odescale.networks import SelfAttention, committee_network, transformer_network
 from odescale.systems.closed_form import ClosedForm
-from odescale.systems.transformer import committee, transformer
 
 D, T = 40, 4
 

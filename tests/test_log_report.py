@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks.log_report import measure
+from odescale import InputError, read_logs, report_logs
 from odescale.cli.main import main
 from odescale.compare.log_pages import write_log_report
-from odescale.compare.log_report import LogReport, report_logs, thinned
-from odescale.errors import InputError
-from odescale.logs.read import TrainingLog, read_logs
+from odescale.compare.log_report import LogReport, thinned
+from odescale.logs import TrainingLog
 
 WARMUP, PEAK = 100, 1e-3
 L0, A, ALPHA, B, C = 2.0, 0.9, 0.5, 150.0, 8.0

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from odescale.analysis.forecast.loss_curve import LossCurve
-from odescale.errors import InputError
+from odescale import InputError, read_log, read_logs
+from odescale.laws import LossCurve
+from odescale.logs import TrainingLog
 from odescale.logs.events import masked_crc
-from odescale.logs.read import TrainingLog, read_log, read_logs
 
 DATA = Path(os.environ.get("ODESCALE_DATA", Path(__file__).resolve().parents[1] / "../shared/data"))
 

@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from test_logs import events, trainer_state
 
-from odescale.errors import InputError
-from odescale.logs.read import read_log, read_logs
+from odescale import InputError, read_log, read_logs
 
 GOOD = "step,lr,loss\n0,0.1,9\n10,0.1,5\n20,0.1,4\n"
 

@@ -8,20 +8,13 @@ from engine_cases import erf_units, in_differences, linear, one_layer, random_gr
 from oracles import oracle_closure
 from spectral_recursion import excess_risk
 
-from odescale.clock import parse_schedule
-from odescale.errors import InputError
+from odescale import InputError, aligned_overlaps, integrate, mean_field, teacher_student
 from odescale.expectations.automatic import node_dimension, quadrature
 from odescale.expectations.closure import factor
 from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
-from odescale.networks.architecture import build_architecture
-from odescale.networks.blocks import MLP
-from odescale.networks.readouts import QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
-from odescale.solve.integrate import integrate
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.mean_field_start import aligned_overlaps
-from odescale.systems.spectrum import listed, power_law
+from odescale.networks import MLP, QueryToken, RowNetwork, build_architecture
+from odescale.schedules import parse_schedule
+from odescale.spectra import listed, power_law
 
 LINEAR = gauss_hermite_nodes(2, 4)  # exact: everything is quadratic
 

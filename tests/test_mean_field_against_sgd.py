@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
-from odescale.compare.comparison import Comparison, compare
-from odescale.solve.integrate import integrate
-from odescale.training.train import train
+from odescale import Comparison, compare, integrate, train
 
 
 def shortened(name: str, **changes: Any) -> tuple[Comparison, dict[str, Comparison]]:

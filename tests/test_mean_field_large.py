@@ -7,16 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from odescale.analysis.phases.transition import find_transition
-from odescale.errors import InputError
-from odescale.networks.blocks import HeadRows, SelfAttention
-from odescale.networks.readouts import QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
-from odescale.solve.integrate import integrate
-from odescale.systems.attention_build import quickstart
+from odescale import InputError, find_transition, integrate, mean_field, quickstart, teacher_student
+from odescale.networks import HeadRows, QueryToken, RowNetwork, SelfAttention
 from odescale.systems.initial import quickstart_overlaps
-from odescale.systems.mean_field_build import mean_field
 
 MEMORY = """
 import json, resource, sys

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import oracle_functionals, oracle_loss, random_overlaps
 
-from odescale.networks.architecture import Architecture, FieldNetwork, Head, build_architecture, quickstart_architecture
+from odescale.networks import Architecture, FieldNetwork, Head, build_architecture, quickstart_architecture
 from odescale.networks.fields import apply_on_fields, apply_on_queries, rows_read_from
 from odescale.networks.infinite import infinite_functionals, infinite_loss
 from odescale.networks.transformer import Transformer

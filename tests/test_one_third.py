@@ -12,6 +12,7 @@ from derivations.peaked import closure as peaked_closure
 from derivations.peaked import escapes as peaked_escapes
 from derivations.peaked import laws as peaked_laws
 from derivations.peaked import layers as peaked_layers
+from odescale import InputError, integrate, peaked
 from odescale.analysis.peaked.escapes import MAX_STEPS, POINTS, follow
 from odescale.analysis.peaked.layer import (
     adam_exponents,
@@ -20,12 +21,9 @@ from odescale.analysis.peaked.layer import (
     softplus_mean,
     stationary_spread,
 )
-from odescale.analysis.peaked.one_third import predict_law
 from odescale.analysis.peaked.schedules import heated, sgd
-from odescale.clock import PowerSchedule
-from odescale.errors import InputError
-from odescale.solve.integrate import integrate
-from odescale.systems.peaked import peaked
+from odescale.one_third import predict_law
+from odescale.schedules import PowerSchedule
 
 G, H = peaked_laws.POWER, peaked_escapes.HEAT
 

@@ -229,7 +229,7 @@ def test_stability_bound_is_where_the_teacher_loses_its_hold():
 @pytest.mark.slow
 def test_ode_is_much_faster_than_the_simulation_it_replaces():
     """At least 20 times, warm, one process; tables included after first use."""
-    from odescale.training.train import train
+    from odescale import train
 
     system = peaked(classes=3, dimension=1000)
     ts = np.geomspace(1, 80, 20)

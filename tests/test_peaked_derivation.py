@@ -30,7 +30,7 @@ from derivations.peaked import laws as peaked_laws
 from derivations.peaked import layers as peaked_layers
 from derivations.peaked.notation import CURVATURE, DELTA, MEAN_TOP, SECOND_MOMENT, TIME
 from derivations.peaked.script import derive
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.generated import peaked as generated
 from odescale.symbolic import dominant_balances, module_source, to_latex, to_text, verify_stamp
 

@@ -17,14 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.networks.losses import CrossEntropy
-from odescale.networks.readouts import QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
-from odescale.solve.integrate import integrate
-from odescale.systems.mean_field import MeanField
-from odescale.systems.mean_field_build import mean_field
-from odescale.systems.peaked import Peaked, peaked
+from odescale import MeanField, Peaked, integrate, mean_field, peaked, teacher_student
+from odescale.networks import CrossEntropy, QueryToken, RowNetwork
 
 REPLICATES = 8
 TEACHER = {"hard": np.inf, "soft": 3.0, "sampled": 3.0}

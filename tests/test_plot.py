@@ -15,17 +15,12 @@ from matplotlib.figure import Figure
 from test_analysis_curves import POINTS, correlated, quickstart
 
 import odescale
-from odescale.analysis.phases.curves import find_transition_curve
+from odescale import Clock, InputError, Run, Trajectory, find_transition_curve, sweep
 from odescale.analysis.phases.exponents import local_exponent
-from odescale.clock import Clock
 from odescale.compare.comparison import Quantity
 from odescale.compare.verdict import Verdict
-from odescale.errors import InputError
 from odescale.plot import draw, kinds, plot, register
 from odescale.plot.style import CYCLE, RC
-from odescale.run import Run
-from odescale.solve.sweep import sweep
-from odescale.solve.trajectory import Trajectory
 
 DENSE = np.geomspace(0.05, 15, 200)
 UNIT = "t  (one unit = 500 SGD steps)"

@@ -5,13 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
+from odescale import InputError, integrate, peaked, sweep
 from odescale.expectations.softmax_race import softmax_race
 from odescale.generated.peaked import hand_over_time, power_law_loss
 from odescale.plot import plot
-from odescale.solve.integrate import integrate
-from odescale.solve.sweep import sweep
-from odescale.systems.peaked import peaked
 
 CLASSES = 10
 TEMPERATURES = np.array([300.0, 0.5, 3.0, 20.0])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from odescale import InputError
-from odescale.analysis.phases.power_floor import fit_power_floor
+from odescale.laws import fit_power_floor
 
 T = np.geomspace(1, 1e4, 200)
 

@@ -7,17 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier.compute import compute_frontier, local_exponent
-from odescale.analysis.frontier.risk_law import (
-    RiskLaw,
-    isolated_law,
-    joint_surface,
-    release_multipliers,
-    risk_law,
-    yang_v1,
-    yang_v3,
-)
-from odescale.errors import InputError, PrecisionError
+from odescale import InputError, PrecisionError
+from odescale.analysis.frontier.compute import local_exponent
+from odescale.analysis.frontier.risk_law import release_multipliers
+from odescale.frontier import RiskLaw, compute_frontier, isolated_law, joint_surface, risk_law, yang_v1, yang_v3
 
 
 def example(**changes) -> RiskLaw:

@@ -5,12 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
-from odescale.networks.blocks import ACTIVATIONS, MLP, HeadRows, Positions, PreNorm, RMSNorm, SelfAttention
-from odescale.networks.losses import CrossEntropy, FunctionLoss, SquareLoss
-from odescale.networks.readouts import CommitteeReadout, MeanPool, PerToken, QueryToken
-from odescale.networks.row_network import RowNetwork
-from odescale.networks.teacher_student import teacher_student
+from odescale import InputError, teacher_student
+from odescale.networks import (
+    MLP,
+    CommitteeReadout,
+    CrossEntropy,
+    FunctionLoss,
+    HeadRows,
+    MeanPool,
+    PerToken,
+    Positions,
+    PreNorm,
+    QueryToken,
+    RMSNorm,
+    RowNetwork,
+    SelfAttention,
+    SquareLoss,
+)
+from odescale.networks.blocks import ACTIVATIONS
 
 T = 4
 ONE = (HeadRows("q", "k"),)

@@ -8,14 +8,13 @@ import pytest
 from monte_carlo_closure import sampled_closure
 from oracles import oracle_closure, oracle_loss
 
-from odescale.errors import InputError, OutsideTheoryError
+from odescale import InputError, OutsideTheoryError, attention, integrate, quickstart
 from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
-from odescale.networks.architecture import build_architecture, quickstart_architecture
-from odescale.solve.integrate import integrate, traces
-from odescale.systems.attention_build import attention, quickstart
+from odescale.networks import build_architecture, quickstart_architecture
+from odescale.solve.integrate import traces
 from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
 
 QUICKSTART = quickstart_architecture()

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from scipy.signal import lfilter
 
-from odescale.analysis.forecast.best_schedule import best_schedule, final_loss
-from odescale.analysis.forecast.choice import choose_law
-from odescale.analysis.forecast.fit import LawFit, evaluate, fit_law
-from odescale.analysis.forecast.isolated import fit_isolated
+from odescale import InputError, OutsideTheoryError, best_schedule, fit_law, forecast
+from odescale.analysis.forecast.best_schedule import final_loss
+from odescale.analysis.forecast.fit import evaluate
 from odescale.analysis.forecast.laws import LAWS, course_of, law_named
-from odescale.analysis.forecast.loss_curve import LossCurve, curve_from_rates, planned_curve
-from odescale.analysis.forecast.ode import mixture, solve_schedule
-from odescale.analysis.forecast.predict import forecast, unseen_part
-from odescale.errors import InputError, OutsideTheoryError
+from odescale.analysis.forecast.ode import mixture
+from odescale.analysis.forecast.predict import unseen_part
+from odescale.laws import LawFit, LossCurve, choose_law, curve_from_rates, fit_isolated, planned_curve, solve_schedule
 
 TRUTH = {"L0": 3.0, "A": 0.5, "B": 400.0, "alpha": 0.5, "C": 30.0}
 PEAK, WARMUP = 3e-4, 500

@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 from spectral_recursion import excess_risk
 
-from odescale.clock import CosineSchedule
-from odescale.errors import InputError, OutsideTheoryError
-from odescale.solve.integrate import integrate
-from odescale.solve.spectral.binned import solve_binned
-from odescale.solve.spectral.exact import (
+from odescale import InputError, OutsideTheoryError, integrate, spectral
+from odescale.linear import (
+    StoredData,
     constant_rate,
     exact_recursion,
+    gaussian_projection,
     ode_distance,
+    random_features,
+    solve_binned,
+    solve_spectral,
+    stored_spectrum,
     volterra_force,
     volterra_kernel,
 )
-from odescale.solve.spectral.log_rate import solve_spectral
-from odescale.systems.spectral import spectral
+from odescale.schedules import CosineSchedule
 from odescale.systems.spectral_bins import bin_modes
-from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
 from odescale.systems.spectral_schedules import LoggedSchedule, peak_of
 
 RANKS = np.arange(1, 1025.0)

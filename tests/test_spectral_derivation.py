@@ -13,7 +13,7 @@ from derivations import __main__ as command
 from derivations.spectral import checks as spectral_checks
 from derivations.spectral import script as spectral
 from derivations.spectral.notation import CROSS, MODE, MOMENTUM, RISK, SHRINK, SPEED, SUM, SampleMoments
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.generated import spectral as generated
 from odescale.symbolic import module_source, run_checks, to_latex, to_text, verify_stamp
 from odescale.symbolic.sgd import batch, eta, lam

@@ -8,16 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.analysis.frontier.exponent import frontier_exponent
-from odescale.analysis.frontier.numeric import numeric_frontier
-from odescale.analysis.frontier.power_law_phases import compute_optimal, truncated_modes
-from odescale.errors import InputError, SolveError
+from odescale import InputError, SolveError, Spectral, integrate, quickstart, spectral, sweep
+from odescale.frontier import compute_optimal, frontier_exponent, numeric_frontier, truncated_modes
+from odescale.linear import constant_rate
 from odescale.solve.codes import Code
-from odescale.solve.integrate import integrate, output_times, traces
-from odescale.solve.spectral.exact import constant_rate
-from odescale.solve.sweep import sweep
-from odescale.systems.attention_build import quickstart
-from odescale.systems.spectral import Spectral, spectral
+from odescale.solve.integrate import output_times, traces
 from odescale.systems.spectral_bins import bin_modes
 
 T1 = 1e5

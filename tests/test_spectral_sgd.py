@@ -6,14 +6,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
-from odescale.solve.spectral.exact import exact_recursion
-from odescale.solve.spectral.passes import repeated_passes
-from odescale.systems.spectral import spectral
-from odescale.systems.spectral_features import StoredData, gaussian_projection, random_features, stored_spectrum
+from odescale import InputError, spectral, train
+from odescale.linear import (
+    GaussianTask,
+    StoredData,
+    StoredTask,
+    exact_recursion,
+    gaussian_projection,
+    linear_sgd,
+    random_features,
+    repeated_passes,
+    stored_spectrum,
+)
 from odescale.training.experiment import experiment_of
-from odescale.training.spectral import GaussianTask, StoredTask, linear_sgd
-from odescale.training.train import train
 
 RANKS = np.arange(1, 401.0)
 LAM, THETA = RANKS**-1.5, RANKS**-0.25

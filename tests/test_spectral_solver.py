@@ -9,13 +9,11 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
-from odescale.errors import SolveError
+from odescale import SolveError, spectral
+from odescale.linear import constant_rate, solve_spectral
 from odescale.solve.codes import Code
-from odescale.solve.spectral.exact import constant_rate
-from odescale.solve.spectral.log_rate import solve_spectral
 from odescale.solve.spectral.solver import solve_with_diffrax
 from odescale.solve.spectral.step import rank_one_step
-from odescale.systems.spectral import spectral
 
 ETA = 0.5 / np.sum(np.arange(1, 1025.0) ** -1.5)
 TIMES = np.geomspace(1, 1e6, 400)

@@ -7,15 +7,9 @@ import pytest
 from scipy.special import zeta
 from structured_problem import aligned_start
 
-from odescale.errors import InputError
-from odescale.systems.spectrum import (
-    isotropic,
-    listed,
-    power_law,
-    power_sums,
-    source_overlaps,
-    source_profile,
-)
+from odescale import InputError
+from odescale.spectra import isotropic, listed, power_law, source_overlaps
+from odescale.systems.spectrum import power_sums, source_profile
 
 
 @pytest.mark.parametrize("exponent", [0.7, 1.0, 1.5, 2.5])

@@ -13,14 +13,15 @@ from oracles import random_overlaps
 from scipy.linalg import expm
 from structured_problem import aligned_start, losses, make_problem, vector_field
 
-from odescale.clock import CosineSchedule, PowerSchedule, WarmupStableDecaySchedule, schedule_kinks
-from odescale.errors import InputError
-from odescale.networks.architecture import build_architecture
+from odescale import InputError
+from odescale.clock import schedule_kinks
+from odescale.networks import build_architecture
+from odescale.schedules import CosineSchedule, PowerSchedule, WarmupStableDecaySchedule
 from odescale.solve.codes import Code
 from odescale.solve.collocation import positive_part
 from odescale.solve.structure import solve_structured
 from odescale.solve.structured_solver import OverlapController, StructuredSolver, overlap_flow
-from odescale.systems.spectrum import isotropic, power_law, source_overlaps
+from odescale.spectra import isotropic, power_law, source_overlaps
 
 # one shape for most tests: a shape is a compilation
 TIMES = jnp.asarray([0.0, 0.5, 3.0, 10.0, 50.0, 200.0])

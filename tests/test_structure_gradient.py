@@ -12,13 +12,13 @@ from golden_problem import golden
 from oracles import oracle_loss, random_overlaps
 from structured_problem import aligned_start, couplings, make_problem
 
-from odescale.networks.architecture import build_architecture
+from odescale.networks import build_architecture
 from odescale.solve.collocation import radau
 from odescale.solve.flow import Coefficients, congruence, drift_matrices, embed, factors, noise_content
 from odescale.solve.jacobian import coupling_jacobian
 from odescale.solve.stages import Couplings
 from odescale.solve.structure import solve_structured
-from odescale.systems.spectrum import power_law, source_overlaps
+from odescale.spectra import power_law, source_overlaps
 
 
 def differences(final, theta, width):

@@ -10,7 +10,7 @@ from structured_problem import aligned_start, clock_formula, losses, make_proble
 
 from odescale.solve.codes import Code
 from odescale.solve.structure import solve_structured
-from odescale.systems.spectrum import power_law, source_overlaps
+from odescale.spectra import power_law, source_overlaps
 
 TIMES = jnp.concatenate([jnp.zeros(1), jnp.geomspace(1.0, 1e6, 61)])
 

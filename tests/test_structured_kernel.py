@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.expectations import structured_kernel as module
-from odescale.expectations.structured_kernel import kernel_structure, structured_kernel
-from odescale.expectations.tangent_kernel import tangent_kernel
-from odescale.networks.language_model import LanguageModel
-from odescale.networks.sequence_model import PARAMETERISATIONS, SequenceTransformer, lazy_network
+from odescale.kernels import kernel_structure, lazy_network, structured_kernel, tangent_kernel
+from odescale.language import LanguageModel
+from odescale.networks import SequenceTransformer
+from odescale.networks.sequence_model import PARAMETERISATIONS
 from odescale.networks.sequence_model import trainable as default_trainable
 
 X = np.random.default_rng(0).standard_normal((5, 3, 4))

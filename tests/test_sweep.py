@@ -5,11 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
+from odescale import InputError, attention, integrate, quickstart, sweep
 from odescale.solve.codes import Code
-from odescale.solve.integrate import integrate, traces
-from odescale.solve.sweep import sweep
-from odescale.systems.attention_build import attention, quickstart
+from odescale.solve.integrate import traces
 
 FIXED = {"depth": 1, "strength": 0.4}
 T1 = 12.0

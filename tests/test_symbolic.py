@@ -8,7 +8,7 @@ import sympy
 from sympy import Rational, erf, exp, gamma, sqrt, symbols
 from sympy.matrices.expressions import MatrixSymbol
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.symbolic import (
     Assumption,
     Derivation,

@@ -9,7 +9,7 @@ import pytest
 import sympy
 from sympy import erf, pi, sqrt, symbols
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.symbolic import module_source, overlap_theory, run_checks
 
 u, v = symbols("u v")

@@ -8,15 +8,13 @@ import numpy as np
 import pytest
 from oracles import oracle_closure, oracle_functionals, oracle_loss
 
-from odescale.errors import InputError, OutsideTheoryError
-from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture
-from odescale.solve.integrate import integrate
-from odescale.systems.attention import Attention
-from odescale.systems.attention_build import attention, quickstart
+from odescale import Attention, InputError, OutsideTheoryError, attention, integrate, quickstart
+from odescale import available_systems as systems
+from odescale.networks import Architecture, FieldNetwork, build_architecture
+from odescale.spectra import listed
 from odescale.systems.base import local_exponents
 from odescale.systems.initial import quickstart_overlaps
-from odescale.systems.register import SYSTEMS, find_system, systems
-from odescale.systems.spectrum import listed
+from odescale.systems.register import SYSTEMS, find_system
 
 
 def linear_rows() -> Architecture:

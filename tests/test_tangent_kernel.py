@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
+from odescale import InputError
 from odescale.expectations import tangent_kernel as module
-from odescale.expectations.tangent_kernel import tangent_kernel
+from odescale.kernels import tangent_kernel
 
 OUTPUTS, SAMPLES = 4, 5
 

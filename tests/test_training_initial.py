@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale.errors import InputError
-from odescale.networks.architecture import build_architecture, quickstart_architecture
+from odescale import InputError
+from odescale.networks import build_architecture, quickstart_architecture
 from odescale.networks.fields import apply_on_fields
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.task import TeacherTask

@@ -9,10 +9,9 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
-from odescale.analysis.phases.transition import find_transition, transition_gradient, transition_time
-from odescale.errors import InputError, PrecisionError
+from odescale import InputError, PrecisionError, find_transition, quickstart, transition_gradient
+from odescale.analysis.phases.transition import transition_time
 from odescale.generated.attention import quickstart_loss
-from odescale.systems.attention_build import quickstart
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale)
 LAST = 12.0

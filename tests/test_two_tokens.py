@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy.special import roots_hermitenorm, softmax
 
-from odescale.analysis.two_tokens import two_token_loss, two_token_minima, two_token_transition
-from odescale.errors import InputError, PrecisionError, SolveError
+from odescale import InputError, PrecisionError, SolveError
+from odescale.two_tokens import two_token_loss, two_token_minima, two_token_transition
 
 PAPER = ((0.6, 0.4), (0.4, 0.6))
 SKEW = ((0.3, 0.7), (0.8, 0.2))

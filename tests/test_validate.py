@@ -10,11 +10,10 @@ import pytest
 
 from benchmarks.validity import PAGE, ROWS, finite_context, page, spectrum, value_rows
 from benchmarks.validity_mean_field import CASES
-from odescale.networks.architecture import build_architecture
-from odescale.solve.integrate import integrate
-from odescale.systems.attention_build import attention
+from odescale import attention, integrate
+from odescale.networks import build_architecture
+from odescale.spectra import power_law, source_overlaps
 from odescale.systems.initial import teacher_student_overlaps
-from odescale.systems.spectrum import power_law, source_overlaps
 
 
 def test_a_page_without_results_keeps_every_line() -> None:
