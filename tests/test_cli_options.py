@@ -152,3 +152,10 @@ def test_commands_of_the_pages_parse(page) -> None:
         words = shlex.split(command)
         if words[0] in COMMANDS and (len(words) > 1 or words[0] == "systems"):
             assert build_parser().parse_args(words).command == words[0]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_system_says_what_one_unit_of_t_is(name, capsys) -> None:
+    status, out, _ = call(capsys, "systems", name)
+    unit = SYSTEMS[name].unit if name in SYSTEMS else "400 SGD steps"  # from outside: that of its clock
+    assert status == 0 and unit and f"one unit of t = {unit}\n" in out
