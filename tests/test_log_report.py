@@ -140,7 +140,10 @@ def test_the_commands(folder, tmp_path, capsys, monkeypatch):
     assert best["loss"] < min(best["references"].values())
     saved = np.loadtxt("best.csv", delimiter=",", skiprows=1)
     np.testing.assert_allclose(saved[:, 1], best["rate"])
+    log, both = str(folder), ["--fit-on", "down", "--predict", "down"]
+    plans = ("--steps", "--peak", "--warmup")
     for bad, words in (
+        *((["forecast", log, *both, name, "5"], f"{name}: expected to be left out") for name in plans),
         (["forecast", str(folder)], "--fit-on"),
         (["forecast", str(folder), "--fit-on", "down"], "--predict"),
         (["forecast", str(folder), "--fit-on", "down", "--schedule", "cosine:10"], "--steps"),

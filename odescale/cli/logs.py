@@ -56,6 +56,10 @@ def forecast_runs(options: argparse.Namespace) -> int:
     if bool(options.predict) == bool(options.schedule):
         raise InputError("--predict", expected="runs to predict, or --schedule for a planned one", got=options.predict,
                          remedy="give one of the two")  # fmt: skip
+    for name in ("steps", "peak", "warmup"):
+        if options.predict and getattr(options, name) is not None:
+            raise InputError(f"--{name}", expected="to be left out with --predict", got=getattr(options, name),
+                             remedy="runs of the log have their own")  # fmt: skip
     chosen = pick_logs(logs, _names(options.fit_on) or (), "--fit-on")
     curves, start = _fitted(chosen, options.after)
     if options.predict:

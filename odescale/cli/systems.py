@@ -22,6 +22,8 @@ def list_systems(options: argparse.Namespace) -> int:
         if options.system is None:
             names = ", ".join(p.name for p in entry.parameters)
             lines += wrap(names, 100, initial_indent="    ", subsequent_indent="    ")
+        if options.system is not None:
+            lines.append(f"    one unit of t = {_unit(entry)}")
         for p in entry.parameters if options.system else ():
             lines.append(f"    {p.name:<15} {p.default!s:<10} {p.meaning} [{p.unit}]; {p.domain}")
     if options.system is None:
@@ -30,7 +32,12 @@ def list_systems(options: argparse.Namespace) -> int:
         )
     record: dict[str, Any] = {"systems": {entry.name: _record(entry) for entry in entries}}
     if options.system is not None:
-        record |= {"system": entries[0].name, "parameters": {p.name: p.default for p in entries[0].parameters}}
+        unit = f"one unit of t = {_unit(entries[0])}"
+        record |= {
+            "system": entries[0].name,
+            "parameters": {p.name: p.default for p in entries[0].parameters},
+            "time_unit": unit,
+        }
     emit(record, "\n".join(lines), options.json)
     return 0
 
@@ -38,3 +45,8 @@ def list_systems(options: argparse.Namespace) -> int:
 def _record(entry: Entry) -> dict[str, Any]:
     table = [{key: getattr(p, key) for key in KEYS} for p in entry.parameters]
     return {"description": entry.description, "t1": entry.t1, "run_t1": entry.run_t1, "parameters": table}
+
+
+def _unit(entry: Entry) -> str:
+    # A system from outside says it with its clock alone.
+    return entry.unit or f"{entry.build().clock.steps_per_unit:g} SGD steps"

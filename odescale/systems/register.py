@@ -34,6 +34,7 @@ class Entry:
     - `builder`: a function of the parameters, or where it is ("module:function"). `parameters`: their table.
     - `description`: one line. `t1`: an end time (units of t) that shows it; `run_t1`: that of a training, None for the same.
     - `points`: output times of a solve on the command line; fewer where every one is an average over nodes.
+    - `unit`: what one unit of t is; empty where only the clock of a built system says it.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Entry:
     t1: float
     run_t1: float | None = None
     points: int = 200
+    unit: str = ""
 
     @property
     def build(self) -> Callable[..., AbstractSystem]:
@@ -50,22 +52,27 @@ class Entry:
         return located(self.builder) if isinstance(self.builder, str) else self.builder
 
 
+_BY_SPECTRUM = "tr Sigma SGD steps: `dimension` for isotropic tokens, one with a `capacity`"
+
 _OWN = (
     Entry("attention", "odescale.systems.attention_build:attention", tables.ATTENTION,
-          "softmax transformer at infinite context: any depth, heads, spectrum", 40.0),
+          "softmax transformer at infinite context: any depth, heads, spectrum", 40.0, unit=_BY_SPECTRUM),
     Entry("quickstart", "odescale.systems.attention_build:quickstart", tables.QUICKSTART,
-          "two layers, frozen readouts: exponential decay, then t^-2", 30.0),
+          "two layers, frozen readouts: exponential decay, then t^-2", 30.0, unit="tr Sigma = `dimension` SGD steps"),
     Entry("transformer", "odescale.systems.transformer:transformer", tables.TRANSFORMER,
           "any transformer at finite context: heads, MLPs, masks, norms, correlated tokens, cross-entropy; with an error bar",
-          10.0, points=60),
+          10.0, points=60, unit=_BY_SPECTRUM),
     Entry("committee", "odescale.systems.transformer:committee", tables.COMMITTEE,
-          "soft committee machine against a teacher committee (Saad & Solla)", 40.0, points=60),
+          "soft committee machine against a teacher committee (Saad & Solla)", 40.0, points=60, unit=_BY_SPECTRUM),
     Entry("peaked", "odescale.systems.peaked:peaked", tables.PEAKED,
-          "softmax cross-entropy on peaked targets, any number of classes: the one-third law", 1e5, run_t1=20.0),
+          "softmax cross-entropy on peaked targets, any number of classes: the one-third law", 1e5, run_t1=20.0,
+          unit="`dimension` SGD steps; one step of adam"),
     Entry("kernel", "odescale.systems.kernel_build:kernel", tables.KERNEL,
-          "full-batch gradient descent of a real transformer at its tangent kernel", 200.0),
+          "full-batch gradient descent of a real transformer at its tangent kernel", 200.0,
+          unit="one step of gradient descent"),
     Entry("spectral", "odescale.systems.spectral:spectral", tables.SPECTRAL,
-          "one-pass SGD of a linear model on any spectrum, every mode exact: scaling laws", 1e6, run_t1=2000.0),
+          "one-pass SGD of a linear model on any spectrum, every mode exact: scaling laws", 1e6, run_t1=2000.0,
+          unit="one SGD step"),
 )  # fmt: skip
 SYSTEMS: dict[str, Entry] = {entry.name: entry for entry in _OWN}
 HOOKS: dict[str, dict[str, Any]] = {}

@@ -146,6 +146,14 @@ def index_crossings(t: Float[np.ndarray, " n"], index: Float[np.ndarray, " n"]) 
     return tuple(found)
 
 
+def require_depth(min_depth: float) -> None:
+    """Refuses a `min_depth` that is no positive number, before anything is integrated for it."""
+    if not (np.isfinite(min_depth) and min_depth > 0):
+        raise InputError(
+            "min_depth", expected="a positive number of e-folds", got=min_depth, remedy="2.5 is the default"
+        )
+
+
 def select_transition(
     t: ArrayLike,
     exponent: ArrayLike,
@@ -178,10 +186,7 @@ def select_transition(
     lengths, on times that do not increase.
     """
     t, p, q, log_loss = _checked(t, exponent, index, log_loss)
-    if not (np.isfinite(min_depth) and min_depth > 0):
-        raise InputError(
-            "min_depth", expected="a positive number of e-folds", got=min_depth, remedy="2.5 is the default"
-        )
+    require_depth(min_depth)
     start = float(log_loss[0]) if log_loss_start is None else float(log_loss_start)
     crossings = index_crossings(t, q)
     regimes = _regimes(t, p, q, log_loss, crossings)

@@ -19,7 +19,7 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from odescale.analysis.phases.curves import find_transition_curve
-from odescale.analysis.phases.regimes import MIN_DEPTH, Transition, select_transition
+from odescale.analysis.phases.regimes import MIN_DEPTH, Transition, require_depth, select_transition
 from odescale.errors import InputError, PrecisionError, SolveError
 from odescale.precision import require_x64
 from odescale.solve.integrate import integrate
@@ -71,6 +71,7 @@ def find_transition(
             remedy="leave precision at float64",
         )
     require_x64("find_transition")
+    require_depth(min_depth)
     if isinstance(subject, AbstractSystem | str):
         return _of_system(subject, t1, min_depth, points, rtol, time_unit)
     if not callable(subject):
