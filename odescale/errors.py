@@ -6,6 +6,9 @@ Everything that a caller can get wrong raises one of these before anything is co
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 
 class OdescaleError(Exception):
     """Root of the errors that odescale raises on purpose."""
@@ -33,6 +36,39 @@ class OutsideTheoryError(InputError):
 
 class SolveError(OdescaleError, RuntimeError):
     """An integration did not finish: the text gives the time reached, the steps taken, the likely cause, the remedy."""
+
+
+def whole(name: str, value: Any, least: int = 1, most: float = math.inf, remedy: str | None = None) -> int:
+    """The integer behind `value`, a number or an array of one, from `least` to `most`; else an `InputError` by its name."""
+    number = _float(value)
+    if not math.isfinite(number) or number != int(number) or not least <= number <= most:
+        upper = "" if math.isinf(most) else f", at most {most:g}"
+        raise InputError(
+            name, expected=f"a whole number >= {least}{upper}", got=value if math.isnan(number) else f"{number:g}",
+            remedy=remedy or f"pass {least} or more",
+        )  # fmt: skip
+    return int(number)
+
+
+def require_number(name: str, value: Any, least: float = 0.0, below: float = math.inf, *, open_: bool = False) -> float:
+    """A finite number in [least, below), or in (least, below) where `open_`; else an `InputError` by its name."""
+    number = _float(value)
+    if not (math.isfinite(number) and least <= number < below) or (open_ and number == least):
+        upper = "" if math.isinf(below) else f" and below {below:g}"
+        raise InputError(
+            name, expected=f"a finite number {'>' if open_ else '>='} {least:g}{upper}", got=value, remedy="mend it"
+        )
+    return number
+
+
+def _float(value: Any) -> float:
+    """The float of a number, NaN for what is none: words and truth values included."""
+    if isinstance(value, bool | str):
+        return math.nan
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
 
 
 def _one_line(value: object, limit: int = 120) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peaked_language import boundary_layer, train_case
-from odescale.errors import CheckpointError, InputError, SolveError
+from odescale.errors import InputError, SolveError
 from odescale.networks.language_model import LanguageModel, TokenNorm, rotate
 from odescale.training.grammar import Grammar
 from odescale.training.language import DATA, language
@@ -36,20 +36,6 @@ def small_model(seed: int = 0, **options) -> LanguageModel:
     model = build(key=jax.random.key(seed), **options)
     weights = jax.random.normal(jax.random.key(seed + 1), model.unembedding.shape, model.unembedding.dtype)
     return eqx.tree_at(lambda m: m.unembedding, model, weights)
-
-
-def stepwise(f, **options):
-    """Records at these steps on two seeds."""
-    return fit(
-        lambda key: build(key=key), SMALL, record_steps=[3, 7, 12], steps=12, seeds=(0, 1), learning_rate=f, **options
-    )
-
-
-def equal(a, b) -> None:
-    for name, values in a.records.items():
-        np.testing.assert_array_equal(values, b.records[name], err_msg=name)
-    for x, y in zip(jax.tree.leaves(a.model), jax.tree.leaves(b.model), strict=True):
-        np.testing.assert_array_equal(x, y)
 
 
 # --- the network
@@ -255,29 +241,8 @@ def test_probe_against_numpy():
 # --- the loop
 
 
-class Killed(Exception):
-    pass
-
-
 def decay(step):
     return 1 / (1 + step)
-
-
-def test_a_killed_run_goes_on_to_the_same_bits(tmp_path):
-    path, options = tmp_path / "run.npz", {"optimizer": "adamw", "weight_decay": 0.1, "schedule": decay}
-    whole = stepwise(0.02, **options)
-
-    def kill(step, models):
-        if step == 7:
-            raise Killed
-
-    with pytest.raises(Killed):
-        stepwise(0.02, checkpoint=path, callback=kill, **options)
-    again = stepwise(0.02, checkpoint=path, **options)
-    equal(whole, again)
-    assert again.meta["steps_this_session"] == 5
-    with pytest.raises(CheckpointError, match="another learning_rate"):
-        stepwise(0.03, checkpoint=path, **options)
 
 
 def test_update_rule_by_hand():
@@ -308,17 +273,6 @@ def test_update_rule_by_hand():
         assert np.abs(weights[n + 1] - weights[n]).max() > 1e-2
 
 
-def test_a_seed_has_its_own_numbers_whatever_runs_beside_it():
-    both = fit(lambda key: build(key=key), SMALL, steps=4, record_steps=range(1, 5), seeds=(0, 1), learning_rate=0.1)
-    alone = fit(lambda key: build(key=key), SMALL, steps=4, record_steps=range(1, 5), seeds=(1,), learning_rate=0.1)
-    for name, values in alone.records.items():
-        np.testing.assert_array_equal(values[0], both.records[name][1], err_msg=name)
-    assert (both.records["loss"][0] != both.records["loss"][1]).all()
-    assert both.mean("error").shape == both.stderr("error").shape == (4,)
-    with pytest.raises(InputError, match="at least two"):
-        alone.stderr("error")
-
-
 @pytest.mark.slow
 def test_learns_a_small_table_and_stops_at_its_entropy():
     """Order one, eight contexts: the excess loss falls from log V - H to below 2 % of it, the training loss to the entropy,
@@ -338,7 +292,7 @@ def test_learns_a_small_table_and_stops_at_its_entropy():
 
 def test_a_run_that_diverges_says_so():
     with pytest.raises(SolveError, match="seed 0 at step"):
-        stepwise(1e30)
+        fit(lambda key: build(key=key), SMALL, steps=12, seeds=(0, 1), learning_rate=1e30)
 
 
 @pytest.mark.parametrize(

@@ -12,23 +12,13 @@ import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from odescale.clock import StepDownSchedule, WarmedSchedule
-from odescale.errors import CheckpointError, InputError
+from odescale.errors import InputError
 from odescale.networks.language_model import LanguageModel
-from odescale.training.checkpoint import kept_checkpoint
-from odescale.training.language import language
 from odescale.training.source_text import source_text, text_of
 from odescale.training.text_probe import measure_text, sampled_kernel
-from odescale.training.train import train
 
 TEXT = text_of("def f(x):\n    return x + 1\n" * 30, "def g(y):\n    return y - 1\n" * 20, length=8, vocabulary=12)
 build = partial(LanguageModel, TEXT.vocabulary, 16, 1, 2, 8)
-
-
-def fit(*, steps, record_steps, schedule=None, learning_rate=0.01, **options):
-    experiment = language(lambda key: build(key=key), TEXT, batch=4, held_out=16, learning_rate=learning_rate,
-                          optimizer="adamw", schedule=schedule)  # fmt: skip
-    return train(experiment, steps, record_times=record_steps, seeds=(0, 1), progress=False, **options)
 
 
 def small_model() -> LanguageModel:
@@ -97,28 +87,3 @@ def test_probes_against_plain_evaluations():
 
     J = np.asarray(jax.jacobian(outputs)(flat))
     np.testing.assert_allclose(sampled_kernel(model, sequences), J @ J.T, rtol=1e-9, atol=1e-12)
-
-
-def test_a_branch_is_the_run_it_would_have_been(tmp_path):
-    """Constant to step 6, then stepped down: from the kept checkpoint and from the start, equal to the bit."""
-    steps = [2, 6, 9, 12]
-    warm, down = (WarmedSchedule(s, 3.0) for s in (lambda t: jnp.ones_like(1.0 * t), StepDownSchedule(6.0, 0.1)))
-    trunk = fit(steps=12, record_steps=steps, schedule=warm, checkpoint=tmp_path / "run.npz", keep_at=(6,))
-    kept = kept_checkpoint(tmp_path / "run.npz", 6)
-    assert kept.name == "run.6.npz" and kept.exists()
-    branch = fit(steps=12, record_steps=steps, schedule=down, branch=kept)
-    whole = fit(steps=12, record_steps=steps, schedule=down)
-    for name, values in whole.records.items():
-        np.testing.assert_array_equal(values, branch.records[name], err_msg=name)
-        np.testing.assert_array_equal(values[:, :2], trunk.records[name][:, :2], err_msg=name)
-    assert (np.abs(whole.records["loss"][:, 2:] - trunk.records["loss"][:, 2:]) > 1e-6).all()
-    with pytest.raises(CheckpointError, match="schedule before step 6"):
-        fit(steps=12, record_steps=steps, schedule=StepDownSchedule(6.0, 0.1), branch=kept)
-    with pytest.raises(CheckpointError, match="record_steps"):
-        fit(steps=12, record_steps=[1, 6, 12], schedule=down, branch=kept)
-    with pytest.raises(CheckpointError, match="learning_rate"):
-        fit(steps=12, record_steps=steps, schedule=down, branch=kept, learning_rate=0.02)
-    with pytest.raises(InputError, match="checkpoint"):
-        fit(steps=12, record_steps=steps, keep_at=(6,))
-    with pytest.raises(InputError, match="keep_at"):
-        fit(steps=12, record_steps=steps, checkpoint=tmp_path / "run.npz", keep_at=(13,))

@@ -15,9 +15,8 @@ from scipy import special
 
 from benchmarks.peaked_data import GRADIENT_POINTS, LOSS_POINTS, aligned_gradient_curve
 from odescale.clock import GrowthSchedule
-from odescale.errors import CheckpointError, InputError, SolveError
+from odescale.errors import InputError, SolveError
 from odescale.networks.softmax_layer import SoftmaxHead
-from odescale.run import Run
 from odescale.solve.integrate import integrate
 from odescale.systems.peaked import Peaked, peaked
 from odescale.training.peaked import LayerStep, layer_start, layer_step
@@ -31,13 +30,6 @@ QUIET: dict[str, Any] = {"progress": False}
 def system(**given: Any) -> Peaked:
     """Without the theory's noise no table is made: the run has its noise all the same."""
     return peaked(**{"classes": 3, "dimension": 60, "noise": 0.0} | given)
-
-
-def same(a: Run, b: Run) -> None:
-    for name in a.records:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
-    np.testing.assert_array_equal(a.model["rows"], b.model["rows"])
-    np.testing.assert_array_equal(a.step, b.step)
 
 
 # Start and measurement
@@ -197,38 +189,6 @@ def test_one_step_moves_the_overlaps_as_the_closure_says(given: dict[str, Any]) 
 
 
 # Runs
-
-
-def test_runs_repeat_and_do_not_depend_on_their_company(tmp_path: Any) -> None:
-    times = [0.5, 2.0, 3.3]
-    run = train(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET)
-    alone = train(system(), 3.3, seeds=(4,), record_times=[3.3], **QUIET)
-    np.testing.assert_array_equal(run.model["rows"][1], alone.model["rows"][0])
-    assert np.abs(run["overlap"][0] - run["overlap"][1]).min() > 1e-4
-    same(run, train(system(), 3.3, seeds=(0, 4), record_times=times, **QUIET))
-    same(run, Run.load(run.save(tmp_path / "run.npz")))
-
-
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-def test_a_run_that_was_cut_goes_on_bit_for_bit(tmp_path: Any, optimizer: str) -> None:
-    given: dict[str, Any] = {"optimizer": optimizer, "learning_rate": 0.02 if optimizer == "adam" else 1.0, "batch": 3}
-    scale = 60 if optimizer == "sgd" else 1
-    times = np.array([30, 97, 250]) / scale
-    whole = train(system(**given), times[-1], seeds=2, record_times=times, **QUIET)
-    path = tmp_path / "cut.npz"
-
-    def stop(step: int, model: Any) -> None:
-        if step == 97:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, callback=stop, **QUIET)
-    resumed = train(system(**given), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
-    assert resumed.meta["steps_this_session"] == 153
-    same(whole, resumed)
-    with pytest.raises(CheckpointError, match="learning_rate"):
-        other = given | {"learning_rate": 0.5}
-        train(system(**other), times[-1], seeds=2, record_times=times, checkpoint=path, **QUIET)
 
 
 def test_divergence_names_seed_and_step() -> None:

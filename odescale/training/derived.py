@@ -15,9 +15,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from odescale.clock import Clock, Schedule
+from odescale.errors import whole
 from odescale.systems.aside import Aside
 from odescale.systems.derived import Derived, functions_of
-from odescale.training.experiment import whole
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes
 

@@ -132,33 +132,6 @@ def as_schedule(schedule: Schedule | str | None) -> Schedule:
     return parse_schedule(schedule) if isinstance(schedule, str) else schedule
 
 
-def whole(name: str, value: Any, least: int = 1, most: float = np.inf, remedy: str | None = None) -> int:
-    """The integer behind `value`, from `least` to `most`, or an `InputError` by its name."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError):
-        number = np.nan
-    if isinstance(value, bool) or not np.isfinite(number) or number != int(number) or not least <= number <= most:
-        upper = "" if np.isinf(most) else f", at most {most:g}"
-        raise InputError(
-            name, expected=f"a whole number >= {least}{upper}", got=value if np.isnan(number) else f"{number:g}",
-            remedy=remedy or f"pass {least} or more",
-        )  # fmt: skip
-    return int(number)
-
-
-def require_number(name: str, value: Any, least: float = 0.0, below: float = np.inf, *, open_: bool = False) -> float:
-    """A finite number in [least, below), or in (least, below) where `open_`; else an `InputError` by its name."""
-    ok = isinstance(value, int | float | np.number | np.ndarray | jax.Array) and not isinstance(value, bool)
-    number = float(value) if ok else np.nan
-    if not (np.isfinite(number) and least <= number < below) or (open_ and number == least):
-        upper = "" if np.isinf(below) else f" and below {below:g}"
-        raise InputError(
-            name, expected=f"a finite number {'>' if open_ else '>='} {least:g}{upper}", got=value, remedy="mend it"
-        )
-    return number
-
-
 def experiment_of(subject: Any, **settings: Any) -> AbstractTraining:
     """The experiment behind a system, its name or builder (`odescale.systems.register`), or an experiment, which passes through.
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 
 ENUMERABLE = 2**16  # contexts up to which the stationary distribution is solved for
 
@@ -57,9 +57,8 @@ class Grammar(eqx.Module):
         seed: int = 0,
         dtype: Any = jnp.float32,
     ) -> None:
-        for name, value, least in (("vocabulary", vocabulary, 2), ("order", order, 1), ("length", length, order + 1)):
-            if isinstance(value, bool) or int(value) != value or value < least:
-                raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")
+        vocabulary, order = whole("vocabulary", vocabulary, 2), whole("order", order)
+        length = whole("length", length, order + 1)
         if not 0 < memory <= 1:
             raise InputError("memory", expected="a ratio in (0, 1]", got=memory, remedy="1 weighs all tokens alike")
         if not inverse_temperature > 0:
@@ -73,7 +72,7 @@ class Grammar(eqx.Module):
         self.weights = tuple((weights / np.linalg.norm(weights)).tolist())
         self.memory = float(memory)
         self.inverse_temperature = float(inverse_temperature)
-        self.length = int(length)
+        self.length = length
         self.seed = int(seed)
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float, Int
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.expectations.gaussian_fields import overlap_root
 
 
@@ -93,9 +93,7 @@ def _spectrum(dimension: int | None, eigenvalues: Float[np.ndarray, " d"] | None
                 "dimension", expected=f"{len(lam)} = len(eigenvalues)", got=dimension, remedy="leave it out"
             )
         return lam
-    if dimension is None or isinstance(dimension, bool) or int(dimension) != dimension or dimension < 1:
-        raise InputError("dimension", expected="an integer >= 1", got=dimension, remedy="pass it, or eigenvalues")
-    return np.ones(int(dimension))
+    return np.ones(whole("dimension", dimension, remedy="pass it, or eigenvalues"))
 
 
 def _bins(

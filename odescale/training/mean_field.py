@@ -15,10 +15,10 @@ from jaxtyping import Array, Float
 from scipy import stats
 
 from odescale.clock import Clock, Schedule
+from odescale.errors import whole
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.systems.aside import Aside
 from odescale.systems.mean_field import MeanField
-from odescale.training.experiment import whole
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.systems.kernel_build import SequenceData
 from odescale.training.source_text import character_codes
 
@@ -77,9 +77,8 @@ def source_text_sequences(
 
     **Raises** `InputError` for a bad size, or where the installation has no source files.
     """
-    for name, value, least in (("context", context, 1), ("characters", characters, 2)):
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy="8 and 12 are good values")
+    whole("context", context, 1, remedy="8 is a good value")
+    whole("characters", characters, 2)
     folder = Path(sysconfig.get_path("stdlib"))
     files = [folder / f"{name}.py" for name in TEXT_FILES]
     text = "".join(path.read_text(encoding="utf-8") for path in files if path.exists())
@@ -98,9 +97,8 @@ def source_text_sequences(
 
 
 def _picks(samples: int, test_samples: int, available: int, seed: int) -> np.ndarray:
-    for name, value, least in (("samples", samples, 1), ("test_samples", test_samples, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy="e.g. 32")
+    whole("samples", samples)
+    whole("test_samples", test_samples, 0)
     if samples + test_samples > available:
         raise InputError("samples", expected=f"at most {available} with the test samples", got=samples + test_samples,
                          remedy="ask for less")  # fmt: skip

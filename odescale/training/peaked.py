@@ -15,11 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_samples
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.networks.softmax_layer import SoftmaxHead
 from odescale.systems.aside import Aside
 from odescale.systems.peaked import Peaked
-from odescale.training.experiment import AbstractTraining, Carry, whole
+from odescale.training.experiment import AbstractTraining, Carry
 from odescale.training.softmax_population import FieldNodes
 
 BETAS, EPSILON = (0.9, 0.999), 1e-8

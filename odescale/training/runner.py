@@ -79,8 +79,10 @@ class Seeds:
         """What every seed carries."""
         if self._width == 1:
             return list(self._groups)
+        # Views of arrays on the host: slicing on the device would be a call for every seed and leaf.
+        groups = [jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, group) for group in self._groups]
         members = [divmod(i, self._width) for i in range(len(self.seeds))]
-        return [jax.tree.map(lambda x, p=p: x[p] if eqx.is_array(x) else x, self._groups[g]) for g, p in members]
+        return [jax.tree.map(lambda x, p=p: x[p] if eqx.is_array(x) else x, groups[g]) for g, p in members]
 
     @property
     def states(self) -> list[PyTree]:

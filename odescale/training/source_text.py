@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Int, Key, UInt8
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 
 HELD_OUT_EVERY = 16
 """One file in so many is kept for the test loss."""
@@ -78,10 +78,12 @@ def source_text(*, length: int = 64, vocabulary: int = 96, most: int = 20_000_00
 
     **Raises** `InputError` for a bad number, or where the installation has no source files.
     """
-    bounds = {"length": (length, 1, 2**20), "vocabulary": (vocabulary, 2, 256), "most": (most, 1000, 2**31)}
-    for name, (value, least, top) in bounds.items():
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or not least <= value <= top:
-            raise InputError(name, expected=f"an integer from {least} to {top}", got=value, remedy="leave it out")
+    for name, value, least, top in (
+        ("length", length, 1, 2**20),
+        ("vocabulary", vocabulary, 2, 256),
+        ("most", most, 1000, 2**31),
+    ):
+        whole(name, value, least, top)
     folder = Path(sysconfig.get_path("stdlib"))
     train, test, total = [], [], 0
     for number, path in enumerate(sorted(folder.glob("*.py")) + sorted(folder.glob("*/*.py"))):

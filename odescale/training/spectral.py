@@ -17,11 +17,11 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from odescale.clock import Clock, Schedule
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number, whole
 from odescale.precision import require_x64
 from odescale.systems.aside import Aside
 from odescale.systems.spectral import Spectral
-from odescale.training.experiment import AbstractExperiment, as_schedule, rate_at, require_number, whole
+from odescale.training.experiment import AbstractExperiment, as_schedule, rate_at
 
 LARGEST = 4096
 """Modes of a system whose linear model is trained: a step draws batch times as many numbers."""

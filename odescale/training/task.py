@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.networks.architecture import FieldNetwork
 from odescale.networks.transformer import Transformer
 
@@ -42,11 +42,8 @@ class TeacherTask(eqx.Module):
         dimension: int | None = None,
         eigenvalues: Float[np.ndarray, " d"] | None = None,
     ) -> None:
-        for name, value in (("tokens", tokens), ("batch", batch), ("dimension", dimension)):
-            if name == "dimension" and value is None:
-                continue
-            if isinstance(value, bool) or not np.isfinite(value) or int(value) != value or value < 1:  # type: ignore[arg-type]
-                raise InputError(name, expected="an integer >= 1", got=value, remedy="pass 1 or more")
+        tokens, batch = whole("tokens", tokens), whole("batch", batch)
+        dimension = None if dimension is None else whole("dimension", dimension)
         if eigenvalues is None:
             if dimension is None:
                 raise InputError("dimension", expected="an integer >= 1", got=None, remedy="pass it, or eigenvalues")
@@ -64,7 +61,7 @@ class TeacherTask(eqx.Module):
             dimension = len(lam)
             self.deviations, self.scale = np.sqrt(lam), float(lam.sum())  # type: ignore[assignment]
         self.teacher = teacher
-        self.dimension, self.tokens, self.batch = int(dimension), int(tokens), int(batch)
+        self.dimension, self.tokens, self.batch = dimension, tokens, batch
 
     @property
     def eigenvalues(self) -> Float[np.ndarray, " d"]:

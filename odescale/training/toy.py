@@ -15,9 +15,9 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from odescale.clock import Clock
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number, whole
 from odescale.systems.peaked import Peaked, peaked
-from odescale.training.experiment import AbstractTraining, Carry, repeat_steps, require_number, whole
+from odescale.training.experiment import AbstractTraining, Carry, repeat_steps
 from odescale.training.runner import over_seeds, seed_key
 
 CLASSES, INPUTS, BATCH, TEST_INPUTS = 128, 32, 1024, 16_384

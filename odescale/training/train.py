@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from odescale.clock import schedule_samples
+from odescale.errors import require_number, whole
 from odescale.precision import require_x64, resolve_dtype
 from odescale.run import Run
-from odescale.training.experiment import AbstractTraining, experiment_of, require_number, whole
+from odescale.training.experiment import AbstractTraining, experiment_of
 from odescale.training.loop import Files, check_seeds, choose_record_steps, kept_steps, run_loop
 from odescale.training.runner import Seeds
 
