@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from scipy.optimize import brentq
 
 from odescale.errors import InputError
@@ -37,10 +37,10 @@ def _require(name: str, expected: str, value: Any, holds: Callable[[Any], Any]) 
 class ConstantSchedule(eqx.Module):
     """s(t) = 1: the learning rate stays at its base value."""
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.ones_like(1.0 * jnp.asarray(t))  # the time's own precision, so that a float32 run stays one
 
-    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s = t."""
         return jnp.asarray(t, dtype=float)
 
@@ -58,10 +58,10 @@ class PowerSchedule(eqx.Module):
         _require("power", "a number >= 0", self.power, lambda power: power >= 0)
         _require("onset", "a positive time", self.onset, lambda onset: onset > 0)
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.asarray(t) / self.onset) ** (-self.power)
 
-    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s, with the logarithm at power = 1."""
         log_ratio = jnp.log1p(jnp.asarray(t) / self.onset)
         exponent = 1 - self.power
@@ -79,10 +79,10 @@ class GrowthSchedule(eqx.Module):
         _require("power", "a number >= 0", self.power, lambda power: power >= 0)
         _require("onset", "a positive time", self.onset, lambda onset: onset > 0)
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.asarray(t) / self.onset) ** self.power
 
-    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s = onset ((1 + t/onset)^(power + 1) - 1)/(power + 1)."""
         return self.onset * jnp.expm1((self.power + 1) * jnp.log1p(jnp.asarray(t) / self.onset)) / (self.power + 1)
 
@@ -97,11 +97,11 @@ class CosineSchedule(eqx.Module):
         _require("total", "a positive time", self.total, lambda total: total > 0)
         _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         phase = jnp.clip(jnp.asarray(t) / self.total, 0.0, 1.0)
         return self.final + (1 - self.final) * 0.5 * (1 + jnp.cos(jnp.pi * phase))
 
-    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s in closed form."""
         t = jnp.asarray(t)
         inside = jnp.minimum(t, self.total)
@@ -126,7 +126,7 @@ class WarmupStableDecaySchedule(eqx.Module):
         _require("decay_end", "later than decay_start", self.decay_end - self.decay_start, lambda rest: rest > 0)
         _require("final", "a share in [0, 1]", self.final, lambda final: (final >= 0) & (final <= 1))
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         t = jnp.asarray(t)
         rise = jnp.where(self.warmup > 0, jnp.clip(t / jnp.where(self.warmup > 0, self.warmup, 1.0), 0.0, 1.0), 1.0)
         fall = jnp.clip((t - self.decay_start) / (self.decay_end - self.decay_start), 0.0, 1.0)
@@ -143,10 +143,10 @@ class StepDownSchedule(eqx.Module):
         _require("at", "a positive time", self.at, lambda at: at > 0)
         _require("factor", "a number >= 0", self.factor, lambda factor: factor >= 0)
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.where(jnp.asarray(t) < self.at, 1.0, self.factor)
 
-    def integral(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def integral(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """int_0^t s = min(t, at) + factor max(t - at, 0)."""
         t = jnp.asarray(t)
         return jnp.minimum(t, self.at) + self.factor * jnp.maximum(t - self.at, 0.0)
@@ -161,7 +161,7 @@ class WarmedSchedule(eqx.Module):
     def __check_init__(self) -> None:
         _require("warmup", "a positive time", self.warmup, lambda warmup: warmup > 0)
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.minimum(jnp.asarray(t) / self.warmup, 1.0) * self.schedule(t)
 
 
@@ -171,7 +171,7 @@ class SampledSchedule(eqx.Module):
     times: Float[Array, " n"] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
     values: Float[Array, " n"] = eqx.field(converter=lambda x: jnp.asarray(x, dtype=float))
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.interp(jnp.asarray(t), self.times, self.values)
 
 
@@ -192,7 +192,7 @@ def schedule_samples(schedule: Schedule | None, t1: float, count: int = 513) -> 
     return {"t": times.tolist(), "s": values.tolist()}
 
 
-def schedule_integral(schedule: Schedule, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def schedule_integral(schedule: Schedule, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """int_0^t s(t') dt': the schedule's own `integral` where it has one, else composite Gauss-Legendre (64 x 8 nodes).
 
     Kinks inside a panel cost about (t/64)^2 of absolute accuracy.
@@ -251,15 +251,15 @@ class Clock(eqx.Module):
                 remedy="pass tr Sigma",
             )
 
-    def steps(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def steps(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """SGD steps at time t."""
         return jnp.asarray(t) * self.steps_per_unit
 
-    def t_of_steps(self, step: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def t_of_steps(self, step: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Time t after `step` SGD steps."""
         return jnp.asarray(step) / self.steps_per_unit
 
-    def tau(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def tau(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Intrinsic time int_0^t eta dt'."""
         return self.learning_rate * schedule_integral(self.schedule, jnp.asarray(t, dtype=float))
 
@@ -284,7 +284,7 @@ class Clock(eqx.Module):
             "tau", expected="an intrinsic time that the schedule reaches", got=tau, remedy="ask for less, or change it"
         )
 
-    def tokens_seen(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def tokens_seen(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """Tokens consumed up to t: steps * batch * (context tokens + 1 query); infinite in the infinite-context theory."""
         return self.steps(t) * self.batch * (self.tokens + 1)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import equinox
 import jax
+import jaxtyping
 import pytest
 
 jax.config.update("jax_enable_x64", True)
@@ -18,6 +19,17 @@ def memory_mappings() -> int:
     """Count the memory mappings of this process; 0 where the system does not list them (anywhere but on Linux)."""
     maps = Path("/proc/self/maps")
     return len(maps.read_bytes().splitlines()) if maps.exists() else 0
+
+
+@pytest.fixture(autouse=True)
+def _bad_input_reaches_the_library(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests of refusals hand over what no annotation allows: there the library's own checks speak, not those of the test run."""
+    code = getattr(request.function, "__code__", None)
+    expects = code is not None and "raises" in code.co_names
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", expects)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -31,7 +31,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import roots_hermitenorm
@@ -86,11 +86,11 @@ class _Means(NamedTuple):
 
 
 def two_token_loss(
-    e: Float[ArrayLike, "..."],
-    m: Float[ArrayLike, "..."],
+    e: Real[ArrayLike, "..."],
+    m: Real[ArrayLike, "..."],
     *,
     mixing: float = 0.3,
-    positional: Float[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     accuracy: float = 1e-8,
@@ -140,7 +140,7 @@ def two_token_loss(
 def two_token_minima(
     *,
     mixing: float = 0.3,
-    positional: Float[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     accuracy: float = 1e-8,
@@ -168,7 +168,7 @@ def two_token_minima(
 
 def two_token_transition(
     *,
-    positional: Float[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     between: tuple[float, float] = (0.0, 0.99),

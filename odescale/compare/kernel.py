@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Real
 
 from odescale.compare.verdict import Verdict
 from odescale.errors import InputError
@@ -100,8 +100,8 @@ def predict(
 def kernel_regime(
     network: eqx.Module,
     system: Kernel,
-    x: Float[ArrayLike, "n ..."],
-    x_test: Float[ArrayLike, "m ..."] | None = None,
+    x: Real[ArrayLike, "n ..."],
+    x_test: Real[ArrayLike, "m ..."] | None = None,
     *,
     steps: int,
     tolerance: float = TOLERANCE,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
 from odescale.errors import InputError
 from odescale.expectations.structured_kernel_walk import Use, Walk
@@ -72,8 +72,8 @@ class _Plan(NamedTuple):
 
 def structured_kernel(
     network: eqx.Module,
-    x: Float[ArrayLike, "n ..."],
-    x2: Float[ArrayLike, "m ..."] | None = None,
+    x: Real[ArrayLike, "n ..."],
+    x2: Real[ArrayLike, "m ..."] | None = None,
     *,
     trainable: PyTree | None = None,
     output: Callable[[Array], Array] | None = None,
@@ -115,7 +115,7 @@ def structured_kernel(
 
 def kernel_structure(
     network: eqx.Module,
-    x: Float[ArrayLike, "n ..."],
+    x: Real[ArrayLike, "n ..."],
     *,
     trainable: PyTree | None = None,
     output: Callable[[Array], Array] | None = None,

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int, PyTree
+from jaxtyping import Array, Float, Int, PyTree, Real
 from tqdm import tqdm
 
 from odescale.errors import InputError
@@ -57,8 +57,8 @@ class Blocks(eqx.Module):
 
 def tangent_kernel(
     network: eqx.Module,
-    x: Float[ArrayLike, "n ..."],
-    x2: Float[ArrayLike, "m ..."] | None = None,
+    x: Real[ArrayLike, "n ..."],
+    x2: Real[ArrayLike, "m ..."] | None = None,
     *,
     trainable: PyTree | None = None,
     output: Callable[[Array], Array] | None = None,
@@ -139,7 +139,7 @@ def kernel_by_blocks(
     return result
 
 
-def network_outputs(network: eqx.Module, x: Float[ArrayLike, "n ..."], output: Callable | None = None) -> Array:
+def network_outputs(network: eqx.Module, x: Real[ArrayLike, "n ..."], output: Callable | None = None) -> Array:
     """f(x_i) of all samples, (n, ...) in the network's own output shape."""
     return _outputs(network, checked_samples("x", x), output)
 

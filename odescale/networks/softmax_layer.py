@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError
 
@@ -38,9 +38,9 @@ class SoftmaxHead(eqx.Module):
     **Errors**: `InputError` for a name that is not listed.
     """
 
-    inverse_temperature: Float[ArrayLike, ""]
-    smoothing: Float[ArrayLike, ""] = 0.0
-    focusing: Float[ArrayLike, ""] = 2.0
+    inverse_temperature: Real[ArrayLike, ""]
+    smoothing: Real[ArrayLike, ""] = 0.0
+    focusing: Real[ArrayLike, ""] = 2.0
     labels: Labels = eqx.field(static=True, default="hard")
     loss: LogitLoss = eqx.field(static=True, default="cross_entropy")
 

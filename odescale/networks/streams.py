@@ -13,13 +13,15 @@ mean-field theory, and a layer of a real network. M collects what `mix` and `sca
 from __future__ import annotations
 
 import abc
-from typing import Self
+from typing import TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError
+
+Stream = TypeVar("Stream", bound="AbstractStream")
 
 
 class AbstractStream(eqx.Module):
@@ -37,15 +39,15 @@ class AbstractStream(eqx.Module):
         """A_row . h_t / sqrt(N), the local field of a row on every token."""
 
     @abc.abstractmethod
-    def mix(self, weights: Float[Array, "n T"]) -> Self:
+    def mix(self: Stream, weights: Float[Array, "n T"]) -> Stream:
         """n new tokens sum_s weights_ts h_s."""
 
     @abc.abstractmethod
-    def write(self, row: str, amounts: Float[Array, " T"]) -> Self:
+    def write(self: Stream, row: str, amounts: Float[Array, " T"]) -> Stream:
         """h_t + A_row amounts_t / sqrt(N)."""
 
     @abc.abstractmethod
-    def scale(self, factors: Float[Array, " T"]) -> Self:
+    def scale(self: Stream, factors: Float[Array, " T"]) -> Stream:
         """factors_t h_t."""
 
     @abc.abstractmethod
@@ -53,15 +55,15 @@ class AbstractStream(eqx.Module):
         """|h_t|^2/N."""
 
     @abc.abstractmethod
-    def plus(self, other: Self) -> Self:
+    def plus(self: Stream, other: Stream) -> Stream:
         """h_t + other_t."""
 
     @abc.abstractmethod
-    def last(self) -> Self:
+    def last(self: Stream) -> Stream:
         """The last token alone."""
 
     @abc.abstractmethod
-    def restrict(self, rows: tuple[str, ...]) -> Self:
+    def restrict(self: Stream, rows: tuple[str, ...]) -> Stream:
         """The same tokens where only these rows will be read or written: lets fields that nobody needs be dropped."""
 
 

@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def plot_frontier(
     *,
     critical: Any = None,
     numeric: Any = None,
-    curves: Mapping[str, tuple[Float[ArrayLike, " n"], Float[ArrayLike, " n"]]] | None = None,
+    curves: Mapping[str, tuple[Real[ArrayLike, " n"], Real[ArrayLike, " n"]]] | None = None,
     asymptote: float | None = None,
     compute_unit: str = "FLOP",
     title: str = "",
@@ -152,7 +152,7 @@ def plot_isolated_law(law: Any, axes: Any = None, *, values: Float[ArrayLike, " 
 
 
 def plot_isolated_laws(
-    laws: Sequence[tuple[Any, Float[ArrayLike, " n"]]],
+    laws: Sequence[tuple[Any, Real[ArrayLike, " n"]]],
     *,
     units: Mapping[str, str] | None = None,
     title: str = "",
@@ -202,10 +202,10 @@ def _factor(value: float) -> str:
 
 
 def plot_compute_phases(
-    a: Float[ArrayLike, " m"],
-    b: Float[ArrayLike, " n"],
-    exponent: Float[ArrayLike, "n m"],
-    phase: Float[ArrayLike, "n m"],
+    a: Real[ArrayLike, " m"],
+    b: Real[ArrayLike, " n"],
+    exponent: Real[ArrayLike, "n m"],
+    phase: Real[ArrayLike, "n m"],
     *,
     marks: Mapping[str, tuple[float, float]] | None = None,
     levels: int = 14,

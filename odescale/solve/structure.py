@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from odescale.errors import InputError
 from odescale.solve.codes import code_of
@@ -61,8 +61,8 @@ class StructuredSolution(eqx.Module):
 
 def solve_structured(
     problem: StructuredProblem,
-    y0: Float[ArrayLike, "modes P P"],
-    ts: Float[ArrayLike, " n"],
+    y0: Real[ArrayLike, "modes P P"],
+    ts: Real[ArrayLike, " n"],
     *,
     t0: float | Float[Array, ""] = 0.0,
     rtol: float | Float[Array, ""] = 1e-4,

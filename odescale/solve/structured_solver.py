@@ -13,7 +13,7 @@ forward mode both work, through whichever adjoint `diffrax.diffeqsolve` is given
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import diffrax
 import equinox as eqx
@@ -29,6 +29,7 @@ from odescale.solve.jacobian import coupling_jacobian
 from odescale.solve.stages import Couplings, extrapolate, implicit, newton
 
 
+@runtime_checkable
 class StructuredProblem(Protocol):
     """What the solver reads of a system; an `equinox.Module` whose arrays may be traced.
 

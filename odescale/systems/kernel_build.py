@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Real
 
 from odescale.errors import InputError
 from odescale.expectations.tangent_kernel import MEMORY_LIMIT, network_outputs, tangent_kernel
@@ -37,10 +37,10 @@ class SequenceData(NamedTuple):
 
 def kernel_system(
     network: eqx.Module,
-    x: Float[ArrayLike, "n ..."],
-    y: Float[ArrayLike, "n ..."],
-    x_test: Float[ArrayLike, "m ..."] | None = None,
-    y_test: Float[ArrayLike, "m ..."] | None = None,
+    x: Real[ArrayLike, "n ..."],
+    y: Real[ArrayLike, "n ..."],
+    x_test: Real[ArrayLike, "m ..."] | None = None,
+    y_test: Real[ArrayLike, "m ..."] | None = None,
     *,
     learning_rate: float | None = None,
     loss: str = "square",

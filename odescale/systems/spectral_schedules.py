@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import (
     ConstantSchedule,
@@ -48,7 +48,7 @@ class LoggedSchedule(eqx.Module):
         self.values = jnp.asarray(numbers)
         self.kinks = jnp.asarray(sharp + 1.0)
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         place = jnp.clip(jnp.asarray(t), 0.0, self.values.size - 1.0)
         left = jnp.minimum(jnp.floor(place), self.values.size - 2.0).astype(int)
         share = place - left

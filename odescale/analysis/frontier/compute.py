@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Real
 from numpy.typing import ArrayLike
 
 from odescale.analysis.frontier.lambert import lambert_lower, solve_balance
@@ -122,7 +122,7 @@ class _Ordered(eqx.Module):
     log_held: Float[Array, " n+1"]
 
 
-def compute_frontier(law: RiskLaw, compute: Float[ArrayLike, " m"]) -> Frontier:
+def compute_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"]) -> Frontier:
     r"""Sizes and time that minimise R at C = `compute`, each in closed form.
 
         A_i x_i^-alpha_i = mu q_i/alpha_i,  lam t exp(-lam t) D = mu q_t,  R = F + mu (S + q_t/(lam t)),  p = mu/R
@@ -230,7 +230,7 @@ def critical_compute(law: RiskLaw) -> CriticalCompute:
     )  # fmt: skip
 
 
-def local_exponent(law: RiskLaw, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def local_exponent(law: RiskLaw, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """1/(S + q_t/(lam t)), the exponent of the frontier where its optimal time is t and no size is at its floor.
 
     `t` in the law's unit; without exponential time 1/S whatever t. **Raises** `OutsideTheoryError` for a law that is not `simple`.
@@ -243,7 +243,7 @@ def local_exponent(law: RiskLaw, t: Float[ArrayLike, "..."]) -> Float[Array, "..
     return formulas.local_exponent(law.S, law.rate * time, law.time_cost)
 
 
-def fixed_size_risk(law: RiskLaw, sizes: Float[ArrayLike, " n"], compute: Float[ArrayLike, " m"]) -> Float[Array, " m"]:
+def fixed_size_risk(law: RiskLaw, sizes: Real[ArrayLike, " n"], compute: Real[ArrayLike, " m"]) -> Float[Array, " m"]:
     """R(x, t) at fixed sizes x, with t = (C/(c prod x_i^q_i))^(1/q_t): one model, trained ever longer.
 
     **Arguments**: `sizes` (n,) in the order of `law.names`; `compute` (m,) > 0 in the unit of C. **Returns** (m,), nowhere below

@@ -6,7 +6,7 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from numpy.typing import ArrayLike
 
 from odescale.analysis.phases.bootstrap import block_bootstrap, seed_bootstrap, student_factor
@@ -53,8 +53,8 @@ class FrontierExponent(eqx.Module):
 
 
 def frontier_exponent(
-    compute: Float[ArrayLike, " m"],
-    risk: Float[ArrayLike, "..."],
+    compute: Real[ArrayLike, " m"],
+    risk: Real[ArrayLike, "..."],
     *,
     window: tuple[float, float] | None = None,
     draws: int = 400,
@@ -118,7 +118,7 @@ class CurveEnvelope(eqx.Module):
 
 
 def envelope_of_curves(
-    compute: Float[ArrayLike, "runs n"], loss: Float[ArrayLike, "runs n"], *, points: int = 60
+    compute: Real[ArrayLike, "runs n"], loss: Real[ArrayLike, "runs n"], *, points: int = 60
 ) -> CurveEnvelope:
     """min over runs of their loss at equal compute, each run interpolated in log-log; runs in the order of their size.
 

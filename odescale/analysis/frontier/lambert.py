@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 
 _STEPS = 14
 """Newton's method on a convex function from the right of its root: monotone; 8 steps are enough from these starts."""
 
 
-def lambert_lower(constant: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def lambert_lower(constant: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """y >= 1 with y - log y = r: y = -W_-1(-e^-r) for r >= 1, NaN below. Differentiable, dy/dr = y/(y - 1).
 
     The start is the upper bound 1 + sqrt(2u) + u with u = r - 1 (I. Chatzigeorgiou, IEEE Commun. Lett. 17 (2013) 1505).
@@ -39,7 +39,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     return y, tangents[0] * y / (y - 1)
 
 
-def lambert_upper(constant: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+def lambert_upper(constant: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
     """y > 0 with y + log y = r: y = W_0(e^r), without overflow for large r. Differentiable, dy/dr = y/(1 + y)."""
     return _upper(jnp.asarray(constant, float))
 
@@ -63,7 +63,7 @@ def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
 
 
 def solve_balance(
-    linear: Float[ArrayLike, "..."], logarithm: Float[ArrayLike, "..."], right: Float[ArrayLike, "..."]
+    linear: Real[ArrayLike, "..."], logarithm: Real[ArrayLike, "..."], right: Real[ArrayLike, "..."]
 ) -> Float[Array, "..."]:
     """t > 0 with s t + k log t = r, the larger root where there are two (k < 0); NaN where there is none.
 

@@ -9,7 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
@@ -51,7 +51,7 @@ class LawRisk(eqx.Module):
 
 def numeric_frontier(
     risk: Callable[..., Any],
-    compute: Float[ArrayLike, " m"],
+    compute: Real[ArrayLike, " m"],
     bounds: Mapping[str, tuple[float, float]],
     cost: Callable[..., Any] | Mapping[str, float],
     *,
@@ -224,7 +224,7 @@ class FrontierComparison(eqx.Module):
         )
 
 
-def compare_frontiers(law: RiskLaw, compute: Float[ArrayLike, " m"], *, decades: float = 1.5) -> FrontierComparison:
+def compare_frontiers(law: RiskLaw, compute: Real[ArrayLike, " m"], *, decades: float = 1.5) -> FrontierComparison:
     """The frontier of `law` by its formulas and by `numeric_frontier`, which knows nothing but R and C.
 
     **Arguments**: `compute` (m,) where the formulas are valid; `decades`: the box around their answer, ended by the floors (and

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 
 from odescale.errors import InputError, OutsideTheoryError
@@ -89,7 +89,7 @@ def phase_name(a: float, b: float) -> str:
 
 
 def phase_map(
-    a: Float[ArrayLike, " m"], b: Float[ArrayLike, " n"]
+    a: Real[ArrayLike, " m"], b: Real[ArrayLike, " n"]
 ) -> tuple[Float[np.ndarray, "n m"], Float[np.ndarray, "n m"]]:
     """(exponent, phase number 0, 1, 2) over the grid of `a` (columns) and `b` (rows); NaN outside a > 1, b > 1."""
     A, B = np.meshgrid(np.asarray(a, float), np.asarray(b, float))
@@ -124,7 +124,7 @@ class TruncatedModes(eqx.Module):
     a: Float[Array, ""]
     b: Float[Array, ""]
 
-    def __call__(self, width: Float[ArrayLike, ""], time: Float[ArrayLike, ""]) -> Float[Array, ""]:
+    def __call__(self, width: Real[ArrayLike, ""], time: Real[ArrayLike, ""]) -> Float[Array, ""]:
         j = jnp.arange(1.0, _SUMMED + 1)
         N, t = jnp.asarray(width, float), jnp.asarray(time, float)
         total = jnp.sum(j**-self.a * jnp.exp(-2 * t * j**-self.b))

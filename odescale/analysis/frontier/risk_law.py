@@ -12,7 +12,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 
 from odescale.errors import InputError
@@ -87,7 +87,7 @@ class RiskLaw(eqx.Module):
                 total = total + cost / jnp.min(jnp.stack(powers))
         return total
 
-    def risk(self, sizes: Float[ArrayLike, "... n"], t: Float[ArrayLike, "..."] = np.inf) -> Float[Array, "..."]:
+    def risk(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."] = np.inf) -> Float[Array, "..."]:
         """R at `sizes` (last axis in the order of `names`) and time `t`; infinite values drop their terms."""
         values = self._variables(sizes, t)
         powers = self.amplitudes * values[..., jnp.asarray(self.variable, int)] ** -self.exponents
@@ -96,7 +96,7 @@ class RiskLaw(eqx.Module):
             total = total + self.decay * jnp.exp(-self.rate * values[..., -1])
         return total
 
-    def compute(self, sizes: Float[ArrayLike, "... n"], t: Float[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
+    def compute(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
         """C at `sizes` (last axis in the order of `names`) and time `t`, in units of `unit`."""
         return self.unit * jnp.exp(jnp.sum(self._all_costs * jnp.log(self._variables(sizes, t)), axis=-1))
 
@@ -104,7 +104,7 @@ class RiskLaw(eqx.Module):
     def _all_costs(self) -> Float[Array, " n+1"]:
         return jnp.append(self.costs, self.time_cost)
 
-    def _variables(self, sizes: Float[ArrayLike, "... n"], t: Float[ArrayLike, "..."]) -> Float[Array, "... n+1"]:
+    def _variables(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."]) -> Float[Array, "... n+1"]:
         x, time = jnp.asarray(sizes, float), jnp.asarray(t, float)
         if x.ndim == 0 or x.shape[-1] != len(self.names):
             raise InputError("sizes", expected=f"a last axis {self.names}", got=x.shape, remedy="one entry per size")
@@ -161,12 +161,12 @@ class RiskLaw(eqx.Module):
 
 
 def risk_law(
-    amplitudes: Sequence[float] | Float[ArrayLike, " n"],
-    exponents: Sequence[float] | Float[ArrayLike, " n"],
-    costs: Sequence[float] | Float[ArrayLike, " n"],
+    amplitudes: Sequence[float] | Real[ArrayLike, " n"],
+    exponents: Sequence[float] | Real[ArrayLike, " n"],
+    costs: Sequence[float] | Real[ArrayLike, " n"],
     *,
     names: Sequence[str] | None = None,
-    floors: Sequence[float] | Float[ArrayLike, " n"] | None = None,
+    floors: Sequence[float] | Real[ArrayLike, " n"] | None = None,
     decay: float = 0.0,
     rate: float = 0.0,
     time_amplitude: float = 0.0,
@@ -260,12 +260,12 @@ class IsolatedLaw(eqx.Module):
     decay: Float[Array, ""]
     rate: Float[Array, ""]
 
-    def __call__(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, value: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         z = jnp.asarray(value, float)
         powers = jnp.sum(self.amplitudes * z[..., None] ** -self.exponents, axis=-1)
         return powers + self.decay * jnp.exp(-self.rate * z)
 
-    def local_exponent(self, value: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def local_exponent(self, value: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """-dlog R/dlog z: alpha for one power, lam t for an exponential."""
         z = jnp.asarray(value, float)
         powers = jnp.sum(self.exponents * self.amplitudes * z[..., None] ** -self.exponents, axis=-1)
@@ -283,7 +283,7 @@ def isolated_law(law: RiskLaw, name: str) -> IsolatedLaw:
     )
 
 
-def joint_surface(law: RiskLaw, **values: Float[ArrayLike, " m"]) -> Float[Array, "..."]:
+def joint_surface(law: RiskLaw, **values: Real[ArrayLike, " m"]) -> Float[Array, "..."]:
     """R over the grid of the variables given, the others at infinity; axes in the order of the arguments.
 
     `joint_surface(law, width=w (m,), time=t (p,))` is (m, p). **Raises** `InputError` for an unknown variable or a value <= 0.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Real
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import logsumexp
@@ -21,7 +21,7 @@ _POWER_RANGE = 120.0
 """e-folds of t beyond that."""
 
 
-def tied_frontier(law: RiskLaw, compute: Float[ArrayLike, " m"]) -> Frontier:
+def tied_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"]) -> Frontier:
     r"""Sizes and time that minimise R at C = `compute` when a variable carries several terms, such as data = batch * time.
 
         sum_{k in z} alpha_k A_k z^-alpha_k (+ lam t D exp(-lam t) for the time) = mu q_z,   z >= z_0,   p = mu/R

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Real
 from numpy.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize
@@ -210,7 +210,7 @@ def _reach_at(system: Peaked, t: float, target: float, observable: str, t_max: f
 
 
 def compare_escapes(
-    targets: Float[ArrayLike, " n"], *, classes: int = 3, horizon: float = 1e6, observable: str = "loss",
+    targets: Real[ArrayLike, " n"], *, classes: int = 3, horizon: float = 1e6, observable: str = "loss",
     names: Sequence[str] | None = None, dimension: float = 1000.0,
 ) -> EscapeTable:  # fmt: skip
     r"""Time to each of `targets` under every escape of `ESCAPES`, with derived and measured exponents.

@@ -10,7 +10,7 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 from numpy.typing import ArrayLike
 
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
@@ -41,7 +41,7 @@ class GrowthUntil(eqx.Module):
     onset: float
     stop: float
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return (1 + jnp.minimum(jnp.asarray(t), self.stop) / self.onset) ** self.power
 
 
@@ -51,7 +51,7 @@ class MatchedRate(eqx.Module):
     growth: GrowthUntil
     decay: float
 
-    def __call__(self, t: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return self.growth(t) ** -2.0 * (1 + jnp.asarray(t) / self.growth.stop) ** -self.decay
 
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import diffrax
 import jax.numpy as jnp
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from odescale.solve.collocation import lagrange
 from odescale.solve.spectral.step import NODES, RankOneProblem, rank_one_step
@@ -73,7 +73,7 @@ class RankOneSolver(diffrax.AbstractAdaptiveSolver):
 
 def solve_with_diffrax(
     system: Any,
-    times: Float[ArrayLike, " n"],
+    times: Real[ArrayLike, " n"],
     *,
     rtol: Any = 1e-8,
     atol: Any = None,

@@ -8,7 +8,7 @@ iteration, no Jacobian of size d: some 100 operations per mode and step. L-stabl
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -21,6 +21,7 @@ RULE = radau(3)
 NODES = np.concatenate([[0.0], RULE.nodes])
 
 
+@runtime_checkable
 class RankOneProblem(Protocol):
     """What the step reads of a system; `Spectral` is one.
 
