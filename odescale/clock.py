@@ -263,13 +263,13 @@ class Clock(eqx.Module):
         """Intrinsic time int_0^t eta dt'."""
         return self.learning_rate * schedule_integral(self.schedule, jnp.asarray(t, dtype=float))
 
-    def t_of_tau(self, tau: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+    def t_of_tau(self, tau: Real[ArrayLike, "..."]) -> Float[np.ndarray, "..."]:
         """The t at which the intrinsic time reaches tau; refuses a tau that the schedule never reaches."""
         values = np.atleast_1d(np.asarray(tau, dtype=float))
         if not np.all(values >= 0):
             raise InputError("tau", expected="an intrinsic time >= 0", got=tau, remedy="it counts from t = 0")
         if isinstance(self.schedule, ConstantSchedule):
-            return np.asarray(tau, dtype=float) / float(self.learning_rate)
+            return np.asarray(np.asarray(tau, dtype=float) / float(self.learning_rate))
         return np.array([self._solve_tau(value) for value in values]).reshape(np.shape(tau))
 
     def _solve_tau(self, tau: float) -> float:

@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import roots_hermitenorm
 

@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 from odescale.analysis.phases.bootstrap import block_bootstrap, seed_bootstrap, student_factor
 from odescale.errors import InputError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 _STEPS = 14
 """Newton's method on a convex function from the right of its root: monotone; 8 steps are enough from these starts."""
@@ -24,7 +24,7 @@ def _lower(r: Array) -> Array:
     u = jnp.maximum(r - 1, 0.0)
     d = jnp.sqrt(2 * u) + u
 
-    def newton(_: int, d: Array) -> Array:
+    def newton(_: Array, d: Array) -> Array:
         # f = d - log1p(d) - u, f' = d/(1 + d)
         step = jnp.where(d > 0, (d - jnp.log1p(d) - u) * (1 + d) / jnp.where(d > 0, d, 1.0), 0.0)
         return jnp.maximum(d - step, 0.0)
@@ -49,7 +49,7 @@ def _upper(r: Array) -> Array:
     # In u = log y: e^u + u = r is convex and increasing; both starts lie to the right of the root.
     u = jnp.where(r > 1, jnp.log(jnp.maximum(r, 1.0)), jnp.minimum(r, 1.0))
 
-    def newton(_: int, u: Array) -> Array:
+    def newton(_: Array, u: Array) -> Array:
         y = jnp.exp(u)
         return u - (y + u - r) / (y + 1)
 

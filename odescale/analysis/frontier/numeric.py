@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw
@@ -129,7 +129,7 @@ def _solve(
             last = (target - start) / cost.powers[names[-1]]
             return jnp.append(free, jnp.minimum(last, high[-1])), last >= low[-1] - 1e-12
 
-        def halve(_: int, pair: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array, pair: tuple[Array, Array]) -> tuple[Array, Array]:
             middle = (pair[0] + pair[1]) / 2
             under = log_cost(jnp.append(free, middle)) <= target
             return jnp.where(under, middle, pair[0]), jnp.where(under, pair[1], middle)

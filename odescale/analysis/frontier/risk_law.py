@@ -13,7 +13,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 from odescale.errors import InputError
 from odescale.generated import frontier as formulas

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 

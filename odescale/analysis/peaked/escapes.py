@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize
 

@@ -11,7 +11,7 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Real
-from numpy.typing import ArrayLike
+from jax.typing import ArrayLike
 
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
 from odescale.systems.peaked import Peaked, peaked
