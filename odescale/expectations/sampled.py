@@ -121,14 +121,15 @@ def _weighted(
     T, dtype = context.tokens, resolve_dtype(context.precision, "SampledContext")
     moved = np.flatnonzero(architecture.trained_mask)
     root = root.astype(dtype)
+    R = jnp.full_like(root, jnp.nan)  # read by heads that write through a row only, and those are refused
 
     def one(inputs: tuple[Array, Array]) -> tuple[Array, ...]:
         z, signs = inputs[0].astype(dtype), inputs[1].astype(dtype)
         phi = z @ root.T
-        teacher = apply_on_queries(architecture.teacher, phi, phi, T)
+        teacher = apply_on_queries(architecture.teacher, phi, R, T)
 
         def student(columns: Array) -> Array:
-            return apply_on_queries(architecture.student, phi.at[:, moved].set(columns), phi, T)
+            return apply_on_queries(architecture.student, phi.at[:, moved].set(columns), R, T)
 
         if not gradients:
             return (0.5 * jnp.sum((student(phi[:, moved]) - teacher) ** 2) / T,)

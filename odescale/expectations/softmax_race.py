@@ -16,7 +16,8 @@ from functools import lru_cache
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 from numpy.polynomial import chebyshev
 from scipy.interpolate import CubicSpline, PPoly, make_interp_spline
 from scipy.special import log_ndtr, ndtr
@@ -185,7 +186,7 @@ class Spline(eqx.Module):
         coefficients = np.stack([_taylor(pieces, v[:-1], 5 - power) for power in range(6)])
         return cls(jnp.asarray(coefficients))
 
-    def __call__(self, v: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, v: Real[ArrayLike, ""]) -> Float[Array, ""]:
         cell = jnp.clip(jnp.floor(v * CELLS).astype(int), 0, CELLS - 1)
         x = v - cell / CELLS
         c = self.coefficients[:, cell]
@@ -218,31 +219,31 @@ class SoftmaxRace(eqx.Module):
         """c = pi^2 m_K/12."""
         return jnp.pi**2 * self.m / 12
 
-    def _place(self, s: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    def _place(self, s: Real[ArrayLike, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
         total = s + self.scale
         return s / total, total
 
-    def gap(self, s: Float[Array, ""]) -> Float[Array, ""]:
+    def gap(self, s: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """m - Phi(s) > 0."""
         v, total = self._place(s)
         return self.gap_table(v) / total**2
 
-    def aligned_loss(self, s: Float[Array, ""]) -> Float[Array, ""]:
+    def aligned_loss(self, s: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """F(s) - s m > 0, with F(s) = E log sum_i exp(s z_i); log K at s = 0."""
         v, total = self._place(s)
         return self.loss_table(v) / total
 
-    def response(self, s: Float[Array, ""]) -> Float[Array, ""]:
+    def response(self, s: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """H(s) = E[1 - |p|^2]; 1 - 1/K at s = 0."""
         v, total = self._place(s)
         return self.response_table(v) / total
 
-    def curvature(self, s: Float[Array, ""]) -> Float[Array, ""]:
+    def curvature(self, s: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """Phi'(s) = E[sum_i p_i z_i^2 - (sum_i p_i z_i)^2] > 0."""
         v, total = self._place(s)
         return self.curvature_table(v) / total**3
 
-    def error(self, ratio: Float[Array, ""]) -> Float[Array, ""]:
+    def error(self, ratio: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """P(argmax z != argmax(z + ratio xi)), ratio = sqrt(Delta)/D >= 0."""
         q = jnp.where(jnp.isinf(ratio), 1.0, ratio / (1 + ratio))
         return q * self.error_table(q)
@@ -287,7 +288,7 @@ class Surface(eqx.Module):
         both = CubicSpline(q, along, axis=2).c  # (4, columns, 4, rows)
         return cls(jnp.asarray(both.transpose(3, 1, 2, 0)))
 
-    def __call__(self, w: Float[Array, ""], q: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, w: Real[ArrayLike, ""], q: Real[ArrayLike, ""]) -> Float[Array, ""]:
         rows, columns = self.coefficients.shape[:2]
         i = jnp.clip(jnp.floor(w * rows).astype(int), 0, rows - 1)
         j = jnp.clip(jnp.floor(q * columns).astype(int), 0, columns - 1)
@@ -308,7 +309,7 @@ class Disagreement(eqx.Module):
     hard: Disagreement | None
     floor: Float[Array, ""]
 
-    def __call__(self, overlap: Float[Array, ""], spread: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, overlap: Real[ArrayLike, ""], spread: Real[ArrayLike, ""]) -> Float[Array, ""]:
         # The square root has no derivative at zero: a start with Delta = 0 must still have one.
         deviation = jnp.sqrt(jnp.maximum(spread, 1e-24))
         overlap = jnp.maximum(overlap, 0.0)

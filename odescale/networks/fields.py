@@ -33,7 +33,7 @@ def rows_read_from(network: FieldNetwork, layer: int) -> tuple[int, ...]:
 
 
 def apply_on_fields(
-    network: FieldNetwork, phi: Float[Array, "tokens_plus_query P"], R: Float[Array, "P P"]
+    network: FieldNetwork, phi: Float[Array, "tokens_plus_query P"], R: Float[Array | np.ndarray, "P P"]
 ) -> Float[Array, " K"]:
     r"""f_i = phi^L_{r_i, query}: the K outputs at the query token, which is the last one.
 
@@ -57,7 +57,7 @@ def apply_on_fields(
 
 
 def apply_on_queries(
-    network: FieldNetwork, phi: Float[Array, "tokens_plus_queries P"], R: Float[Array, "P P"], tokens: int
+    network: FieldNetwork, phi: Float[Array, "tokens_plus_queries P"], R: Float[Array | np.ndarray, "P P"], tokens: int
 ) -> Float[Array, "n K"]:
     """Outputs `(n, K)` of `apply_on_fields` at each of n query tokens that share one context.
 

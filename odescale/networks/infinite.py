@@ -10,12 +10,15 @@ from __future__ import annotations
 from types import ModuleType
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
 from odescale.networks.architecture import Architecture, FieldNetwork
 
 
-def infinite_functionals(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, "K P"]:
+def infinite_functionals(
+    C: Float[Array | np.ndarray, "P P"], R: Float[Array | np.ndarray, "P P"], network: FieldNetwork
+) -> Float[Array | np.ndarray, "K P"]:
     r"""a (K, P) with f_i = a_i . phi at the query token, T -> infinity, Gaussian tokens.
 
         A <- A + (A C A^T e_k) (e_q^T A)                        per head, value = identity, A_0 = I
@@ -40,7 +43,9 @@ def infinite_functionals(C: Float[Array, "P P"], R: Float[Array, "P P"], network
     return A[np.asarray(network.readouts)]
 
 
-def infinite_loss(C: Float[Array, "P P"], R: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
+def infinite_loss(
+    C: Float[Array | np.ndarray, "P P"], R: Float[Array | np.ndarray, "P P"], architecture: Architecture
+) -> Float[ArrayLike, ""]:
     """L = 1/2 sum_i b_i^T C b_i with b = a(student) - a(teacher): the population loss at infinite context.
 
     **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I.

@@ -7,7 +7,8 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError
 from odescale.networks.readouts import FunctionOfFields
@@ -79,18 +80,17 @@ class RowNetwork(eqx.Module):
         return tuple(row for row in self.rows if row in used)
 
     def on_fields(
-        self, phi: Float[Array, "T p"], R: Float[Array, "p p"], correlation: Float[Array, "T T"] | None = None
+        self, phi: Float[Array, "T p"], R: Float[Array, "p p"], correlation: Real[ArrayLike, "T T"] | None = None
     ) -> Float[Array, "n K"]:
         """Outputs from the local fields, as d -> infinity (exact at any d for networks that read no norms).
 
         **Arguments**: `phi` (T, p) fields in the order of `rows`; `R` (p, p) overlaps with metric I (read only by blocks
         that write back); `correlation` rho (T, T) of the tokens (read only where norms are; default: independent).
         """
-        mixing = None
+        mixing = rho = None
         if self.needs_norm:
             mixing = jnp.eye(phi.shape[0], dtype=phi.dtype)
-            correlation = mixing if correlation is None else jnp.asarray(correlation, phi.dtype)
-        rho = correlation if self.needs_norm else None
+            rho = mixing if correlation is None else jnp.asarray(correlation, phi.dtype)
         return self._apply(FieldStream(fields=phi, row_overlaps=R, mixing=mixing, correlation=rho, names=self.rows))
 
     def real(self, weights: Float[Array, "p d"], trace: float) -> TokenNetwork:

@@ -198,5 +198,5 @@ def trainable(network: PyTree) -> PyTree:
     spec = jax.tree.map(eqx.is_inexact_array, network)
     if isinstance(network, LazyNetwork):
         frozen = jax.tree.map(lambda _: False, network.initial)
-        spec = LazyNetwork(spec.network, frozen, False)  # pyright: ignore[reportArgumentType]
+        spec = eqx.tree_at(lambda n: (n.initial, n.scale), spec, (frozen, False), is_leaf=lambda x: x is None)
     return spec

@@ -31,8 +31,8 @@ class AttentionHead(eqx.Module):
         if not self.scale > 0:
             raise InputError("scale", expected="a positive number", got=self.scale, remedy="pass N = tr Sigma")
 
-    def __call__(self, asking: Float[Array, "n d"], context: Float[Array, "T d"]) -> Float[Array, "n d"]:
-        """What the head adds to each of the `asking` tokens `(n, d)` when it reads the `(T, d)` context."""
+    def __call__(self, asking: Float[Array, "n d"], context: Float[Array, "T d"]) -> Float[Array, "#n d"]:
+        """What the head adds to each of the tokens `asking` when it reads the `(T, d)` context (one row if all get the same)."""
         root = self.scale**0.5
         values = context if self.value is None else context @ self.value / root
         if self.query is None or self.key is None:

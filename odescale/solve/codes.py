@@ -6,6 +6,7 @@ from enum import IntEnum
 
 import diffrax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Int
 
 
@@ -44,6 +45,6 @@ def code_of(result: diffrax.RESULTS, finite: Bool[Array, ""]) -> Int[Array, ""]:
     return jnp.where(finite, code, int(Code.NOT_FINITE))
 
 
-def explain(code: int) -> str:
+def explain(code: int | Int[Array | np.ndarray, ""]) -> str:
     """The sentence for a code."""
     return REMEDIES[Code(int(code))]

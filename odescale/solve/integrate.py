@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -12,7 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError, SolveError
 from odescale.expectations.nodes import Nodes
@@ -57,10 +59,10 @@ def first_time(system: AbstractSystem) -> float | None:
 
 def integrate(
     system: AbstractSystem | str,
-    t1: float | None = None,
+    t1: Real[ArrayLike, ""] | None = None,
     *,
     t0: float = 0.0,
-    ts: Float[np.ndarray, " n"] | None = None,
+    ts: Real[ArrayLike, " n"] | Sequence[float] | None = None,
     points: int = 200,
     start: Any = None,
     rtol: float | None = None,

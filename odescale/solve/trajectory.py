@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 import xarray
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from odescale.clock import Clock, parse_schedule, schedule_text
 from odescale.errors import InputError
@@ -33,15 +33,15 @@ class Trajectory(eqx.Module):
     - `clock`: conversions. `meta`: solver, ladder, steps, tolerances, parameters, versions.
     """
 
-    t: Float[np.ndarray, " n"]
+    t: Float[Array | np.ndarray, " n"]
     state: Any
-    loss: Float[np.ndarray, "*batch n"]
-    exponent: Float[np.ndarray, "*batch n"]
-    index: Float[np.ndarray, "*batch n"]
+    loss: Float[Array | np.ndarray, "*batch n"]
+    exponent: Float[Array | np.ndarray, "*batch n"]
+    index: Float[Array | np.ndarray, "*batch n"]
     observables: dict[str, Any]
-    valid: Bool[np.ndarray, "*batch n"]
-    code: Int[np.ndarray, "*batch"]
-    error: Float[np.ndarray, "*batch n"] | None
+    valid: Bool[Array | np.ndarray, "*batch n"]
+    code: Int[Array | np.ndarray, "*batch"]
+    error: Float[Array | np.ndarray, "*batch n"] | None
     clock: Clock
     meta: dict[str, Any]
 
@@ -71,12 +71,12 @@ class Trajectory(eqx.Module):
         return repr(self)
 
     @property
-    def excess_loss(self) -> Float[np.ndarray, "*batch n"]:
+    def excess_loss(self) -> Float[Array | np.ndarray, "*batch n"]:
         """The loss minus its irreducible part (the same numbers: these systems have none)."""
         return self.loss
 
     @property
-    def overlaps(self) -> Float[np.ndarray, "*batch n P P"]:
+    def overlaps(self) -> Float[Array | np.ndarray, "*batch n P P"]:
         """C(t), the covariance of the local fields."""
         return self.observables["overlaps"]
 

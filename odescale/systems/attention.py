@@ -204,7 +204,7 @@ class Attention(AbstractSystem):
             named[f"cosine_{self.architecture.rows[student]}"] = cosine
         return named
 
-    def stability_bound(self) -> Float[np.ndarray, ""]:
+    def stability_bound(self) -> float:
         """Largest stable learning rate, `2 B / max |S a|^2` over the start and the teacher (largest eigenvalue over outputs).
 
         The error e of one output obeys `dE e^2/dt = (-2 eta c + eta^2 c^2/B) E e^2`, c = |S a|^2: the gradient noise of
@@ -219,7 +219,7 @@ class Attention(AbstractSystem):
         for C, R in (start, tuple(copy @ np.asarray(x) @ copy.T for x in start)):
             a = np.asarray(formulas.functionals(jnp.asarray(C), jnp.asarray(R), architecture.student)) * self.trained
             speeds.append(np.linalg.eigvalsh(a @ a.T)[-1])
-        return 2 * np.asarray(self.batch) / max(max(speeds), 1e-300)
+        return 2 * float(self.batch) / max(max(speeds), 1e-300)
 
     def check(self) -> None:
         if any(is_traced(x) for x in (self.initial_overlaps, self.learning_rate, self.batch, self.eigenvalues)):

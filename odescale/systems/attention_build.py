@@ -6,7 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Real
 
 from odescale.clock import Schedule, parse_schedule
 from odescale.errors import InputError, OutsideTheoryError
@@ -24,7 +25,7 @@ from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_ove
 def attention(
     *,
     architecture: Architecture | None = None,
-    initial_overlaps: Float[Array, "modes P P"] | None = None,
+    initial_overlaps: Real[ArrayLike, "modes P P"] | None = None,
     spectrum: Spectrum | None = None,
     schedule: Schedule | str | None = None,
     **given: Any,

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Float, Real
 
 from odescale.errors import InputError
 
@@ -167,7 +168,7 @@ def source_profile(spectrum: Spectrum, source: float, capacity: float) -> Float[
 
 
 def source_overlaps(
-    spectrum: Spectrum, covariance: Float[Array, "P P"], *, source: float, capacity: float
+    spectrum: Spectrum, covariance: Real[ArrayLike, "P P"], *, source: float, capacity: float
 ) -> Float[np.ndarray, "modes P P"]:
     """Initial overlaps q_k(0) = g_k C0: every row carries the same source condition, the fields start with covariance C0.
 

@@ -7,8 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Bool, Float, Int, Real
 
 from odescale.analysis.frontier.lambert import lambert_lower, solve_balance
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw

@@ -6,8 +6,8 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Bool, Float, Int, Real
 from jax.typing import ArrayLike
+from jaxtyping import Bool, Float, Int, Real
 
 from odescale.analysis.phases.bootstrap import block_bootstrap, seed_bootstrap, student_factor
 from odescale.errors import InputError

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 _STEPS = 14
 """Newton's method on a convex function from the right of its root: monotone; 8 steps are enough from these starts."""

@@ -9,8 +9,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw

@@ -7,8 +7,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import frontier as formulas

@@ -12,8 +12,8 @@ from typing import Any
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError
 from odescale.generated import frontier as formulas

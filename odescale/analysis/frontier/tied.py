@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Real
 from jax.typing import ArrayLike
+from jaxtyping import Real
 from scipy.optimize import brentq
 from scipy.special import logsumexp
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import numpy as np
-from jaxtyping import Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Float, Real
 from scipy.interpolate import CubicSpline
 from scipy.optimize import brentq, minimize
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Real
 from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
 from odescale.systems.peaked import Peaked, peaked

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import ConstantSchedule
 from odescale.errors import InputError, OutsideTheoryError
@@ -25,7 +26,7 @@ from odescale.systems.spectral_schedules import peak_of
 
 
 def exact_recursion(
-    system: Spectral, steps: Float[np.ndarray, " n"], *, momentum: float = 0.0
+    system: Spectral, steps: Real[np.ndarray, " n"], *, momentum: float = 0.0
 ) -> Float[np.ndarray, " n"]:
     """E after each of `steps` SGD steps: e_k <- G_k e_k + (eta(r)^2/B) w_k P, the exact mean over batches at any dimension.
 
@@ -127,7 +128,7 @@ class ConstantRate(eqx.Module):
     amplitudes: Float[np.ndarray, " modes"]
     floor: float
 
-    def __call__(self, steps: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    def __call__(self, steps: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
         """E at `steps` >= 0 (n,), whole or not."""
         return self.floor + np.exp(np.outer(np.asarray(steps, dtype=float), self.rates)) @ self.amplitudes
 
@@ -167,19 +168,19 @@ def constant_rate(system: Spectral, *, discrete: bool = True) -> ConstantRate:
     return ConstantRate(np.log1p(-values) if discrete else -values, amplitudes, float(still.sum()))
 
 
-def volterra_force(system: Spectral, t: Float[Array, " n"]) -> Float[Array, " n"]:
+def volterra_force(system: Spectral, t: Real[ArrayLike, " n"]) -> Float[Array, " n"]:
     """F(t) = s^2 + F_0 + sum_k e_k(0) e^(-a_k t) (n,), constant rate, t in SGD steps: P = F + int_0^t K(t - s) P(s) ds."""
     decay, _ = system.coefficients(system.learning_rate)
     return system.residual_noise + jnp.exp(-jnp.outer(jnp.asarray(t), decay)) @ system.start
 
 
-def volterra_kernel(system: Spectral, t: Float[Array, " n"]) -> Float[Array, " n"]:
+def volterra_kernel(system: Spectral, t: Real[ArrayLike, " n"]) -> Float[Array, " n"]:
     """K(t) = sum_k (a_k/g_k)(eta^2/B) w_k e^(-a_k t) (n,), per SGD step; its integral is kappa. See `volterra_force`."""
     decay, force = system.coefficients(system.learning_rate)
     return jnp.exp(-jnp.outer(jnp.asarray(t), decay)) @ force
 
 
-def ode_distance(system: Spectral, steps: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+def ode_distance(system: Spectral, steps: Real[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """E of the log-rate ODE over E of exact SGD, minus one, at `steps` (n,) whole SGD steps: what the ODE costs here.
 
     Small where eta lam_max is small and the batch large: 1e-3 for eta lam_max <= 0.1, B >= 8; 1e-2 for B = 1.
