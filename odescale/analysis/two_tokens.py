@@ -24,7 +24,7 @@ One 2-D quadrature per value of e gives the whole line in m; L is even in e and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -86,11 +86,11 @@ class _Means(NamedTuple):
 
 
 def two_token_loss(
-    e: Real[ArrayLike, "..."],
-    m: Real[ArrayLike, "..."],
+    e: Real[ArrayLike, "..."] | Sequence[float],
+    m: Real[ArrayLike, "..."] | Sequence[float],
     *,
     mixing: float = 0.3,
-    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] | Sequence[Sequence[float]] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     accuracy: float = 1e-8,
@@ -140,7 +140,7 @@ def two_token_loss(
 def two_token_minima(
     *,
     mixing: float = 0.3,
-    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] | Sequence[Sequence[float]] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     accuracy: float = 1e-8,
@@ -168,7 +168,7 @@ def two_token_minima(
 
 def two_token_transition(
     *,
-    positional: Real[ArrayLike, "2 2"] = _EXAMPLE,
+    positional: Real[ArrayLike, "2 2"] | Sequence[Sequence[float]] = _EXAMPLE,
     variance: float = 0.25,
     length: float = 1.0,
     between: tuple[float, float] = (0.0, 0.99),
@@ -339,8 +339,8 @@ def _converged(
     sigma: float,
     length: float,
     accuracy: float,
-    error_of: Callable[[tuple[_Means, _Means, np.ndarray]], np.ndarray],
-) -> tuple[_Means, _Means, np.ndarray, _Rule]:
+    error_of: Callable[[tuple[_Means, _Means, np.ndarray]], np.ndarray | np.floating],
+) -> tuple[_Means, _Means, np.ndarray | np.floating, _Rule]:
     """Teacher, student, error and rule of the first level whose error is at most `accuracy` everywhere."""
     # A size out of few, so that another number of lines is seldom another compilation.
     size = 2 ** max(4, (max(len(e), 1) - 1).bit_length())
@@ -391,8 +391,8 @@ def _error(
     A: np.ndarray,
     sigma: float,
     line: np.ndarray,
-    r2: np.ndarray,
-) -> np.ndarray:
+    r2: np.ndarray | np.floating,
+) -> np.ndarray | np.floating:
     """The terms of `_loss` that changed, absolute values added up so that they cannot cancel, and the degrees left out."""
     teacher, student, degree = change
     spacing = np.finfo(np.float64).eps

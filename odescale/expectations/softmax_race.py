@@ -220,8 +220,8 @@ class SoftmaxRace(eqx.Module):
         return jnp.pi**2 * self.m / 12
 
     def _place(self, s: Real[ArrayLike, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        total = s + self.scale
-        return s / total, total
+        total = jnp.asarray(s) + self.scale
+        return jnp.asarray(s) / total, total
 
     def gap(self, s: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """m - Phi(s) > 0."""

@@ -80,7 +80,7 @@ def noise_source(
 
 
 def congruence(
-    q: Float[Array, "*k P P"], X: Float[Array, "*k p P"], rows: Float[Array, "p P"]
+    q: Float[Array, "*#k P P"], X: Float[Array, "*#k p P"], rows: Float[Array, "p P"]
 ) -> Float[Array, "*k P P"]:
     """(1 + X) q (1 + X)^T, with X on the moving rows; the block of the others is returned bit for bit."""
     moved = X @ q

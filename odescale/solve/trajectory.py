@@ -148,7 +148,10 @@ class Trajectory(eqx.Module):
         """One parameter set of a batch."""
         if np.ndim(self.loss) == 1:
             raise InputError("number", expected="a batched trajectory", got="a single one", remedy="use it as it is")
-        arrays = {name: None if getattr(self, name) is None else getattr(self, name)[number] for name in _ARRAYS[1:]}
+        arrays = {
+            name: None if getattr(self, name) is None else np.asarray(getattr(self, name)[number])
+            for name in _ARRAYS[1:]
+        }
         eta, batch, tokens = (
             np.asarray(leaf)[number] if np.ndim(leaf) else leaf
             for leaf in (self.clock.learning_rate, self.clock.batch, self.clock.tokens)

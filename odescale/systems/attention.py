@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
@@ -134,7 +135,7 @@ class Attention(AbstractSystem):
         return schedule_kinks(self.schedule)
 
     def drift(
-        self, t: Float[Array, ""], C: Float[Array, "P P"], R: Float[Array, "P P"]
+        self, t: Real[ArrayLike, ""], C: Float[Array, "P P"], R: Float[Array, "P P"]
     ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
         """(M1, M0, N) = (-eta G, -eta H - w S, (eta^2/B) V) at time t, so that `dq_k/dt = M_k q_k + q_k M_k^T + lam_k N`.
 
@@ -166,7 +167,7 @@ class Attention(AbstractSystem):
     def initial_state(self) -> Float[Array, "modes P P"]:
         return self.to_state(self.initial_overlaps)
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, "modes P P"], args: Any = None):
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"], args: Any = None):
         q = self.to_overlaps(y)
         eta = self.learning_rate * self.schedule(t)
         if self.sampled is not None:
@@ -180,7 +181,7 @@ class Attention(AbstractSystem):
         )
         return self.to_state(flow)
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
         """L = 1/2 sum_i b_i^T C b_i in the difference basis (finite context: the O(1/T) loss; sampled: E l at T)."""
         C, R = self.couple(self.to_overlaps(y))
         if self.sampled is not None:
@@ -193,7 +194,7 @@ class Attention(AbstractSystem):
         small = errors @ inverse
         return 0.5 * jnp.einsum("ip,pq,iq->", small, self.couple(y)[0], small)
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
         """`overlaps` C (P, P), the learning speed `c = tr S a a^T S`, and the cosine of each student/teacher pair."""
         C, R = self.couple(self.to_overlaps(y))
         a = formulas.functionals(C, R, self.architecture.student)

@@ -9,7 +9,8 @@ from typing import Any, Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, PyTree, Real
 
 from odescale.clock import Clock
 from odescale.systems.parameters import Parameter, is_traced
@@ -70,15 +71,15 @@ class AbstractSystem(eqx.Module):
         """y(0)."""
 
     @abc.abstractmethod
-    def vector_field(self, t: Float[Array, ""], y: PyTree[Array], args: Any = None) -> PyTree[Array]:
+    def vector_field(self, t: Real[ArrayLike, ""], y: PyTree[Array], args: Any = None) -> PyTree[Array]:
         """f(t, y) = dy/dt, in diffrax's argument order."""
 
     @abc.abstractmethod
-    def excess_loss(self, t: Float[Array, ""], y: PyTree[Array]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: PyTree[Array]) -> Float[Array, ""]:
         """The population loss minus its irreducible part."""
 
     @abc.abstractmethod
-    def observables(self, t: Float[Array, ""], y: PyTree[Array]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: PyTree[Array]) -> dict[str, Array]:
         """Named order parameters at one time: scalars, and `overlaps` (P, P) where the theory has them."""
 
     @abc.abstractmethod
@@ -115,7 +116,7 @@ class AbstractEnsemble(AbstractSystem):
     """
 
     @abc.abstractmethod
-    def replicate_losses(self, t: Float[Array, ""], y: PyTree[Array]) -> Float[Array, " R"]:
+    def replicate_losses(self, t: Real[ArrayLike, ""], y: PyTree[Array]) -> Float[Array, " R"]:
         """The excess loss of every replicate."""
 
     @abc.abstractmethod
@@ -137,7 +138,7 @@ def losses(
 
 
 def loss_derivatives(
-    system: AbstractSystem, t: Float[Array, ""], y: PyTree[Array]
+    system: AbstractSystem, t: Real[ArrayLike, ""], y: PyTree[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """(L, dL/dt, d2L/dt2) along the flow, exactly: `dL/dt = d_t L + dL.f`, and once more.
 
@@ -157,7 +158,7 @@ def loss_derivatives(
 
 
 def local_exponents(
-    system: AbstractSystem, t: Float[Array, ""], y: PyTree[Array]
+    system: AbstractSystem, t: Real[ArrayLike, ""], y: PyTree[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """(L, p, q) at one time: `p = -dlog L/dlog t`, `q = dlog p/dlog t = 1 + t L''/L' - t L'/L`.
 
@@ -165,6 +166,7 @@ def local_exponents(
     """
     loss, first, second = loss_derivatives(system, t, y)
     safe_first = jnp.where(first == 0, 1.0, first)
+    t = jnp.asarray(t)
     exponent = -t * first / loss
     index = 1 + t * second / safe_first - t * first / loss
     index = jnp.where(first == 0, jnp.nan, index)

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError
@@ -98,7 +99,7 @@ class Derived(AbstractSystem):
     def initial_state(self) -> Float[Array, "modes P P"]:
         return self.initial_overlaps
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, "modes P P"], args: Any = None):
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"], args: Any = None):
         formulas = functions_of(self.source)
         G, V = formulas["closure"](self.couple(y), **self.constants)
         eta = self.learning_rate * self.schedule(t)
@@ -110,10 +111,10 @@ class Derived(AbstractSystem):
         """L(C) - floor: the excess loss of rows whose fields have the covariance C."""
         return functions_of(self.source)["population_loss"](C, **self.constants) - self.floor
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
         return self.loss_at(self.couple(y))
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
         """`overlaps` C (P, P)."""
         return {"overlaps": self.couple(y)}
 

@@ -15,7 +15,8 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import logsumexp, xlogy
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock
 from odescale.errors import InputError
@@ -147,7 +148,7 @@ class Kernel(AbstractSystem):
     def initial_state(self) -> Float[Array, " NM"]:
         return jnp.concatenate([self.initial, self.test_initial])
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, " NM"], args: Any = None) -> Float[Array, " NM"]:
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, " NM"], args: Any = None) -> Float[Array, " NM"]:
         g = self.slopes(self.split(y)[0])
         moved = [
             formulas.kernel_velocity(kernel, g, self.learning_rate, self.samples)
@@ -155,13 +156,13 @@ class Kernel(AbstractSystem):
         ]
         return jnp.concatenate(moved)
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, " NM"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, " NM"]) -> Float[Array, ""]:
         floor = jnp.zeros(())
         if self.loss == "cross_entropy":
             floor = -jnp.sum(xlogy(self.targets, self.targets)) / self.samples
         return self.losses(y)[0] - floor
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, " NM"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, " NM"]) -> dict[str, Array]:
         """`train_loss`, `test_loss`, `moved`: root mean square change of the training outputs since the start."""
         train_loss, test_loss = self.losses(y)
         moved = jnp.sqrt(jnp.mean((self.split(y)[0] - self.initial) ** 2) + 1e-300)

@@ -14,7 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
 from odescale.errors import InputError
@@ -132,7 +133,7 @@ class MeanField(AbstractEnsemble):
         basis[: self.problem.size, : self.problem.size] = 2 * np.eye(self.problem.size) - T if inverse else T
         return basis
 
-    def to_state(self, overlaps: Float[Array, "... P P"]) -> Float[Array, "... P P"]:
+    def to_state(self, overlaps: Float[Array, "... p p"]) -> Float[Array, "... P P"]:
         """Plain overlaps into difference rows; velocities start at rest when they are missing."""
         missing = self.size - overlaps.shape[-1]
         if missing:
@@ -160,7 +161,7 @@ class MeanField(AbstractEnsemble):
         return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V)
 
     def rates(
-        self, t: Float[Array, ""], C: Float[Array, "P P"], R: Float[Array, "P P"], replicate: Any = 0
+        self, t: Real[ArrayLike, ""], C: Float[Array, "P P"], R: Float[Array, "P P"], replicate: Any = 0
     ) -> tuple[Float[Array, "P P"], Float[Array, "P P"], Float[Array, "P P"]]:
         """(M1, M0, N): dq_k/dt = M_k q_k + q_k M_k^T + lam_k N, M_k = lam_k M1 + M0, in difference rows.
 
@@ -185,7 +186,7 @@ class MeanField(AbstractEnsemble):
         M0 = M0.at[moved].add(-eta * m.H)
         return M1, M0, zeros.at[np.ix_(moved, moved)].set(eta**2 / self.batch * m.V)
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, "R modes P P"], args: Any = None):
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"], args: Any = None):
         flow = self._direct if self.eigenvalues.shape[0] == 1 and not self.inertial else self._by_modes
         return jax.lax.map(lambda pair: flow(t, *pair), (jnp.arange(y.shape[0]), y))
 
@@ -195,7 +196,7 @@ class MeanField(AbstractEnsemble):
         half = (lam * M1 + M0) @ q
         return half + jnp.swapaxes(half, 1, 2) + lam * N
 
-    def _direct(self, t: Array, replicate: Array, q: Float[Array, "1 P P"]) -> Float[Array, "1 P P"]:
+    def _direct(self, t: Real[ArrayLike, ""], replicate: Array, q: Float[Array, "1 P P"]) -> Float[Array, "1 P P"]:
         # One mode has G q = E[sum g phi^T]: no factor is inverted where student and teacher meet.
         C, R = self.couple(q)
         m = self.moments(C, R, replicate)
@@ -207,7 +208,7 @@ class MeanField(AbstractEnsemble):
         noise = jnp.zeros_like(C).at[np.ix_(moved, moved)].set(eta**2 / self.batch * lam * m.V)
         return (half + half.T + noise)[None]
 
-    def replicate_losses(self, t: Float[Array, ""], y: Float[Array, "R modes P P"]) -> Float[Array, " R"]:
+    def replicate_losses(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"]) -> Float[Array, " R"]:
         P = self.problem.size
 
         def one(pair):
@@ -219,7 +220,7 @@ class MeanField(AbstractEnsemble):
     def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
         return self.closure.estimate(values)
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, "R modes P P"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"]) -> Float[Array, ""]:
         return self.estimate(self.replicate_losses(t, y))[0]
 
     def population_loss(self, C: Float[Array, "P P"], R: Float[Array, "P P"]) -> Float[Array, " R"]:
@@ -228,7 +229,7 @@ class MeanField(AbstractEnsemble):
         C, R = basis @ C @ basis.T, basis @ R @ basis.T
         return jax.lax.map(lambda r: self.closure.loss(self.problem, C, R, r), jnp.arange(self.closure.replicates))
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, "R modes P P"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"]) -> dict[str, Array]:
         """`overlaps` C and `row_overlaps` R (P', P'), the estimate over replicates, and student/teacher cosines."""
         C, R = (self.estimate(x)[0] for x in jax.vmap(lambda q: self.couple(self.to_overlaps(q)))(y))
         named: dict[str, Array] = {"overlaps": C, "row_overlaps": R}

@@ -15,7 +15,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError, OutsideTheoryError
@@ -147,7 +148,7 @@ class Peaked(AbstractSystem):
         b = self.inverse_temperature
         return self.race.aligned_loss(b) + b * self.race.gap(b)
 
-    def _fields(self, t: Float[Array, ""], y: Float[Array, " n"]) -> _Fields:
+    def _fields(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> _Fields:
         D, spread = y[0], jnp.maximum(y[1], 0.0)
         beta = self.logit_schedule(t)
         square = D**2 + spread
@@ -179,7 +180,7 @@ class Peaked(AbstractSystem):
         now = self._arguments(jnp.zeros(()), start)
         return jnp.append(start, jnp.log(formulas.adam_second_moment(*now.moments, *now.sizes, *now.options[1:])))
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, " n"], args: Any = None) -> Float[Array, " n"]:
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, " n"], args: Any = None) -> Float[Array, " n"]:
         now = self._arguments(t, y)
         rate = self.learning_rate * self.schedule(t)
         if self.optimizer == "adam":
@@ -193,7 +194,7 @@ class Peaked(AbstractSystem):
             return jnp.stack(formulas.normalised_flow(*now.moments, rate, *now.sizes, *now.options))
         return jnp.stack(formulas.overlap_flow(*now.moments, rate, *now.sizes[:2], *now.options))
 
-    def _arguments(self, t: Float[Array, ""], y: Float[Array, " n"]) -> _Arguments:
+    def _arguments(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> _Arguments:
         fields = self._fields(t, y)
         D, spread = y[0], jnp.maximum(y[1], 0.0)
         if self.loss == "cross_entropy":
@@ -210,7 +211,7 @@ class Peaked(AbstractSystem):
             (self.weight_decay, self.smoothing, fields.beta),
         )
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> Float[Array, ""]:
         """F(s) - D m for hard labels, F(s) - F(b*) - (D - b*) Phi(b*) else, at the effective logits beta lam."""
         fields = self._fields(t, y)
         s, misaligned = fields.s, fields.beta * fields.excess * self.label_moment
@@ -223,7 +224,7 @@ class Peaked(AbstractSystem):
         far = self.race.aligned_loss(s) - self.race.aligned_loss(b) + (s - b) * self.race.gap(b)
         return jnp.where(jnp.abs(s - b) < 0.5 * b, near, far) + misaligned
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, " n"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> dict[str, Array]:
         """`overlap` D, `spread` Delta, `logit_scale` beta s, `error` P(argmax differs from the teacher's), `loss_total`
         (cross-entropy), `calibrated_loss` (hard labels: the cross-entropy at the best temperature), `rate` eta(t)."""
         fields = self._fields(t, y)

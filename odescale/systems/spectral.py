@@ -14,7 +14,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Real
 
 from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
@@ -109,7 +110,7 @@ class Spectral(AbstractSystem):
         """s^2 + F_0, the mean square error at the best weights."""
         return self.noise + self.floor
 
-    def rate(self, t: Float[Array, ""]) -> Float[Array, ""]:
+    def rate(self, t: Real[ArrayLike, ""]) -> Float[Array, ""]:
         """eta(t) of the ODE: learning_rate s(t - 1/2), s(0) before."""
         return self.learning_rate * self.schedule(jnp.maximum(t - 0.5, 0.0))
 
@@ -122,15 +123,17 @@ class Spectral(AbstractSystem):
     def initial_state(self) -> Float[Array, " modes"]:
         return jnp.asarray(self.start)
 
-    def vector_field(self, t: Float[Array, ""], y: Float[Array, " modes"], args: Any = None) -> Float[Array, " modes"]:
+    def vector_field(
+        self, t: Real[ArrayLike, ""], y: Float[Array, " modes"], args: Any = None
+    ) -> Float[Array, " modes"]:
         decay, force = self.coefficients(self.rate(t))
         return -decay * y + force * (self.residual_noise + jnp.sum(y))
 
-    def excess_loss(self, t: Float[Array, ""], y: Float[Array, " modes"]) -> Float[Array, ""]:
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, " modes"]) -> Float[Array, ""]:
         """E = sum_k e_k."""
         return jnp.sum(y)
 
-    def observables(self, t: Float[Array, ""], y: Float[Array, " modes"]) -> dict[str, Array]:
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, " modes"]) -> dict[str, Array]:
         """`loss_total` P = s^2 + F_0 + E, the mean square error on fresh data, and `rate` eta(t)."""
         return {"loss_total": self.residual_noise + jnp.sum(y), "rate": self.rate(t)}
 

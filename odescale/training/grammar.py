@@ -119,7 +119,7 @@ class Grammar(eqx.Module):
             return jnp.where(top, jnp.zeros_like(fields), -jnp.inf)
         return jax.nn.log_softmax(self.inverse_temperature * fields, axis=-1)
 
-    def sample(self, key: Key[Array, ""], sequences: int) -> Int[Array, "B T+1"]:
+    def sample(self, key: Key[Array, ""], sequences: int) -> Int[Array, "B window"]:
         """`sequences` of T + 1 tokens: a uniform prompt of n tokens, then the language."""
         prompt_key, key = jax.random.split(key)
         prompt = jax.random.randint(prompt_key, (sequences, self.order), 0, self.vocabulary)

@@ -49,7 +49,7 @@ class LanguageExperiment(AbstractTraining):
 
     build: Aside[Callable[[Array], LanguageModel]]
     grammar: Language
-    held_out: Aside[Int[Array, "N T+1"]]
+    held_out: Aside[Int[Array, "N window"]]
     learning_rate: Float[Array, ""]
     momentum: Float[Array, ""]
     weight_decay: Float[Array, ""]

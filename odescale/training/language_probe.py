@@ -44,7 +44,7 @@ def excess_losses(log_true: Float[Array, "... V"], logits: Float[Array, "... V"]
 
 
 def true_fields(
-    grammar: Grammar, sequences: Int[Array, "B T+1"]
+    grammar: Grammar, sequences: Int[Array, "B window"]
 ) -> tuple[Float[Array, "B m V"], Float[Array, "B m V"]]:
     """(log p*, centred fields with E |f|^2 = V - 1) at the m full contexts of every sequence, in JAX's widest float."""
     fields = jax.vmap(grammar.fields)(sequences[:, :-1]).astype(jnp.result_type(float))
@@ -54,7 +54,7 @@ def true_fields(
 
 
 @eqx.filter_jit
-def measure_language(model: LanguageModel, grammar: Grammar, sequences: Int[Array, "B T+1"]) -> LanguageProbe:
+def measure_language(model: LanguageModel, grammar: Grammar, sequences: Int[Array, "B window"]) -> LanguageProbe:
     """The `LanguageProbe` of `model` on `sequences` (B, T + 1) of `grammar`; exact in everything but the choice of contexts."""
     log_true, fields = true_fields(grammar, sequences)
     independent = grammar.vocabulary - 1

@@ -59,12 +59,12 @@ class SourceText(eqx.Module):
         """What decides the language, as plain JSON types."""
         return {"source": self.source, "sha256": self.sha256, "vocabulary": self.vocabulary, "length": self.length}
 
-    def sample(self, key: Key[Array, ""], batch: int) -> Int[Array, "batch T+1"]:
+    def sample(self, key: Key[Array, ""], batch: int) -> Int[Array, "batch window"]:
         """Windows at uniform places of the training text."""
         starts = jax.random.randint(key, (batch,), 0, self.train.shape[0] - self.length)
         return self.train[starts[:, None] + jnp.arange(self.length + 1)].astype(jnp.int32)
 
-    def held_out(self, count: int) -> Int[Array, "count T+1"]:
+    def held_out(self, count: int) -> Int[Array, "count window"]:
         """Windows at equal distances of the test text, overlapping where it is short."""
         starts = np.linspace(0, self.test.shape[0] - self.length - 1, count).astype(int)
         return self.test[jnp.asarray(starts)[:, None] + jnp.arange(self.length + 1)].astype(jnp.int32)

@@ -39,8 +39,8 @@ class TextProbe(eqx.Module):
 @eqx.filter_jit
 def measure_text(
     model: LanguageModel,
-    sequences: Int[Array, "N T+1"],
-    batches: Int[Array, "8 B T+1"],
+    sequences: Int[Array, "N window"],
+    batches: Int[Array, "8 B window"],
     reference: Float[Array, "16 16"],
 ) -> TextProbe:
     """The `TextProbe` of `model` on held-out `sequences`, training `batches`, and the kernel at the start, `sampled_kernel`."""
@@ -64,11 +64,11 @@ def measure_text(
 
 
 @eqx.filter_jit
-def sampled_kernel(model: LanguageModel, sequences: Int[Array, "N T+1"]) -> Float[Array, "16 16"]:
+def sampled_kernel(model: LanguageModel, sequences: Int[Array, "N window"]) -> Float[Array, "16 16"]:
     """Theta = J J^T of 16 outputs, J their derivatives with respect to all parameters; the first 16 windows (N >= 16)."""
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
 
-    def row(window: Int[Array, " T+1"]) -> Float[Array, " p"]:
+    def row(window: Int[Array, " window"]) -> Float[Array, " p"]:
         def output(arrays: LanguageModel) -> Float[Array, ""]:
             logits = eqx.combine(arrays, static)(window[:-1])[-1]
             return logits[window[-1]] - logits.mean()
@@ -79,7 +79,7 @@ def sampled_kernel(model: LanguageModel, sequences: Int[Array, "N T+1"]) -> Floa
     return rows @ rows.T
 
 
-def _gradient(model: LanguageModel, tokens: Int[Array, "B T+1"]) -> Float[Array, " p"]:
+def _gradient(model: LanguageModel, tokens: Int[Array, "B window"]) -> Float[Array, " p"]:
     arrays, static = eqx.partition(model, eqx.is_inexact_array)
 
     def loss(arrays: LanguageModel) -> Float[Array, ""]:

@@ -148,14 +148,14 @@ def _starts(step: np.ndarray, warmup: float, steps: float) -> Float[Array, "star
 
 
 def _staircase(
-    z: Float[Array, " stairs+1"], up: Float[Array, " rise"], peak: Float[Array, ""], floor: Float[Array, ""]
+    z: Float[Array, " edges"], up: Float[Array, " rise"], peak: Float[Array, ""], floor: Float[Array, ""]
 ) -> Float[Array, " m"]:
     return jnp.concatenate([up, peak - (peak - floor) * jnp.cumsum(jax.nn.softmax(z))[:-1]])
 
 
 @eqx.filter_jit
 def _minimise(
-    law: str, vector: Array, width: Array, up: Array, peak: Array, floor: Array, starts: Float[Array, "starts stairs+1"]
+    law: str, vector: Array, width: Array, up: Array, peak: Array, floor: Array, starts: Float[Array, "starts edges"]
 ) -> Float[Array, " m"]:
     traces["best_schedule"] += 1
     rule = optax.adam(optax.cosine_decay_schedule(0.1, ITERATIONS))

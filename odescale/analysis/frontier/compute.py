@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
@@ -122,7 +123,7 @@ class _Ordered(eqx.Module):
     log_held: Float[Array, " n+1"]
 
 
-def compute_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"]) -> Frontier:
+def compute_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"] | Sequence[float]) -> Frontier:
     r"""Sizes and time that minimise R at C = `compute`, each in closed form.
 
         A_i x_i^-alpha_i = mu q_i/alpha_i,  lam t exp(-lam t) D = mu q_t,  R = F + mu (S + q_t/(lam t)),  p = mu/R
@@ -243,7 +244,9 @@ def local_exponent(law: RiskLaw, t: Real[ArrayLike, "..."]) -> Float[Array, "...
     return formulas.local_exponent(law.S, law.rate * time, law.time_cost)
 
 
-def fixed_size_risk(law: RiskLaw, sizes: Real[ArrayLike, " n"], compute: Real[ArrayLike, " m"]) -> Float[Array, " m"]:
+def fixed_size_risk(
+    law: RiskLaw, sizes: Real[ArrayLike, " n"], compute: Real[ArrayLike, " m"] | Sequence[float]
+) -> Float[Array, " m"]:
     """R(x, t) at fixed sizes x, with t = (C/(c prod x_i^q_i))^(1/q_t): one model, trained ever longer.
 
     **Arguments**: `sizes` (n,) in the order of `law.names`; `compute` (m,) > 0 in the unit of C. **Returns** (m,), nowhere below

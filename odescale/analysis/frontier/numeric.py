@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -32,7 +32,7 @@ class PowerCost(eqx.Module):
     powers: dict[str, Float[Array, ""]]
     unit: Float[Array, ""]
 
-    def __call__(self, **values: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, **values: Real[ArrayLike, ""]) -> Float[Array, ""]:
         total = jnp.log(self.unit)
         for name, q in self.powers.items():
             total = total + q * jnp.log(values[name])
@@ -44,14 +44,14 @@ class LawRisk(eqx.Module):
 
     law: RiskLaw
 
-    def __call__(self, **values: Float[Array, ""]) -> Float[Array, ""]:
+    def __call__(self, **values: Real[ArrayLike, ""]) -> Float[Array, ""]:
         x = [values[name] for name in self.law.names]
         return self.law.risk(jnp.stack(x) if x else jnp.zeros(0), values.get(TIME, jnp.asarray(jnp.inf)))
 
 
 def numeric_frontier(
     risk: Callable[..., Any],
-    compute: Real[ArrayLike, " m"],
+    compute: Real[ArrayLike, " m"] | Sequence[float],
     bounds: Mapping[str, tuple[float, float]],
     cost: Callable[..., Any] | Mapping[str, float],
     *,
@@ -224,7 +224,9 @@ class FrontierComparison(eqx.Module):
         )
 
 
-def compare_frontiers(law: RiskLaw, compute: Real[ArrayLike, " m"], *, decades: float = 1.5) -> FrontierComparison:
+def compare_frontiers(
+    law: RiskLaw, compute: Real[ArrayLike, " m"] | Sequence[float], *, decades: float = 1.5
+) -> FrontierComparison:
     """The frontier of `law` by its formulas and by `numeric_frontier`, which knows nothing but R and C.
 
     **Arguments**: `compute` (m,) where the formulas are valid; `decades`: the box around their answer, ended by the floors (and

@@ -87,7 +87,9 @@ class RiskLaw(eqx.Module):
                 total = total + cost / jnp.min(jnp.stack(powers))
         return total
 
-    def risk(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."] = np.inf) -> Float[Array, "..."]:
+    def risk(
+        self, sizes: Real[ArrayLike, "... n"] | Sequence[float], t: Real[ArrayLike, "..."] = np.inf
+    ) -> Float[Array, "..."]:
         """R at `sizes` (last axis in the order of `names`) and time `t`; infinite values drop their terms."""
         values = self._variables(sizes, t)
         powers = self.amplitudes * values[..., jnp.asarray(self.variable, int)] ** -self.exponents
@@ -96,15 +98,19 @@ class RiskLaw(eqx.Module):
             total = total + self.decay * jnp.exp(-self.rate * values[..., -1])
         return total
 
-    def compute(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."] = 1.0) -> Float[Array, "..."]:
+    def compute(
+        self, sizes: Real[ArrayLike, "... n"] | Sequence[float], t: Real[ArrayLike, "..."] = 1.0
+    ) -> Float[Array, "..."]:
         """C at `sizes` (last axis in the order of `names`) and time `t`, in units of `unit`."""
         return self.unit * jnp.exp(jnp.sum(self._all_costs * jnp.log(self._variables(sizes, t)), axis=-1))
 
     @property
-    def _all_costs(self) -> Float[Array, " n+1"]:
+    def _all_costs(self) -> Float[Array, " variables"]:
         return jnp.append(self.costs, self.time_cost)
 
-    def _variables(self, sizes: Real[ArrayLike, "... n"], t: Real[ArrayLike, "..."]) -> Float[Array, "... n+1"]:
+    def _variables(
+        self, sizes: Real[ArrayLike, "... n"] | Sequence[float], t: Real[ArrayLike, "..."]
+    ) -> Float[Array, "... variables"]:
         x, time = jnp.asarray(sizes, float), jnp.asarray(t, float)
         if x.ndim == 0 or x.shape[-1] != len(self.names):
             raise InputError("sizes", expected=f"a last axis {self.names}", got=x.shape, remedy="one entry per size")
@@ -283,7 +289,7 @@ def isolated_law(law: RiskLaw, name: str) -> IsolatedLaw:
     )
 
 
-def joint_surface(law: RiskLaw, **values: Real[ArrayLike, " m"]) -> Float[Array, "..."]:
+def joint_surface(law: RiskLaw, **values: Real[ArrayLike, " _"]) -> Float[Array, "..."]:
     """R over the grid of the variables given, the others at infinity; axes in the order of the arguments.
 
     `joint_surface(law, width=w (m,), time=t (p,))` is (m, p). **Raises** `InputError` for an unknown variable or a value <= 0.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -21,7 +23,7 @@ _POWER_RANGE = 120.0
 """e-folds of t beyond that."""
 
 
-def tied_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"]) -> Frontier:
+def tied_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"] | Sequence[float]) -> Frontier:
     r"""Sizes and time that minimise R at C = `compute` when a variable carries several terms, such as data = batch * time.
 
         sum_{k in z} alpha_k A_k z^-alpha_k (+ lam t D exp(-lam t) for the time) = mu q_z,   z >= z_0,   p = mu/R
