@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn
 
-import odescale
+from odescale import __version__
 from odescale.cli.derivation import shipped_derivations
 
 
@@ -41,7 +41,7 @@ def build_parser() -> Parser:
         prog="odescale", description="ODEs of transformer training: derive, solve, train, compare, forecast."
     )
     parser.set_defaults(debug=False)
-    parser.add_argument("--version", action="version", version=f"odescale {odescale.__version__}")
+    parser.add_argument("--version", action="version", version=f"odescale {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=Parser)
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.text, description=command.text)
