@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from odescale.systems.committee import saad_solla
 
 from odescale.analysis.forecast.fit import fit_law
 from odescale.compare.log_report import report_logs
@@ -17,7 +18,6 @@ from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.language_model import LanguageModel
 from odescale.run import Run
 from odescale.systems.attention_build import quickstart
-from odescale.systems.committee import saad_solla
 from odescale.systems.kernel_build import kernel
 from odescale.systems.peaked import peaked
 from odescale.systems.spectral import spectral

@@ -190,7 +190,9 @@ class MeanField(AbstractEnsemble):
         flow = self._direct if self.eigenvalues.shape[0] == 1 and not self.inertial else self._by_modes
         return jax.lax.map(lambda pair: flow(t, *pair), (jnp.arange(y.shape[0]), y))
 
-    def _by_modes(self, t: Array, replicate: Array, q: Float[Array, "modes P P"]) -> Float[Array, "modes P P"]:
+    def _by_modes(
+        self, t: Real[ArrayLike, ""], replicate: Array, q: Float[Array, "modes P P"]
+    ) -> Float[Array, "modes P P"]:
         M1, M0, N = self.rates(t, *self.couple(q), replicate)
         lam = self.eigenvalues[:, None, None]
         half = (lam * M1 + M0) @ q
