@@ -217,7 +217,9 @@ BAD = {
     "varied out of domain": (("sweep", "quickstart", "--vary", "noise=0:2:3"), "noise: expected a number in [0, 1]"),
     "varied shape": (("sweep", "quickstart", "--vary", "dimension=20:40:2"), "dimension: expected a parameter that keeps"),
     "clocks of members": (("sweep", "quickstart", *RATE, "--clock", "tau"), "--clock: expected t"),
-    "steps of members": (("sweep", "peaked", "--vary", "dimension=100:200:2", "--clock", "steps"), "--clock: expected t"),
+    "steps of members": (
+        ("sweep", "peaked", "--set", "classes=3", "--vary", "dimension=100:200:2", "--clock", "steps"), "--clock: expected t",
+    ),
     "unknown derivation": (("derive", "attentoin"), "NAME: expected one of attention"),
     "infinite tokens cannot be trained": (("train", "quickstart", "--set", "tokens=inf"), "tokens: expected a whole number"),
     "no seeds": (("train", "quickstart", "--seeds", "0"), "expected a whole number >= 1"),
