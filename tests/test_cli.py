@@ -189,7 +189,7 @@ BAD = {
     "t1 negative": ((*QUICK, "--t1=-5"), "t1: expected a positive"),
     "t1 no number": ((*QUICK, "--t1", "soon"), "expected a number"),
     "t1 nan": ((*QUICK, "--t1", "nan"), "t1: expected a positive"),
-    "points": ((*QUICK, "--points", "1"), "points: expected an integer"),
+    "points": ((*QUICK, "--points", "1"), "points: expected a whole number"),
     "points no number": ((*QUICK, "--points", "many"), "expected a whole number"),
     "clock": ((*QUICK, "--clock", "epochs"), "--clock: expected t, steps or tau"),
     "tau beyond the schedule": ((*QUICK, "--set", "schedule=cosine:10:0", "--clock", "tau", "--t1", "5"), "tau: expected"),

@@ -90,7 +90,7 @@ def test_batches_are_datasets_and_files(batch, tmp_path):
         ("learning_rate", [], {}, "values: expected 1-d arrays"),
         ("learning_rate", ["slow"], {}, "learning_rate: expected numbers"),
         ("learning_rate", [0.1], {"solver": "euler"}, "solver: expected one of"),
-        ("learning_rate", [0.1], {"chunk": 0}, "chunk: expected a positive integer"),
+        ("learning_rate", [0.1], {"chunk": 0}, "chunk: expected a whole number"),
         (
             "learning_rate",
             [0.1],

@@ -22,12 +22,12 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree, Real
 
 from odescale.compare.verdict import Verdict
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number, whole
 from odescale.generated import kernel as formulas
 from odescale.networks.sequence_model import trainable as default_trainable
 from odescale.solve.integrate import integrate
 from odescale.systems.kernel import Kernel
-from odescale.systems.kernel_descent import KernelPath, check_steps, descent, gradient_flow, record_steps
+from odescale.systems.kernel_descent import KernelPath, descent, gradient_flow, record_steps
 from odescale.training.kernel import all_outputs
 
 TOLERANCE = 0.1
@@ -119,13 +119,9 @@ def kernel_regime(
     The estimate is first order in the drift: below the tolerance it is right within some ten per cent, around it within a third
     (too small by that much for un-centred starts), far above it only large.
     """
-    if not (np.isfinite(tolerance) and tolerance > 0):
-        raise InputError("tolerance", expected="a positive number", got=tolerance, remedy="0.1 is a good value")
-    if isinstance(nodes, bool) or int(nodes) != nodes or nodes < 3:
-        raise InputError("nodes", expected="an integer >= 3", got=nodes, remedy="12 is a good value")
-    check_steps([steps])
-    if steps < 1:
-        raise InputError("steps", expected="an integer >= 1", got=steps, remedy="the length of the run")
+    require_number("tolerance", tolerance, open_=True)
+    whole("nodes", nodes, 3, remedy="12 is a good value")
+    whole("steps", steps, remedy="the length of the run")
     at = np.unique(np.concatenate([[0], np.round(np.geomspace(1, steps, int(nodes) - 1)).astype(int)]))
     path = descent(system, at)
     moved, rest = eqx.partition(network, default_trainable(network) if trainable is None else trainable)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.expectations.gaussian_fields import overlap_root
 from odescale.networks.architecture import Architecture
 from odescale.networks.fields import apply_on_queries
@@ -66,8 +66,7 @@ def finite_context_loss(
     Source: docs, "the softmax transformer", comparison at finite context.
     """
     for name, value, least in (("tokens", tokens, 1), ("sequences", sequences, 2)):
-        if isinstance(value, bool) or not np.isfinite(value) or int(value) != value or value < least:
-            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")
+        whole(name, value, least)
     if control not in CONTROLS:
         raise InputError("control", expected=f"one of {', '.join(CONTROLS)}", got=control, remedy="take the default")
     dtype = resolve_dtype(precision, "finite_context_loss")

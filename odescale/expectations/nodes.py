@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from scipy import special, stats
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 
 GAUSS_HERMITE_NODES = 250_000
 """Largest tensor grid that is worth it: beyond, Sobol points do better."""
@@ -73,10 +73,10 @@ def sobol_nodes(dimension: int, count: int, replicates: int = 4, seed: int = 0) 
     Memory: 4 R n D bytes. Errors fall about as 1/n in low dimension and as 1/sqrt(n) to 1/n^0.75 in tens of dimensions.
     Source: Owen, J. Complexity 14, 466 (1998).
     """
-    _whole("dimension", dimension, 1, stats.qmc.Sobol.MAXDIM)
-    _whole("count", count, 16, 2**22)
-    _whole("replicates", replicates, 1, 1024)
-    _whole("seed", seed, 0, 2**31)
+    whole("dimension", dimension, 1, stats.qmc.Sobol.MAXDIM)
+    whole("count", count, 16, 2**22)
+    whole("replicates", replicates, 1, 1024)
+    whole("seed", seed, 0, 2**31)
     if count & (count - 1):
         raise InputError("count", expected="a power of two", got=count, remedy=f"use {2 ** int(np.log2(count))}")
     points = np.empty((replicates, count, dimension), np.float32)
@@ -95,8 +95,8 @@ def gauss_hermite_nodes(dimension: int, order: int) -> Nodes:
     Two replicates, padded with weight zero to one length: the difference is the error estimate. `dimension` * log(order) is
     bounded by `GAUSS_HERMITE_NODES`.
     """
-    _whole("dimension", dimension, 1, 16)
-    _whole("order", order, 4, 256)
+    whole("dimension", dimension, 1, 16)
+    whole("order", order, 4, 256)
     if order**dimension > GAUSS_HERMITE_NODES:
         raise InputError(
             "order", expected=f"at most {GAUSS_HERMITE_NODES} nodes in all", got=f"{order}^{dimension}",
@@ -121,8 +121,3 @@ def largest_order(dimension: int, budget: int) -> int:
     """Most Gauss-Hermite nodes per dimension within `budget` nodes in all; 0 when fewer than 8 would fit."""
     order = int(np.floor(min(budget, GAUSS_HERMITE_NODES) ** (1 / dimension) + 1e-9))
     return min(order, 128) if order >= 8 else 0
-
-
-def _whole(name: str, value: Any, least: int, most: int) -> None:
-    if isinstance(value, (bool, str)) or not np.isfinite(value) or int(value) != value or not least <= value <= most:
-        raise InputError(name, expected=f"an integer from {least} to {most}", got=value, remedy=f"pass {least} or more")

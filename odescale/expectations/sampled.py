@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from odescale.errors import InputError, OutsideTheoryError
+from odescale.errors import OutsideTheoryError, whole
 from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import CHUNK_BYTES
 from odescale.networks.architecture import Architecture
@@ -92,8 +92,7 @@ def sample_context(
     down as 1/sqrt(sequences), the time of one evaluation is 0.06 s on one core.
     """
     for name, value, least in (("tokens", tokens, 1), ("sequences", sequences, 2), ("size", size, 1)):
-        if isinstance(value, bool) or not np.isfinite(value) or int(value) != value or value < least:
-            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")
+        whole(name, value, least)
     dtype = resolve_dtype(precision, "sample_context")
     # NumPy draws, so that the nodes are concrete numbers also where a system is built inside a JAX transformation.
     rng = np.random.default_rng((seed, 0x5A))

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.expectations.structured_kernel_walk import Use, Walk
 from odescale.expectations.tangent_kernel import (
     KEPT,
@@ -315,8 +315,7 @@ _compiled: OrderedDict[Any, _Compiled] = OrderedDict()
 
 
 def _planned(moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, limit: float) -> _Compiled:
-    if isinstance(limit, bool | str) or not (np.isfinite(limit) and limit > 0):
-        raise InputError("memory_limit", expected="a positive number of bytes", got=limit, remedy="1e9 is a good value")
+    require_number("memory_limit", limit, open_=True)
     leaves, structure = jax.tree.flatten((moved, rest, output))
     shapes = tuple((leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves)
     key = (structure, shapes, x.shape, x.dtype, limit)

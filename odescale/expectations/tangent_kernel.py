@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree, Real
 from tqdm import tqdm
 
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.networks.sequence_model import trainable as default_trainable
 
 MEMORY_LIMIT = 1_000_000_000
@@ -184,8 +184,7 @@ def _plan(
     moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, parameters: int, limit: float
 ) -> tuple[Blocks, Callable[..., list[Array]]]:
     """The largest blocks whose compiled computation, twice the block included, stays below the limit; and that computation."""
-    if isinstance(limit, bool | str) or not (np.isfinite(limit) and limit > 0):
-        raise InputError("memory_limit", expected="a positive number of bytes", got=limit, remedy="1e9 is a good value")
+    require_number("memory_limit", limit, open_=True)
     size = jnp.result_type(*jax.tree.leaves(moved)).itemsize
     rows = min(x.shape[0] * outputs, int(limit // (3 * parameters * size)))
     leaves, structure = jax.tree.flatten((moved, rest, output))

@@ -11,7 +11,7 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 
 
 class Head(eqx.Module):
@@ -157,8 +157,7 @@ def build_architecture(
     - `value`: `"identity"` or `"rows"` (value and output rows).
     """
     for name, count in (("depth", depth), ("heads", heads), ("outputs", outputs)):
-        if isinstance(count, bool) or int(count) != count or count < 1:
-            raise InputError(name, expected="an integer >= 1", got=count, remedy="pass 1 or more")
+        whole(name, count)
     if value not in ("identity", "rows"):
         raise InputError("value", expected='"identity" or "rows"', got=value, remedy="pass one of the two")
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from jaxtyping import Array
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.networks.blocks import MLP, HeadRows, Positions, PreNorm, SelfAttention, activation_of
 from odescale.networks.readouts import CommitteeReadout, MeanPool, PerToken, QueryToken
 from odescale.networks.row_network import RowNetwork
@@ -57,7 +57,7 @@ def transformer_network(
     **Errors**: `InputError` naming the argument. **Good values**: depth 1 to 4; every row adds T dimensions to the quadrature.
     """
     for name, count, least in (("depth", depth, 0), ("heads", heads, 1), ("mlp", mlp, 0), ("outputs", outputs, 1)):
-        _whole(name, count, least)
+        whole(name, count, least)
     _choice("value", value, ("identity", "rows"))
     _choice("attention", attention, ("softmax", "linear"))
     _choice("norm", norm, (None, "rms"))
@@ -69,7 +69,7 @@ def transformer_network(
     if positions and tokens is None:
         raise InputError("tokens", expected="an integer >= 1 with positions", got=None, remedy="pass tokens=T")
     if tokens is not None:
-        _whole("tokens", tokens, 1)
+        whole("tokens", tokens, 1)
     rows: list[str] = []
 
     def add(*names: str) -> tuple[str, ...]:
@@ -105,17 +105,12 @@ def committee_network(
     **Arguments**: `units` >= 1; `activation`: a name of `ACTIVATIONS` or a callable; `weight`: a finite number, 1 in the source.
     Rows w0, w1, ... Source: Saad & Solla, Phys. Rev. E 52, 4225 (1995).
     """
-    _whole("units", units, 1)
+    whole("units", units, 1)
     activation_of(activation)
     if isinstance(weight, (bool, str)) or not abs(weight) < float("inf"):
         raise InputError("weight", expected="a finite number", got=weight, remedy="1 is Saad and Solla's")
     rows = tuple(f"w{u}" for u in range(int(units)))
     return RowNetwork(rows, (), CommitteeReadout(rows, activation, float(weight)))
-
-
-def _whole(name: str, value: Any, least: int) -> None:
-    if isinstance(value, (bool, str)) or value is None or not value >= least or value != int(value):
-        raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")
 
 
 def _choice(name: str, value: Any, allowed: tuple[Any, ...]) -> None:

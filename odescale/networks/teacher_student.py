@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.networks.losses import AbstractLoss, SquareLoss
 from odescale.networks.row_network import RowNetwork
 
@@ -178,8 +178,7 @@ def teacher_student(
     for name, network in (("student", student), ("teacher", teacher)):
         if not (isinstance(network, RowNetwork) or (name == "teacher" and network is None)):
             raise InputError(name, expected="a RowNetwork", got=network, remedy="build one from blocks")
-    if isinstance(tokens, bool) or not np.isfinite(tokens) or int(tokens) != tokens or tokens < 1:
-        raise InputError("tokens", expected="an integer >= 1", got=tokens, remedy="pass 1 or more")
+    tokens = whole("tokens", tokens)
     if isinstance(frozen, str) or isinstance(shared, str):
         raise InputError("frozen", expected="a list of row names", got=frozen, remedy='e.g. ("r0",)')
     return TeacherStudent(

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.errors import InputError, SolveError
+from odescale.errors import InputError, SolveError, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
@@ -43,8 +43,7 @@ def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | N
     """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1], or from t0 + `first` on if that is earlier."""
     if not (isinstance(t1, (int, float, np.number)) and np.isfinite(t1) and t1 > t0):
         raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
-    if isinstance(points, bool) or int(points) != points or points < 2:
-        raise InputError("points", expected="an integer >= 2", got=points, remedy="200 is a good value")
+    whole("points", points, 2, remedy="200 is a good value")
     if points == 2:
         return np.array([t0, t1], float)
     start = (t1 - t0) * 1e-4 if first is None else min(first, (t1 - t0) * 1e-4)

@@ -12,7 +12,7 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.precision import check_tolerance
 from odescale.solve.spectral.solver import RankOneSolver
 from odescale.systems.base import Integration
@@ -100,8 +100,4 @@ def cap_on_steps(solver: str, integration: Integration, max_steps: int | None) -
     """The cap asked for, checked; else the solver's, lowered where long runs are those that diverge."""
     if max_steps is None:
         return min(SOLVERS[solver].max_steps, integration.most_steps or 10**9)
-    if isinstance(max_steps, (bool, str)) or int(max_steps) != max_steps or max_steps < 1:
-        raise InputError(
-            "max_steps", expected="a positive integer", got=max_steps, remedy="leave it out for the default"
-        )
-    return int(max_steps)
+    return whole("max_steps", max_steps, remedy="leave it out for the default")

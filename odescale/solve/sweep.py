@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from odescale.clock import Clock
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.precision import resolve_dtype
 from odescale.solve.integrate import FINISHED, first_time, output_times, solve_arrays
 from odescale.solve.solvers import cap_on_steps, ladder_of, step_tolerances
@@ -70,8 +70,8 @@ def sweep(
     times = output_times(t1, points, first=first_time(sample))
     tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked.atol_share)
     size = next(iter(members))[0]
-    if chunk is not None and (isinstance(chunk, bool | str) or int(chunk) != chunk or chunk < 1):
-        raise InputError("chunk", expected="a positive integer", got=chunk, remedy="leave it out for the default")
+    if chunk is not None:
+        whole("chunk", chunk, remedy="leave it out for the default")
     batch = chunk or (size if jax.default_backend() != "cpu" else min(64, size))
     # A last chunk of another size would be compiled again: fill it up with copies of the last member.
     padding = -size % batch

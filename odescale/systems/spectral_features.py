@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.systems.spectral import Spectral, spectral
 
 ZERO = 1e-13
@@ -20,10 +20,8 @@ ZERO = 1e-13
 
 def gaussian_projection(width: int, dimension: int, seed: int = 0) -> Float[np.ndarray, "N d"]:
     """W (width, dimension) with independent N(0, 1/width) entries: the eigenvalues of W Lam W^T tend to those of Lam."""
-    for name, value in (("width", width), ("dimension", dimension)):
-        if isinstance(value, bool) or value != int(value) or value < 1:
-            raise InputError(name, expected="a positive integer", got=value, remedy="pass one")
-    return np.random.default_rng([seed, 0x5EC7]).standard_normal((int(width), int(dimension))) / width**0.5
+    shape = whole("width", width), whole("dimension", dimension)
+    return np.random.default_rng([seed, 0x5EC7]).standard_normal(shape) / width**0.5
 
 
 def random_features(

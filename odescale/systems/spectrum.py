@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number, whole
 
 
 class Spectrum(eqx.Module):
@@ -118,14 +118,11 @@ def power_law(exponent: float, modes: float, *, trace: float | None = 1.0, per_d
     - `trace`: N = tr Sigma. 1 makes one unit of t one SGD step; `None` gives N = d, one unit of t is d steps.
     - `per_decade`: bins per decade of k. 20 is good (a bin spans 12 % in k, loss right to 0.1 %).
     """
-    if not (np.isfinite(exponent) and exponent > 0):
-        raise InputError("exponent", expected="a positive number", got=exponent, remedy="1.5 is a good value")
-    if not (np.isfinite(modes) and modes >= 1 and modes == np.floor(modes) and modes <= 1e15):
-        raise InputError("modes", expected="an integer from 1 to 1e15", got=modes, remedy="1e8 is a good value")
-    if isinstance(per_decade, bool) or int(per_decade) != per_decade or per_decade < 1:
-        raise InputError("per_decade", expected="an integer >= 1", got=per_decade, remedy="20 is a good value")
-    if trace is not None and not (np.isfinite(trace) and trace > 0):
-        raise InputError("trace", expected="a positive number or None", got=trace, remedy="pass 1.0 or None")
+    require_number("exponent", exponent, open_=True)
+    whole("modes", modes, most=1e15, remedy="1e8 is a good value")
+    whole("per_decade", per_decade, remedy="20 is a good value")
+    if trace is not None:
+        require_number("trace", trace, open_=True)
     edges = _log_edges(float(modes), int(per_decade))
     counts = np.diff(edges)
     sums = power_sums(exponent, edges)

@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.errors import InputError, OutsideTheoryError
+from odescale.errors import InputError, OutsideTheoryError, require_number
 from odescale.generated import frontier as formulas
 from odescale.precision import require_x64
 
@@ -142,8 +142,7 @@ def truncated_modes(a: float, b: float) -> TruncatedModes:
     """`TruncatedModes` of a spectrum j^-b and a target j^-a; a > 1, b > 0. **Raises** `InputError`, `PrecisionError`."""
     require_x64("truncated_modes")
     for name, value, least in (("a", a, 1.0), ("b", b, 0.0)):
-        if isinstance(value, bool) or not (np.isfinite(value) and value > least):
-            raise InputError(name, expected=f"a finite number > {least:g}", got=value, remedy="see compute_optimal")
+        require_number(name, value, least, open_=True)
     return TruncatedModes(jnp.asarray(a, float), jnp.asarray(b, float))
 
 

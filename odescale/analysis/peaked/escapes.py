@@ -19,7 +19,7 @@ from odescale.analysis.peaked.layer import best_learning_rate, decay_exponent
 from odescale.analysis.peaked.one_third import predict_law
 from odescale.analysis.peaked.schedules import decayed, heated, hot_start, sgd
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
-from odescale.errors import InputError, SolveError
+from odescale.errors import InputError, SolveError, require_number
 from odescale.solve.integrate import integrate
 from odescale.systems.peaked import Peaked, peaked
 
@@ -92,10 +92,7 @@ class Curve(eqx.Module):
 
     def reach(self, target: float, observable: str = "loss") -> Reach:
         """The first time at which `observable` is at most `target`: the root of a cubic spline of its logarithm in log t."""
-        if isinstance(target, bool) or not (np.isfinite(target) and target > 0):
-            raise InputError(
-                "target", expected="a positive finite number", got=target, remedy="an excess loss or a rate"
-            )
+        require_number("target", target, open_=True)
         values, end = self.values(observable), float(self.t[-1])
         below = np.flatnonzero(values <= target)
         if below.size == 0:
@@ -111,8 +108,7 @@ class Curve(eqx.Module):
 
 def follow(system: Peaked, t_max: float) -> Curve:
     """The `Curve` of `system` up to `t_max` (one unit of t is d SGD steps), tight enough for any schedule of the logits."""
-    if isinstance(t_max, bool) or not (np.isfinite(t_max) and t_max > 0):
-        raise InputError("t_max", expected="a finite time > 0", got=t_max, remedy="one unit of t is d SGD steps")
+    require_number("t_max", t_max, open_=True)
     first = min(float(system.time_scale), 1e-4 * t_max)
     times = np.geomspace(first, t_max, POINTS)
     solver = system.integration.solvers[0]

@@ -22,7 +22,7 @@ from odescale.clock import (
     Schedule,
     schedule_integral,
 )
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.generated import peaked as formulas
 from odescale.systems.parameters import is_traced
 from odescale.systems.peaked import Peaked
@@ -92,8 +92,7 @@ def predict_law(system: Peaked, t: float) -> PeakedLaw:
     """
     if any(is_traced(leaf) for leaf in (system.learning_rate, system.batch, system.classes)):
         raise InputError("system", expected="a concrete system", got="a traced one", remedy="call it outside jit")
-    if isinstance(t, bool) or not (np.isfinite(t) and t > 0):
-        raise InputError("t", expected="a finite time > 0", got=t, remedy="one unit of t is d SGD steps")
+    require_number("t", t, open_=True)
     system.check()
     if system.optimizer != "sgd":
         return _divided_law(system, float(t))
