@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from odescale.systems.committee import saad_solla
 
+from benchmarks.saad_solla import saad_solla
 from odescale.analysis.forecast.fit import fit_law
 from odescale.compare.log_report import report_logs
 from odescale.errors import CheckpointError, InputError, SolveError
