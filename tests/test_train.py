@@ -155,6 +155,17 @@ def test_a_seed_has_its_own_numbers_whatever_runs_beside_it(kind: str) -> None:
     assert (found["loss"][0] != found["loss"][1]).all() and (found["train_loss"][0] != found["train_loss"][1]).all()
 
 
+@pytest.mark.parametrize("kind", ["attention", "peaked", "spectral", "text"])
+def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(kind: str, monkeypatch: Any, tmp_path: Any) -> None:
+    given = {"last": 12, "precision": "float64"}
+    threads = run(kind, **given)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    vmapped = run(kind, **given, checkpoint=tmp_path / "run.npz")
+    for name in threads.records:
+        np.testing.assert_allclose(vmapped[name], threads[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    same(vmapped, run(kind, **given, checkpoint=tmp_path / "run.npz"))
+
+
 def test_seeds_and_steps_draw_their_own_data() -> None:
     """One weight, no signal: E theta^2 after one and two steps, its scatter over 2000 seeds and their correlation, within 4 errors.
 
