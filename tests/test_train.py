@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from odescale.systems.committee import saad_solla
 
+from benchmarks.saad_solla import saad_solla
 from odescale.analysis.forecast.fit import fit_law
 from odescale.compare.log_report import report_logs
 from odescale.errors import CheckpointError, InputError, SolveError
@@ -153,6 +153,17 @@ def test_a_seed_has_its_own_numbers_whatever_runs_beside_it(kind: str) -> None:
     for name in alone.records:
         np.testing.assert_array_equal(alone[name][0], found[name][1], err_msg=name)
     assert (found["loss"][0] != found["loss"][1]).all() and (found["train_loss"][0] != found["train_loss"][1]).all()
+
+
+@pytest.mark.parametrize("kind", ["attention", "peaked", "spectral", "text"])
+def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(kind: str, monkeypatch: Any, tmp_path: Any) -> None:
+    given = {"last": 12, "precision": "float64"}
+    threads = run(kind, **given)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    vmapped = run(kind, **given, checkpoint=tmp_path / "run.npz")
+    for name in threads.records:
+        np.testing.assert_allclose(vmapped[name], threads[name], rtol=1e-9, atol=1e-12, err_msg=name)
+    same(vmapped, run(kind, **given, checkpoint=tmp_path / "run.npz"))
 
 
 def test_seeds_and_steps_draw_their_own_data() -> None:

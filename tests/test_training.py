@@ -13,7 +13,6 @@ import pytest
 from oracles import oracle_closure, oracle_loss
 
 import odescale.training.loop as loop_module
-import odescale.training.runner as runner_module
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.architecture import build_architecture, quickstart_architecture
 from odescale.run import Run
@@ -172,13 +171,6 @@ def test_short_run_follows_the_ode_with_its_noise():
             oracle_loss(jnp.asarray(run["overlaps"][0, i]), jnp.asarray(q), ONE_LAYER),
             rtol=1e-10,
         )
-
-
-def test_vmapped_seeds_of_an_accelerator_are_the_threads_of_a_cpu(monkeypatch):
-    threads = small_run(precision="float64")
-    monkeypatch.setattr(runner_module.jax, "default_backend", lambda: "gpu")
-    vmapped = small_run(precision="float64")
-    np.testing.assert_allclose(vmapped.model["rows"], threads.model["rows"], rtol=1e-10, atol=1e-12)
 
 
 def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch, whole):

@@ -13,6 +13,7 @@ from odescale.plot.style import (
     COLOURS,
     CYCLE,
     LOSS_LABEL,
+    draw_runs,
     mark_transition,
     name_index_levels,
     new_figure,
@@ -121,15 +122,10 @@ def _layout(axes: Any, others: bool) -> dict[str, Axes]:
 
 def _draw_losses(drawn: dict[str, Axes], comparison: Any, t: np.ndarray, formula: Any, formula_label: str) -> None:
     theory, run, kept, loss = comparison.theory, comparison.run, comparison.kept, comparison.quantities["loss"]
-    several = len(run.seeds) > 1
     times, values = np.asarray(theory.t, float), np.asarray(theory.loss, float)
     error = None if theory.error is None else np.nan_to_num(np.asarray(theory.error) * values)
-    mean = loss.measured[kept]
-    bars = (
-        np.minimum((loss.statistical * np.abs(loss.predicted))[kept], 0.99 * np.abs(mean))
-        if np.any(loss.statistical)
-        else None
-    )
+    band = "" if theory.error is None or np.nanmax(theory.error) < 1e-3 else ", band: its error"
+    words = f"run, mean of {len(run.seeds)} seeds" if len(run.seeds) > 1 else "run, one seed"
     for name in ("loss", "semilog"):
         if name not in drawn:
             continue
@@ -137,22 +133,14 @@ def _draw_losses(drawn: dict[str, Axes], comparison: Any, t: np.ndarray, formula
         shown = np.asarray(theory.valid) & (times >= (t.min() if name == "loss" else 0)) & (times <= t.max())
         panel.set(xscale="log" if name == "loss" else "linear", yscale="log")
         panel.set_ylabel(theory.meta.get("loss") or LOSS_LABEL)
-        for number, row in enumerate(run["loss"][:, kept] if several else ()):
-            # A single seed can fall below zero by the noise of its measurement: no place on a logarithmic axis.
-            panel.plot(t, np.where(row > 0, row, np.nan), color=COLOURS["run"], alpha=0.3, linewidth=0.9, zorder=1.5,
-                       label=None if number else "single seeds")  # fmt: skip
         if formula is not None:
             panel.plot(*formula, color=COLOURS["formula"], linestyle=":", linewidth=1.6, label=formula_label)
-        band = "" if theory.error is None or np.nanmax(theory.error) < 1e-3 else ", band: its error"
         panel.plot(times[shown], values[shown], color=COLOURS["theory"], label=f"theory{band}")
         if error is not None:
-            low = np.maximum(values - error, 1e-3 * values)
-            panel.fill_between(
-                times[shown], low[shown], (values + error)[shown], color=COLOURS["theory"], alpha=0.25, linewidth=0
-            )
-        words = f"run, mean of {len(run.seeds)} seeds" if several else "run, one seed"
-        panel.errorbar(t, mean, yerr=bars, fmt="o", markersize=4.2, color=COLOURS["run"], capsize=2, linewidth=1.2,
-                       markeredgecolor="white", markeredgewidth=0.5, zorder=3, label=words)  # fmt: skip
+            low, high = np.maximum(values - error, 1e-3 * values), values + error
+            panel.fill_between(times[shown], low[shown], high[shown], color=COLOURS["theory"], alpha=0.25, linewidth=0)
+        bars = (loss.statistical * np.abs(loss.predicted))[kept]
+        draw_runs(panel, t, loss.measured[kept], bars, run["loss"][:, kept], words)
 
 
 def _frame_loss(drawn: dict[str, Axes], t: np.ndarray, curves: list[np.ndarray]) -> None:
@@ -192,12 +180,8 @@ def _draw_ratio(ratio: Axes, comparison: Any, t: np.ndarray) -> None:
                    va="bottom", fontsize=8.5, color=COLOURS["third"])  # fmt: skip
         low.append(band[0])
         high.append(band[1])
-    if len(run.seeds) > 1:
-        for row in run["loss"][:, kept]:
-            ratio.plot(t, row / predicted, color=COLOURS["run"], alpha=0.3, linewidth=0.9)
     ratio.axhline(1.0, color=COLOURS["theory"], linewidth=1.4)
-    ratio.errorbar(t, middle, yerr=error if error.any() else None, fmt="o", markersize=4.2, capsize=2, color=COLOURS["run"],
-                   linewidth=1.2, markeredgecolor="white", markeredgewidth=0.5, zorder=3)  # fmt: skip
+    draw_runs(ratio, t, middle, error, run["loss"][:, kept] / predicted, None)
     if comparison.context_loss is not None:
         label = f"second theory (context of T = {float(run.config.get('tokens', np.nan)):g})"
         ratio.plot(

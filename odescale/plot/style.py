@@ -82,9 +82,21 @@ def fraction(value: float) -> str:
     return str(near) if abs(float(near) - value) < 1e-6 else f"{value:.3g}"
 
 
+def draw_runs(axes: Axes, t: Any, mean: Any, bars: Any, seeds: Any, label: str | None) -> None:
+    """The mean of runs as points with error bars (None: without), in front of its single `seeds` (s, n), faint."""
+    for number, row in enumerate(seeds if len(seeds) > 1 else ()):
+        # A single seed can fall below zero by the noise of its measurement: no place on a logarithmic axis.
+        row = np.where(row > 0, row, np.nan) if axes.get_yscale() == "log" else row
+        axes.plot(t, row, color=COLOURS["run"], alpha=0.3, linewidth=0.9, zorder=1.5,
+                  label="single seeds" if number == 0 and label else None)  # fmt: skip
+    bars = None if bars is None or not np.any(bars) else np.minimum(bars, 0.99 * np.abs(mean))
+    axes.errorbar(t, mean, yerr=bars, fmt="o", markersize=4.2, capsize=2, linewidth=1.2, zorder=3, color=COLOURS["run"],
+                  markeredgecolor="white", markeredgewidth=0.5, label=label)  # fmt: skip
+
+
 def slope_guide(axes: Axes, t: np.ndarray, loss: np.ndarray, exponent: float, *, lift: float = 1.6) -> None:
-    """A dotted line of slope -exponent beside the last factor of 8 of a curve, above it: on it, it would be covered."""
-    late = t >= t[-1] / 8
+    """A dotted line of slope -exponent beside the last factor of 5 of a curve, above it: on it, it would be covered."""
+    late = t >= t[-1] / 5
     line = lift * loss[-1] * (t[late] / t[-1]) ** -exponent
     axes.plot(t[late], line, ":", color=COLOURS["formula"], linewidth=1.6, label=f"slope -{fraction(exponent)}")
 

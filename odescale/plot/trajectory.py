@@ -18,6 +18,7 @@ from odescale.plot.style import (
     COLOURS,
     CYCLE,
     LOSS_LABEL,
+    draw_runs,
     fraction,
     mark_transition,
     name_index_levels,
@@ -80,28 +81,17 @@ def plot_loss(
     with shared_style():
         drawn = panels(axes, ("loss", "semilog"), 11.6, 4.8)
         for name, panel in drawn.items():
-            panel.set(xscale="log" if name == "loss" else "linear", yscale="log", ylabel=family.loss_label)
-            for line in family.lines:
-                shown = line.shown & (line.t > 0) if name == "loss" else line.shown
-                t, loss = line.t[shown], line.loss[shown]
-                panel.plot(t, loss, color=line.colour, label=line.label)
-                if line.error is not None:
-                    wide = np.minimum(np.nan_to_num(line.error[shown]), 0.999)
-                    panel.fill_between(
-                        t, loss * (1 - wide), loss * (1 + wide), color=line.colour, alpha=0.25, linewidth=0
-                    )
-        main = drawn["loss"]
+            _draw_losses(panel, family, name == "loss")
+            if transition is not None and transition.found:
+                words = f"exponential to power law at {transition.t_x:.4g} ({transition.depth:.1f} e-folds)"
+                mark_transition(panel, transition, COLOURS["grey"], linestyle="--", label=words)
         if slope is not None:
             last = family.lines[-1]
-            slope_guide(main, last.t[last.shown], last.loss[last.shown], slope)
-        if transition is not None and transition.found:
-            words = f"exponential to power law at {transition.t_x:.4g} ({transition.depth:.1f} e-folds)"
-            for panel in drawn.values():
-                mark_transition(panel, transition, COLOURS["grey"], linestyle="--", label=words)
-        _finish(drawn, family, title, corner="lower left")
+            slope_guide(drawn["loss"], last.t[last.shown], last.loss[last.shown], slope)
+        _finish(drawn, family, title)
         if "semilog" in drawn and transition is not None and transition.found:
             _cut(drawn["semilog"], family.lines, 3 * transition.t_x)
-    return drawn if len(drawn) > 1 else main
+    return drawn if len(drawn) > 1 else drawn["loss"]
 
 
 def plot_exponent(result: Any, axes: Axes | None = None, *, transition: Any = None, label: str | None = None) -> Axes:
@@ -131,39 +121,26 @@ def plot_law(
     p-axis; `exponents`: range of that axis. **Raises** `InputError` when lengths or labels do not match.
     """
     family = _family(result, label)
-    if asymptotes is None or isinstance(asymptotes, Mapping):
-        laws: Mapping[str, Any] = asymptotes or {}
-    else:
-        laws = {family.lines[0].label: asymptotes}
-    names = [line.label for line in family.lines]
-    for name in laws:
-        if name not in names:
-            raise InputError("asymptotes", expected=f"labels among {tuple(names)}", got=name, remedy="drop it")
+    laws = asymptotes if isinstance(asymptotes, Mapping) else {family.lines[0].label: asymptotes}
+    laws = {name: np.asarray(law, float) for name, law in laws.items() if law is not None}
+    by_name = {line.label: line for line in family.lines}
+    for name, law in laws.items():
+        if name not in by_name:
+            raise InputError("asymptotes", expected=f"labels among {tuple(by_name)}", got=name, remedy="drop it")
+        if law.shape != by_name[name].t.shape:
+            raise InputError(f"asymptotes[{name!r}]", expected=f"shape {by_name[name].t.shape}", got=law.shape,
+                             remedy="evaluate it at the times of its trajectory")  # fmt: skip
     with shared_style():
         drawn = panels(axes, ("loss", "exponent"), 11.6, 4.6)
-        loss = drawn["loss"]
-        loss.set(xscale="log", yscale="log", ylabel=family.loss_label)
-        for line in family.lines:
-            shown = line.shown & (line.t > 0)
-            loss.plot(line.t[shown], line.loss[shown], color=line.colour, label=line.label)
-            if line.label in laws:
-                law = np.asarray(laws[line.label], float)
-                if law.shape != line.t.shape:
-                    raise InputError(f"asymptotes[{line.label!r}]", expected=f"shape {line.t.shape}", got=law.shape,
-                                     remedy="evaluate it at the times of its trajectory")  # fmt: skip
-                # Early on the power law is above any loss: it would only stretch the axis.
-                late = shown & (law < np.nanmax(line.loss))
-                loss.plot(line.t[late], law[late], "--", color=line.colour, linewidth=1.1)
-        if laws:
-            loss.plot([], [], "--", color=COLOURS["grey"], linewidth=1.1, label="power law, no fit")
+        _draw_losses(drawn["loss"], family, True, laws)
         if "exponent" in drawn:
             _draw_derivatives(drawn["exponent"], family, "exponent")
             if exponents is not None:
                 drawn["exponent"].set_ylim(*exponents)
             if exponent is not None:
                 _mark_exponent(drawn["exponent"], exponent)
-        _finish(drawn, family, title, corner="lower left")
-    return drawn if len(drawn) > 1 else loss
+        _finish(drawn, family, title)
+    return drawn if len(drawn) > 1 else drawn["loss"]
 
 
 def plot_run(run: Any, axes: Any = None, *, record: str = "loss", slope: float | None = None, title: str = "") -> Any:
@@ -182,20 +159,13 @@ def plot_run(run: Any, axes: Any = None, *, record: str = "loss", slope: float |
         for name, panel in drawn.items():
             kept = t > 0 if name == "loss" else t >= 0
             panel.set(xscale="log" if name == "loss" else "linear", yscale="log" if positive else "linear")
-            panel.set_ylabel(run.config.get("loss_label", LOSS_LABEL) if record == "loss" else record)
-            if several:
-                for number, row in enumerate(values):
-                    # A single seed can fall below zero by the noise of its measurement: no place on a logarithmic axis.
-                    panel.plot(t[kept], np.where((row > 0) | (not positive), row, np.nan)[kept], color=COLOURS["run"],
-                               alpha=0.3, linewidth=0.9, label=None if number else "single seeds")  # fmt: skip
-            bars = np.minimum(run.stderr(record), 0.99 * np.abs(mean))[kept] if several else None
+            panel.set_ylabel(_loss_label(run) if record == "loss" else record)
             words = f"mean of {len(run.seeds)} seeds" if several else f"seed {run.seeds[0]}"
-            panel.errorbar(t[kept], mean[kept], yerr=bars, fmt="o", markersize=4.2, capsize=2, linewidth=1.2, zorder=3,
-                           color=COLOURS["run"], markeredgecolor="white", markeredgewidth=0.5, label=words)  # fmt: skip
+            draw_runs(panel, t[kept], mean[kept], run.stderr(record)[kept] if several else None, values[:, kept], words)
             if slope is not None and name == "loss":
                 slope_guide(panel, t[kept], mean[kept], slope)
             time_axis(panel, run.clock)
-            panel.legend(loc="best")
+        drawn["loss"].legend(loc="best")
         _title(drawn, title)
     return drawn if len(drawn) > 1 else drawn["loss"]
 
@@ -219,7 +189,7 @@ def plot_overlaps(
     if overlaps.ndim != 3:
         raise InputError("trajectory", expected="overlaps (n, P, P) of one member", got=f"{overlaps.shape}",
                          remedy="plot one that has them")  # fmt: skip
-    rows = [str(i) for i in range(overlaps.shape[-1])] if rows is None else list(rows)
+    rows = list(rows) if isinstance(rows, Sequence) else [str(i) for i in range(overlaps.shape[-1])]
     if overlaps.shape[-1] < len(rows) or (names is not None and overlaps.shape[-1] != len(rows)):
         raise InputError("names", expected=f"{overlaps.shape[-1]} names", got=len(rows), remedy="one for each row")
     if pairs is None:  # what moves: rows that stand still would only cover each other
@@ -283,13 +253,31 @@ def plot_transition(transition: Any, axes: Axes | None = None) -> Axes:
     return axes
 
 
+def _draw_losses(panel: Axes, family: _Family, logarithmic: bool, laws: Mapping[str, Any] | None = None) -> None:
+    """Every curve with its band, and the law of its name dashed."""
+    panel.set(xscale="log" if logarithmic else "linear", yscale="log", ylabel=family.loss_label)
+    for line in family.lines:
+        shown = line.shown & (line.t > 0) if logarithmic else line.shown
+        t, loss = line.t[shown], line.loss[shown]
+        panel.plot(t, loss, color=line.colour, label=line.label)
+        if line.error is not None:
+            wide = loss * np.minimum(np.nan_to_num(line.error[shown]), 0.999)
+            panel.fill_between(t, loss - wide, loss + wide, color=line.colour, alpha=0.25, linewidth=0)
+        if laws and line.label in laws:
+            # Early on the power law is above any loss: it would only stretch the axis.
+            late = shown & (laws[line.label] < np.nanmax(line.loss))
+            panel.plot(line.t[late], laws[line.label][late], "--", color=line.colour, linewidth=1.1)
+    if laws:
+        panel.plot([], [], "--", color=COLOURS["grey"], linewidth=1.1, label="power law, no fit")
+
+
 def _plot_derivative(result: Any, axes: Axes | None, quantity: str, transition: Any, label: str | None) -> Axes:
     family = _family(result, label)
     with shared_style():
         axes = own_axes(axes)
         _draw_derivatives(axes, family, quantity)
         mark_transition(axes, transition, COLOURS["grey"], linestyle="--", label="transition")
-        _finish({quantity: axes}, family, "", corner="best")
+        _finish({quantity: axes}, family, "")
     return axes
 
 
@@ -320,7 +308,7 @@ def _mark_exponent(axes: Axes, exponent: float) -> None:
               color=COLOURS["grey"])  # fmt: skip
 
 
-def _finish(drawn: dict[str, Axes], family: _Family, title: str, corner: Any) -> None:
+def _finish(drawn: dict[str, Axes], family: _Family, title: str) -> None:
     """Time axes, a legend or the colour scale, a title."""
     for panel in drawn.values():
         time_axis(panel, family.clock)
@@ -329,7 +317,7 @@ def _finish(drawn: dict[str, Axes], family: _Family, title: str, corner: Any) ->
     named = {line.label for line in family.lines} if family.scale is not None else set()
     shown = [pair for pair in zip(*main.get_legend_handles_labels(), strict=True) if pair[1] not in named]
     if shown:
-        main.legend(*zip(*shown, strict=True), loc=corner if len(family.lines) == 1 else "best")
+        main.legend(*zip(*shown, strict=True), loc="best")
     if family.scale is not None:
         name, mappable = family.scale
         last = list(drawn.values())[-1]
