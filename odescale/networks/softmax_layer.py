@@ -10,6 +10,7 @@ from typing import Literal
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -63,7 +64,9 @@ class SoftmaxHead(eqx.Module):
         eps = jnp.asarray(self.smoothing, fields.dtype)
         return (1 - eps) * label + eps / K
 
-    def value(self, logits: Float[Array, "... K"], target: Float[Array, "... K"]) -> Float[Array, "..."]:
+    def value(
+        self, logits: Float[Array | np.ndarray, "... K"], target: Float[Array | np.ndarray, "... K"]
+    ) -> Float[Array, "..."]:
         """l at the scaled logits beta lam."""
         if self.loss == "square":
             off = logits - target

@@ -16,7 +16,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Real
 
 from odescale.errors import InputError
 from odescale.generated import spectral as formulas
@@ -43,7 +43,7 @@ class _Data(NamedTuple):
 
 def repeated_passes(
     data: StoredData,
-    steps: Float[np.ndarray, " n"],
+    steps: Real[np.ndarray, " n"],
     *,
     covariance: Float[np.ndarray, "d d"] | None = None,
     target: Float[np.ndarray, " d"] | None = None,
