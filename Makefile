@@ -3,6 +3,7 @@
 #   make quickstart     create .venv, install, run the whole line once; writes results/quickstart/
 #   make test           create .venv, install with the tools, run the fast tests
 #   make test-uncached  the tests of solving and failing once more without the cache of compiled programs
+#   make test-types     the tests of every room once more with each call's types and array shapes checked against its annotations
 #   make test-oldest    the fast tests on the lowest versions that pyproject.toml allows, in .venv-oldest
 #   make validate       the validity table (docs/validity.md, row by row) and the slow tests: theory against simulation
 #   make lint           ruff check, ruff format --check, pyright
@@ -37,7 +38,7 @@ KEPT := JAX_COMPILATION_CACHE_DIR="$(CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TI
 # with two against 12 s with one.
 PYTEST := $(if $(CACHE),$(KEPT)) OPENBLAS_NUM_THREADS=1 XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0 $(PY) -m pytest
 
-.PHONY: help quickstart test test-uncached test-oldest validate lint derivations check-derivations notebooks bench clean
+.PHONY: help quickstart test test-uncached test-types test-oldest validate lint derivations check-derivations notebooks bench clean
 .DELETE_ON_ERROR:
 # Two targets would install into one environment at once.
 .NOTPARALLEL:
@@ -53,6 +54,13 @@ test: $(VENV)/.installed-dev
 
 test-uncached:
 	$(MAKE) test CACHE= TEST="tests/test_integrate.py tests/test_sweep.py tests/test_structure.py $(TEST)"
+
+# At least one test file per room; what refuses bad input is not checked (tests/conftest.py).
+TYPED := clock networks library row_networks expectations closure tangent_kernel spectrum kernel integrate sweep spectral peaked \
+	two_tokens risk_law frontier_numeric schedule_law logs training training_peaked language
+
+test-types:
+	$(MAKE) test TEST="--jaxtyping-packages=odescale,typecheck.checked $(TYPED:%=tests/test_%.py) $(TEST)"
 
 test-oldest:
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt CACHE= TEST="$(TEST)"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int, Real
 
 from odescale.clock import schedule_samples
 from odescale.errors import require_number, whole
@@ -23,7 +23,7 @@ def train(
     t1: float,
     *,
     seeds: int | Sequence[int] | None = None,
-    record_times: Sequence[float] | Float[np.ndarray, " n"] | None = None,
+    record_times: Sequence[float] | Real[np.ndarray, " n"] | None = None,
     records: int = 31,
     precision: str = "float32",
     checkpoint: str | os.PathLike | None = None,
