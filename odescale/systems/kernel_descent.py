@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Real
 
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
@@ -28,7 +28,7 @@ class KernelPath(eqx.Module):
     - `dynamics`: "descent" or "flow".
     """
 
-    t: Float[np.ndarray, " R"]
+    t: Real[np.ndarray, " R"]
     train: Float[Array, "R N"]
     test: Float[Array, "R M"]
     train_loss: Float[Array, " R"]
@@ -54,7 +54,7 @@ def descent(system: Kernel, steps: Int[np.ndarray, " R"]) -> KernelPath:
     return kernel_path(system, counts, summed, "descent")
 
 
-def gradient_flow(system: Kernel, t: Float[np.ndarray, " R"]) -> KernelPath:
+def gradient_flow(system: Kernel, t: Real[np.ndarray, " R"]) -> KernelPath:
     """F(t) of dF/dt = -(eta/n) Theta (F - Y), square loss, by eigenmodes; t in steps, increasing, >= 0.
 
     **Raises** `InputError` for cross-entropy, which has no closed form: `odescale.integrate`, or `predict(dynamics="flow")`.

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jax.typing import ArrayLike
+from jaxtyping import Real
 
 from odescale.clock import ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError
@@ -28,7 +29,7 @@ NEAR_TEACHER = 2.5
 def mean_field(
     problem: TeacherStudent,
     *,
-    initial_overlaps: Float[np.ndarray, "*modes P P"] | None = None,
+    initial_overlaps: Real[ArrayLike, "*modes P P"] | None = None,
     dimension: int = 500,
     spectrum: Spectrum | None = None,
     schedule: Schedule | str | None = None,

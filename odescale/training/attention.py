@@ -11,7 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jax.typing import ArrayLike
+from jaxtyping import Array, Float, Int, Real
 
 from odescale.clock import Clock, Schedule
 from odescale.errors import InputError, require_number, whole
@@ -116,7 +117,7 @@ class AttentionExperiment(AbstractRowSgd):
 
 def attention_experiment(
     architecture: Architecture,
-    initial_overlaps: Float[np.ndarray, "*bins P P"],
+    initial_overlaps: Real[ArrayLike, "*bins P P"],
     *,
     tokens: int,
     batch: int,
