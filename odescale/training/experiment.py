@@ -151,7 +151,7 @@ def experiment_of(subject: Any, **settings: Any) -> AbstractTraining:
             "subject", expected=f"a system with a real network ({', '.join(EXPERIMENTS)}), its name, or an experiment",
             got=f"{system.label}, a {type(system).__name__}", remedy="register an experiment for it",
         )  # fmt: skip
-    _refuse(settings, tuple(inspect.signature(build).parameters)[1:], f"of train or of a {system.name} experiment")
+    _refuse(settings, tuple(inspect.signature(build).parameters)[1:], f"of train or of its {system.name} experiment")
     system.check()
     return build(system, **settings)
 
