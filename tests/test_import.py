@@ -113,7 +113,9 @@ def test_unknown_name_is_an_attribute_error_that_lists_the_known_ones() -> None:
 def test_builders_show_their_parameters() -> None:
     from odescale.systems.register import SYSTEMS
 
-    for name, entry in SYSTEMS.items():
+    own = {name: entry for name, entry in SYSTEMS.items() if isinstance(entry.builder, str)}
+    assert len(own) == 7
+    for name, entry in own.items():
         shown = inspect.signature(entry.build).parameters
         for parameter in entry.parameters:
             assert parameter.name in shown and shown[parameter.name].default is not inspect.Parameter.empty, name
