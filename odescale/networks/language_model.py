@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
-from odescale.errors import InputError, whole
+from odescale.errors import InputError
 from odescale.networks.blocks import activation_of
 
 EPSILON = 1e-6  # under the root of a norm: far below the mean square of any token that training meets
@@ -204,4 +204,5 @@ class LanguageModel(eqx.Module):
 
 def _check_sizes(**sizes: tuple[int, int]) -> None:
     for name, (value, least) in sizes.items():
-        whole(name, value, least)
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise InputError(name, expected=f"an integer >= {least}", got=value, remedy=f"pass {least} or more")

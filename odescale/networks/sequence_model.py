@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, PyTree
 
-from odescale.errors import InputError, whole
+from odescale.errors import InputError
 from odescale.networks.blocks import activation_of
 from odescale.networks.language_model import EPSILON
 
@@ -112,7 +112,8 @@ class SequenceTransformer(eqx.Module):
         sizes = {"inputs": inputs, "outputs": outputs, "context": context, "width": width, "depth": depth}
         sizes |= {"head_size": head_size} if heads is None else {"heads": heads}
         for name, value in sizes.items():
-            whole(name, value)
+            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+                raise InputError(name, expected="an integer >= 1", got=value, remedy="see the good values")
         count = width // head_size if heads is None else heads
         if count == 0 or width % count or (heads is None and width % head_size):
             raise InputError(
