@@ -5,7 +5,7 @@ dq_k/dt = M_k q_k + q_k M_k^T + (eta^2/B) lam_k V,    M_k = -eta lam_k G - w S, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, ClassVar
 
@@ -27,8 +27,8 @@ from odescale.systems.spectrum import Spectrum, isotropic
 
 
 @lru_cache(maxsize=64)
-def functions_of(source: str) -> Mapping[str, Callable[..., Any]]:
-    """The functions of a generated module; one set per text, so that the same theory compiles once."""
+def functions_of(source: str) -> Mapping[str, Any]:
+    """The functions of a generated module, among its globals; one set per text, so that one theory compiles once."""
     scope: dict[str, Any] = {}
     exec(compile(source, "<derived theory>", "exec"), scope)
     return scope
