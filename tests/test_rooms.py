@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LINE = (
     "_door",
     "errors",
+    "plain_text",
     "precision",
     "files",
     "clock",

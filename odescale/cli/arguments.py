@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from odescale import __version__
 from odescale.cli.derivation import shipped_derivations
+from odescale.plain_text import one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -23,7 +24,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Prints one line and exits with status 2."""
-        self.exit(2, f"odescale: {' '.join(message.split())}; see `{self.prog} --help`\n")
+        words = one_line(message)
+        words = words if len(words) <= 400 else words[:397] + "..."
+        self.exit(2, f"odescale: {words}; see `{self.prog} --help`\n")
 
 
 class Command(NamedTuple):
@@ -81,6 +84,7 @@ def _solution(command: Parser) -> None:
     add("--points", type=_whole, help="output times (default: the system's own, 200 or 60)")
     add("--rtol", type=_number, help="relative tolerance")
     add("--solver", default="auto", help="auto, tsit5, bosh3, dopri8, kvaerno5, structured or rank_one")
+    add("--max-steps", type=_whole, help="cap on steps of the solver (default: the solver's own)")
     add("--save", metavar="FILE", help="write the trajectory to FILE (.npz)")
 
 
@@ -132,6 +136,7 @@ def _logs(command: Parser) -> None:
     add("--learning-rate", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
     add("--run", metavar="NAME", help="only runs of this name or pattern")
     add("--warmup-steps", type=_number, help="linear warm-up before the first row, for tau")
+    add("--max-bytes", type=_whole, help="longest file, unpacked (default 128 MiB)")
     add("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
     add("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
     add("--after", type=_number, help="first step to fit (default: past warm-up and 1/20 of the run)")

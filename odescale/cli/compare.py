@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from odescale.cli.train import trained
-from odescale.cli.verbs import Answer, Asked, named_value, verb
+from odescale.cli.verbs import Answer, Asked, tolerances, verb
 from odescale.compare.comparison import check_options, compare
 from odescale.compare.report import to_json, write_report
-from odescale.errors import InputError
 
 
 @verb
@@ -25,17 +24,3 @@ def compare_theory(asked: Asked) -> Answer:
     del record["time_unit"]  # that of --clock
     lines = [f"{name}: {transition}" for name, transition in found.transitions.items()]
     return Answer(record, [str(found), *lines, f"report: {page}  (picture: {page.parent / 'comparison.png'})"], found)
-
-
-def tolerances(texts: list[str]) -> float | dict[str, float] | None:
-    """One number for the loss, or name -> number of --tolerance NAME=VALUE; None for the theory's own."""
-    found: dict[str, float] = {}
-    for text in texts:
-        name, value = named_value("--tolerance", text, "NAME=VALUE", "overlap=0.05") if "=" in text else ("", text)
-        try:
-            found[name] = float(value)
-        except ValueError:
-            raise InputError("--tolerance", expected="a number", got=text, remedy="0.05 is good") from None
-    if "" in found and len(found) > 1 or len(found) < len(texts):
-        raise InputError("--tolerance", expected="one number, or one for each quantity", got=texts, remedy="drop one")
-    return found.get("", found or None)

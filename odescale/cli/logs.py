@@ -15,6 +15,7 @@ import numpy as np
 from odescale.analysis.forecast.best_schedule import best_schedule
 from odescale.analysis.forecast.choice import choose_law, model_bias
 from odescale.analysis.forecast.fit import fit_law
+from odescale.analysis.forecast.laws import law_named
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
 from odescale.cli.output import draw, emit, require_picture, table
@@ -22,7 +23,7 @@ from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import report_record
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
 from odescale.compare.report import write_report
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.logs.read import TrainingLog, log_names, read_logs
 
 PLAN_POINTS = 200
@@ -30,6 +31,7 @@ PLAN_POINTS = 200
 
 def report_on_logs(options: argparse.Namespace) -> int:
     """Regimes, laws, forecast and verdict of logs, as a page; the short version on stdout."""
+    _check_numbers(options)
     logs = _read(options)
     report = report_logs(
         logs, fit_on=_names(options.fit_on), predict=_names(options.predict), law=options.law, after=options.after,
@@ -49,6 +51,7 @@ def report_on_logs(options: argparse.Namespace) -> int:
 
 def forecast_runs(options: argparse.Namespace) -> int:
     """The loss of other runs, or of a planned one, from a law fitted to some."""
+    _check_numbers(options)
     require_picture(options.plot)
     logs = _read(options)
     if not options.fit_on:
@@ -84,6 +87,7 @@ def forecast_runs(options: argparse.Namespace) -> int:
 
 def plan_schedule(options: argparse.Namespace) -> int:
     """The learning-rate schedule of least final loss for a budget, under the law that the logs identify."""
+    _check_numbers(options)
     require_picture(options.plot)
     logs = _read(options)
     chosen = pick_logs(logs, _names(options.fit_on) or tuple(log.name for log in logs), "--fit-on")
@@ -117,6 +121,18 @@ def plan_schedule(options: argparse.Namespace) -> int:
     return 0
 
 
+def _check_numbers(options: argparse.Namespace) -> None:
+    """Refuses numbers that no log could make good, and laws that are none, before a log is read."""
+    for name, open_ in (("steps", True), ("peak", True), ("min_depth", True), ("warmup", False), ("after", False)):
+        value = getattr(options, name, None)
+        if value is not None:
+            require_number(f"--{name.replace('_', '-')}", value, open_=open_)
+    if not np.isfinite(getattr(options, "irreducible", 0.0)):
+        raise InputError("--irreducible", expected="a finite loss", got=options.irreducible, remedy="0 is the default")
+    if options.law is not None:
+        law_named(options.law)
+
+
 def _read(options: argparse.Namespace) -> tuple[TrainingLog, ...]:
     rate: Any = options.learning_rate
     if rate is not None:
@@ -125,7 +141,8 @@ def _read(options: argparse.Namespace) -> tuple[TrainingLog, ...]:
         except ValueError:
             pass
     return read_logs(
-        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run, warmup_steps=options.warmup_steps
+        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run,
+        warmup_steps=options.warmup_steps, max_bytes=options.max_bytes,
     )  # fmt: skip
 
 

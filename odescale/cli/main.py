@@ -10,6 +10,7 @@ from importlib import import_module
 
 from odescale.cli.arguments import COMMANDS, build_parser
 from odescale.errors import InputError, OdescaleError
+from odescale.plain_text import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -37,14 +38,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error, 2 if isinstance(error, InputError) else 1)
         if isinstance(error, OSError):
             return _fail(f"{error.strerror or error}: {error.filename or ''}", 2)
-        words = " ".join(str(error).split())[:300]
+        words = one_line(str(error))[:300]
         return _fail(
             f"internal error: {type(error).__name__}: {words}; please report it with the command and --debug", 1
         )
 
 
 def _fail(error: object, status: int) -> int:
-    print(f"odescale: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"odescale: {one_line(str(error))}", file=sys.stderr)
     return status
 
 

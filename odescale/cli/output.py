@@ -9,18 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from odescale.errors import InputError
+from odescale.plain_text import printable
 
 KEYS = ("system", "parameters", "time_unit", "t", "loss", "exponent", "observables", "error", "code")
 PICTURES = (".png", ".pdf", ".svg")
 
 
 def emit(record: dict[str, Any], text: str, as_json: bool) -> None:
-    """Prints `text`, or the record with every one of `KEYS` (null where it does not apply) and nothing else on stdout."""
+    """Prints `text`, or the record with every one of `KEYS` (null where it does not apply) and nothing else on stdout.
+
+    Without what a terminal would obey: names of runs and columns come from files.
+    """
     if as_json:
         from odescale.files import plain
 
         text = json.dumps(plain(dict.fromkeys(KEYS) | {"code": 0} | record), allow_nan=False)
-    sys.stdout.write(f"{text}\n")
+    sys.stdout.write(f"{printable(text)}\n")
     sys.stdout.flush()
 
 

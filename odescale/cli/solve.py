@@ -17,7 +17,7 @@ def solve(asked: Asked) -> Answer:
     options = asked.options
     found = integrate(
         asked.system, asked.t1, points=options.points or asked.entry.points, rtol=options.rtol, solver=options.solver,
-        accuracy=options.accuracy, precision=options.precision,
+        accuracy=options.accuracy, precision=options.precision, max_steps=options.max_steps,
     )  # fmt: skip
     if options.save:
         found.save(options.save)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from odescale.cli.output import table
@@ -15,10 +17,15 @@ from odescale.solve.sweep import sweep
 def sweep_values(asked: Asked) -> Answer:
     """The loss at the end and its exponents, one row for each member; a member that did not finish makes the status 1."""
     options, values = asked.options, asked.values
-    found = sweep(
-        asked.entry.build, asked.t1, values, points=options.points or asked.entry.points, rtol=options.rtol,
-        solver=options.solver, max_steps=asked.system.integration.most_steps, **asked.settings,
-    )  # fmt: skip
+    given: dict[str, Any] = {
+        "points": options.points or asked.entry.points, "rtol": options.rtol, "solver": options.solver,
+        "max_steps": options.max_steps or asked.system.integration.most_steps,
+    }  # fmt: skip
+    if asked.entry.fields is None:
+        found = sweep(asked.entry.build, asked.t1, values, **given, **asked.settings)
+    else:  # built once, its own numbers varied: the first member's over what was asked for it is the unit of the field
+        unit = {name: float(getattr(asked.system, name)) / column[0] for name, column in values.items()}
+        found = sweep(asked.system, asked.t1, {name: unit[name] * column for name, column in values.items()}, **given)
     if options.save:
         found.save(options.save)
     last = [int(np.flatnonzero(valid)[-1]) if valid.any() else 0 for valid in found.valid]

@@ -7,7 +7,8 @@ from textwrap import wrap
 from typing import Any
 
 from odescale.cli.output import emit
-from odescale.systems.register import SYSTEMS, Entry, find_system, systems
+from odescale.plain_text import one_line
+from odescale.systems.register import SYSTEMS, Entry, failed_entry_points, find_system, systems
 
 KEYS = ("name", "default", "domain", "unit", "meaning")
 
@@ -26,11 +27,15 @@ def list_systems(options: argparse.Namespace) -> int:
             lines.append(f"    one unit of t = {_unit(entry)}")
         for p in entry.parameters if options.system else ():
             lines.append(f"    {p.name:<15} {p.default!s:<10} {p.meaning} [{p.unit}]; {p.domain}")
+    failed = failed_entry_points() if options.system is None else {}
+    lines += [f"{name}: left out, its package does not import: {one_line(why)}" for name, why in failed.items()]
     if options.system is None:
         lines.append(
             "`odescale systems NAME`: defaults, domains and units. Your own: FILE.py:BUILDER in the place of a name."
         )
     record: dict[str, Any] = {"systems": {entry.name: _record(entry) for entry in entries}}
+    if options.system is None:
+        record["failed"] = failed
     if options.system is not None:
         unit = f"one unit of t = {_unit(entries[0])}"
         record |= {

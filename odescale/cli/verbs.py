@@ -14,7 +14,11 @@ from jaxtyping import Float
 from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
 from odescale.clock import Clock
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
+from odescale.plain_text import one_line
+from odescale.precision import check_tolerance, resolve_dtype
+from odescale.solve.integrate import require_choice
+from odescale.solve.solvers import require_solver
 from odescale.systems.base import AbstractSystem
 from odescale.systems.parameters import Parameter, complete
 from odescale.systems.register import Entry, as_system, find_system
@@ -55,12 +59,11 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
 
     @wraps(answer)
     def command(options: argparse.Namespace) -> int:
-        require_picture(options.plot)
-        if options.clock not in ("t", *UNITS):
-            raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
+        _check_options(options)
         entry = find_system(options.system)
         settings = settings_of(options.set, entry.parameters, entry.name)
         values = values_of(options.vary, entry.parameters, entry.name, settings) if "vary" in options else {}
+        _require_sweepable(entry, values)
         ends = [{name: float(column[i]) for name, column in values.items()} for i in ((0, -1) if values else (0,))]
         systems = [as_system(entry.build, **settings | member) for member in ends]
         system, t1 = systems[0], end_time(options, entry, systems[0].clock)
@@ -83,18 +86,50 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
         lines = [f"{system.label}: {system.clock.describe()}", *remarks, *found.lines]
         emit(common | found.record | further, "\n".join(lines), options.json)
         if found.failure:
-            print(f"odescale: {found.failure}", file=sys.stderr)
+            print(f"odescale: {one_line(found.failure)}", file=sys.stderr)
         return int(bool(found.failure))
 
     return command
+
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Refuses what no system could honour, before one is built: that may take as long as an answer."""
+    require_picture(options.plot)
+    if options.clock not in ("t", *UNITS):
+        raise InputError("--clock", expected="t, steps or tau", got=options.clock, remedy="t is the default")
+    if options.t1 is not None and not (np.isfinite(options.t1) and options.t1 > 0):
+        raise InputError("t1", expected="a positive finite time", got=options.t1, remedy="e.g. --t1 30")
+    if "solver" in options:
+        require_solver(options.solver)
+    dtype = resolve_dtype(options.precision, "the command") if "precision" in options else np.dtype("float64")
+    if "accuracy" in options:
+        require_choice("accuracy", options.accuracy, ("fast", "check"))
+    if "rtol" in options and options.rtol is not None:
+        check_tolerance(options.rtol, dtype)
+    if "min_depth" in options and options.min_depth is not None:
+        require_number("min_depth", options.min_depth, open_=True)
+    if options.__dict__.get("points") == 1:
+        raise InputError("points", expected="a whole number >= 2", got=1, remedy="200 is a good value")
+    tolerances(options.__dict__.get("tolerance") or [])
+
+
+def _require_sweepable(entry: Entry, values: dict[str, Any]) -> None:
+    """Refuses a sweep over what only a builder can change, before the system is built."""
+    kinds = {parameter.name: parameter.kind for parameter in entry.parameters}
+    for name, column in values.items():
+        if kinds[name] is not float or (entry.fields is not None and name not in entry.fields):
+            known = entry.fields or tuple(name for name, kind in kinds.items() if kind is float)
+            raise InputError("--vary", expected=f"a number that {entry.name} keeps its shapes and tables under: "
+                             f"{', '.join(known)}", got=name, remedy="solve once for each value")  # fmt: skip
+        if entry.fields is not None and not min(column) > 0:
+            raise InputError("--vary", expected=f"values of {name} above 0", got=float(min(column)),
+                             remedy="0 stands for the default, which is no value to begin from")  # fmt: skip
 
 
 def end_time(options: argparse.Namespace, entry: Entry, clock: Clock) -> float:
     """--t1 in units of t, or the end time of the register: that of a run where the verb trains."""
     if options.t1 is None:
         return entry.run_t1 if "seeds" in options and entry.run_t1 is not None else entry.t1
-    if not (np.isfinite(options.t1) and options.t1 > 0):
-        raise InputError("t1", expected="a positive finite time", got=options.t1, remedy="e.g. --t1 30")
     return float(np.asarray(clock.to_t(options.t1, options.clock)))
 
 
@@ -152,3 +187,17 @@ def named_value(option: str, text: str, form: str, example: str) -> tuple[str, s
     if not separator or not name.strip():
         raise InputError(option, expected=form, got=text, remedy=f"e.g. {option} {example}")
     return name.strip(), value
+
+
+def tolerances(texts: list[str]) -> float | dict[str, float] | None:
+    """One number for the loss, or name -> number of --tolerance NAME=VALUE; None for the theory's own."""
+    found: dict[str, float] = {}
+    for text in texts:
+        name, value = named_value("--tolerance", text, "NAME=VALUE", "overlap=0.05") if "=" in text else ("", text)
+        try:
+            found[name] = float(value)
+        except ValueError:
+            raise InputError("--tolerance", expected="a number", got=text, remedy="0.05 is good") from None
+    if "" in found and len(found) > 1 or len(found) < len(texts):
+        raise InputError("--tolerance", expected="one number, or one for each quantity", got=texts, remedy="drop one")
+    return found.get("", found or None)

@@ -7,6 +7,7 @@ import html
 import io
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ import numpy as np
 
 from odescale.compare.log_report import LogReport, RunReport, thinned
 from odescale.files import plain
+from odescale.plain_text import in_markdown, one_line
 from odescale.plot.logs import plot_curves, plot_forecast, plot_indices, plot_residuals
 
 PICTURES = 3
@@ -230,7 +232,9 @@ def _png(axes: Any) -> bytes:
     """The figure of axes, or of a dict of them."""
     stream = io.BytesIO()
     one = next(iter(axes.values())) if isinstance(axes, dict) else axes
-    one.figure.savefig(stream, format="png", dpi=110)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that no font here has
+        one.figure.savefig(stream, format="png", dpi=110)
     return stream.getvalue()
 
 
@@ -245,33 +249,31 @@ def _cell(value: Any) -> str:
 
 
 def _to_markdown(parts: Sequence[Part], title: str) -> str:
-    lines = [f"# {title}", ""]
+    lines = [f"# {in_markdown(title)}", ""]
     for part in parts:
-        lines += [f"## {part.title}", ""]
+        lines += [f"## {in_markdown(part.title)}", ""]
         for text in part.paragraphs:
-            lines += [text, ""]
-        lines += [*(f"- {text}" for text in part.bullets), ""] if part.bullets else []
+            lines += [_marked(text), ""]
+        lines += [*(f"- {_marked(text)}" for text in part.bullets), ""] if part.bullets else []
         for rows in part.tables:
             names = _columns(rows)
             if names:
                 lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-                lines += [
-                    "| " + " | ".join(_cell(row.get(n)).replace("|", "\\|") for n in names) + " |" for row in rows
-                ]
+                lines += ["| " + " | ".join(in_markdown(_cell(row.get(n))) for n in names) + " |" for row in rows]
                 lines.append("")
         for name, words, _ in part.pictures:
-            lines += [f"![{words}]({name}.png)", ""]
+            lines += [f"![{in_markdown(words)}]({name}.png)", ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
 def _to_html(parts: Sequence[Part], title: str) -> str:
     out = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
+        f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body><h1>{_escaped(title)}</h1>",
     ]
     for part in parts:
         boxed = part.title == "Verdict"
-        out.append(f"<h2>{html.escape(part.title)}</h2>" + ('<div class="verdict">' if boxed else ""))
+        out.append(f"<h2>{_escaped(part.title)}</h2>" + ('<div class="verdict">' if boxed else ""))
         out += [f"<p>{_bold(text)}</p>" for text in part.paragraphs]
         if part.bullets:
             out.append("<ul>" + "".join(f"<li>{_bold(text)}</li>" for text in part.bullets) + "</ul>")
@@ -284,18 +286,28 @@ def _to_html(parts: Sequence[Part], title: str) -> str:
                 out.append("</table>")
         for _, words, figure in part.pictures:
             data = base64.b64encode(figure).decode()
-            out.append(f'<p><img alt="{html.escape(words)}" src="data:image/png;base64,{data}"></p>')
+            out.append(f'<p><img alt="{_escaped(words)}" src="data:image/png;base64,{data}"></p>')
     return "\n".join([*out, "</body></html>", ""])
 
 
+def _marked(text: str) -> str:
+    """A paragraph of Markdown: bold where all of it is, otherwise plain text."""
+    bold = text.startswith("**") and text.endswith("**") and len(text) > 4
+    return f"**{in_markdown(text[2:-2])}**" if bold else in_markdown(text)
+
+
+def _escaped(text: str) -> str:
+    return html.escape(one_line(text))
+
+
 def _bold(text: str) -> str:
-    safe = html.escape(text)
+    safe = _escaped(text)
     return f"<strong>{safe[2:-2]}</strong>" if safe.startswith("**") and safe.endswith("**") else safe
 
 
 def _html_cell(value: Any) -> str:
     start = '<td class="number">' if isinstance(value, int | float | np.number) else "<td>"
-    return f"{start}{html.escape(_cell(value))}</td>"
+    return f"{start}{_escaped(_cell(value))}</td>"
 
 
 def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:

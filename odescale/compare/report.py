@@ -16,6 +16,7 @@ from odescale.compare.log_report import LogReport
 from odescale.compare.sheets import WORDS, rules_of
 from odescale.errors import InputError
 from odescale.files import plain
+from odescale.plain_text import in_markdown
 from odescale.plot.draw import plot
 
 
@@ -97,9 +98,9 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 def to_markdown(comparison: Comparison, *, title: str, notes: Sequence[str] = ()) -> str:
     """The report as a page: verdict, quantities, transition, clocks, sources of error, points."""
     run, theory = comparison.run, comparison.theory
-    reasons = ". ".join(reason[:1].upper() + reason[1:] for reason in comparison.verdict.reasons)
+    reasons = in_markdown(". ".join(reason[:1].upper() + reason[1:] for reason in comparison.verdict.reasons))
     lines = [
-        f"# {title}",
+        f"# {in_markdown(title)}",
         "",
         f"**Verdict: {comparison.verdict.status}.** {reasons}.",
         "",
@@ -149,7 +150,7 @@ def _unit(comparison: Comparison) -> str:
 def _row(name: str, one: Quantity) -> str:
     status, limit = ("not judged", "") if one.verdict is None else (one.verdict.status, f"{one.tolerance:g}")
     scores = f"{one.rms_z:.2f} | {one.max_z:.1f}" if one.has_errors else " | "
-    return f"| {name} | {status} | {one.max_deviation:.2g} | {limit} | {scores} |"
+    return f"| {in_markdown(name)} | {status} | {one.max_deviation:.2g} | {limit} | {scores} |"
 
 
 def _transitions(comparison: Comparison) -> list[str]:
@@ -186,8 +187,7 @@ def _exponents(comparison: Comparison) -> list[str]:
 def _sources(comparison: Comparison) -> list[str]:
     words, loss = {**WORDS, **rules_of(comparison.system).words}, comparison.loss
     rows = {**loss.errors, **loss.neglected}
-    words = {name: text.replace("|", "\\|") for name, text in words.items()}
-    lines = [f"| {words.get(name, name)} | {np.max(size[loss.kept]):.2g} |" for name, size in rows.items()]
+    lines = [f"| {in_markdown(words.get(name, name))} | {np.max(size[loss.kept]):.2g} |" for name, size in rows.items()]
     if loss.extrapolated is not None:
         off = np.abs(loss.extrapolated[loss.kept] - 1).max()
         lines.append(f"| deviation extrapolated to infinite dimension from d/2 and d | {off:.2g} |")
@@ -200,7 +200,7 @@ def _points(comparison: Comparison) -> list[str]:
     heads = ["step", "t", "theory", "run", "run/theory", "+-", "z", "z with neglected"]
     heads += [] if own is None else [f"run/theory at T = {float(run.config.get('tokens', np.nan)):g}"]
     heads += [f"{name}: {what}" for name in others for what in ("run", "theory", "z")]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    lines = ["| " + " | ".join(map(in_markdown, heads)) + " |", "|" + "---|" * len(heads)]
     for i in np.flatnonzero(comparison.kept):
         cells = [
             f"{int(run.step[i])}", f"{run.t[i]:.4g}", f"{loss.predicted[i]:.5g}", f"{loss.measured[i]:.5g}",

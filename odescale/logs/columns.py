@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 
@@ -58,11 +59,13 @@ _NOT_STEP = re.compile(
 )
 
 
+@lru_cache(1 << 14)
 def plain(name: str) -> str:
     """Lower case, letters and digits only: "Train/Loss" and "train_loss" are one name."""
     return re.sub(r"[^a-z0-9]", "", name.lower())
 
 
+@lru_cache(1 << 14)
 def tail(name: str) -> str:
     """The last part of a path-like name: "optim/learning_rate_group0" -> "learningrategroup0"."""
     return plain(re.split(r"[/.:]", name)[-1])

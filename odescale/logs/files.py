@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import re
 import zlib
+from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from odescale.errors import InputError
@@ -13,6 +15,7 @@ from odescale.logs.columns import choose_columns
 from odescale.logs.console import looks_printed, read_printed
 from odescale.logs.events import looks_like_events, read_events
 from odescale.logs.json_lines import looks_like_json, read_json
+from odescale.logs.limits import MOST_BYTES, MOST_FILES, refuse_bytes
 from odescale.logs.table import Table, refuse, short_path
 from odescale.logs.text import decode, read_delimited
 
@@ -23,6 +26,7 @@ FORMATS = {
 SUFFIXES = (".csv", ".tsv", ".txt", ".dat", ".log", ".jsonl", ".ndjson", ".json")
 # Files of these kinds in a folder may be something else (a configuration, a read-me): what is no log is left out and said.
 MAYBE = (".txt", ".dat", ".log", ".json")
+PIECE = 1 << 20
 CONTAINERS = {
     b"PK\x03\x04": "zip archive or Excel",
     b"PAR1": "Parquet",
@@ -32,24 +36,31 @@ CONTAINERS = {
 }
 
 
-def open_tables(path: Path, kind: str | None) -> list[Table]:
-    """The tables of a file or of all logs in a folder; `kind` is a value of `FORMATS`, or None: told by the content."""
-    if path.is_dir():
-        return _folder(path, kind)
-    if not path.is_file():
-        raise refuse(
-            "a CSV file, another log or a folder of them", f"{short_path(path)}, which does not exist", "check the path"
-        )
-    return [_file(path, kind)]
+def open_tables(path: Path, kind: str | None, max_bytes: int = MOST_BYTES) -> list[Table]:
+    """The tables of a file or of all logs in a folder; `kind` is a value of `FORMATS`, or None: told by the content.
+
+    A file of more than `max_bytes`, unpacked, is refused.
+    """
+    try:
+        if path.is_dir():
+            return _folder(path, kind, max_bytes)
+        if not path.is_file():
+            raise refuse(
+                "a CSV file, another log or a folder of them", f"{short_path(path)}, which does not exist",
+                "check the path",
+            )  # fmt: skip
+        return [_file(path, kind, max_bytes)]
+    except OSError as error:
+        raise refuse("a readable path", f"{short_path(path)}: {error.strerror}", "check it") from error
 
 
-def _folder(folder: Path, kind: str | None) -> list[Table]:
+def _folder(folder: Path, kind: str | None, max_bytes: int) -> list[Table]:
     def logs_in(paths: list[Path]) -> list[Path]:
         return [
             p for p in paths if p.is_file() and not p.name.startswith(".") and (_suffix(p) in SUFFIXES or _is_event(p))
         ]
 
-    found = logs_in(sorted(folder.iterdir())) or logs_in(sorted(folder.rglob("*")))
+    found = logs_in(_some(folder, folder.iterdir())) or logs_in(_some(folder, folder.rglob("*")))
     if not found:
         raise refuse(
             f"logs ({', '.join(SUFFIXES)}, events.out.tfevents.*)",
@@ -63,13 +74,13 @@ def _folder(folder: Path, kind: str | None) -> list[Table]:
             events.setdefault(path.parent, []).append(path)
             continue
         try:
-            tables.append(_file(path, kind))
+            tables.append(_file(path, kind, max_bytes))
         except InputError as error:
             if _suffix(path) not in MAYBE:
                 raise
             skipped.append(f"{path.name} left out: {error}")
     for parent, files in events.items():
-        tables.append(read_events([(short_path(path), path.read_bytes()) for path in files], parent.name))
+        tables.append(read_events([(short_path(path), _bytes(path, max_bytes)[0]) for path in files], parent.name))
     if not tables:
         raise refuse("logs in the folder", f"{short_path(folder)}: {skipped[0]}", "pass the file itself")
     # A JSON or text file without a loss is a configuration; alone, it is an error below.
@@ -77,6 +88,14 @@ def _folder(folder: Path, kind: str | None) -> list[Table]:
     gone = [f"{Path(t.file).name} left out: no loss" for t in tables if t not in others] if others else []
     tables = others or tables
     return [replace(t, notes=(*t.notes, *skipped, *gone)) for t in tables]
+
+
+def _some(folder: Path, paths: Iterable[Path]) -> list[Path]:
+    """Sorted; refused where there are more than a folder of logs has."""
+    found = list(islice(paths, MOST_FILES + 1))
+    if len(found) > MOST_FILES:
+        raise refuse(f"a folder of at most {MOST_FILES} files", short_path(folder), "pass the folder of the runs")
+    return sorted(found)
 
 
 def _suffix(path: Path) -> str:
@@ -87,18 +106,33 @@ def _is_event(path: Path) -> bool:
     return "tfevents" in path.name
 
 
-def _file(path: Path, kind: str | None) -> Table:
+def _bytes(path: Path, limit: int) -> tuple[bytes, bool]:
+    """The content, unpacked where it is a gzip file, and whether it was; never more than `limit` bytes in memory."""
     file = short_path(path)
     try:
-        data = path.read_bytes()
+        with path.open("rb") as stream:
+            packed = stream.read(2) == b"\x1f\x8b"
+            stream.seek(0)
+            source = gzip.GzipFile(fileobj=stream) if packed else stream
+            # Piece by piece: a single read would take the memory of the limit first.
+            pieces, size = [], 0
+            while size <= limit and (piece := source.read(min(PIECE, limit + 1 - size))):
+                pieces.append(piece)
+                size += len(piece)
+            data = b"".join(pieces)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise refuse("an intact gzip file", f"{file}: {error}", "copy it again") from error
     except OSError as error:
         raise refuse("a readable file", f"{file}: {error.strerror}", "check its permissions") from error
-    name, notes = path.name, []
-    if data.startswith(b"\x1f\x8b"):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise refuse("an intact gzip file", f"{file}: {error}", "copy it again") from error
+    if len(data) > limit:
+        raise refuse_bytes(file, limit, packed=packed)
+    return data, packed
+
+
+def _file(path: Path, kind: str | None, max_bytes: int) -> Table:
+    file, name, notes = short_path(path), path.name, []
+    data, packed = _bytes(path, max_bytes)
+    if packed:
         name = re.sub(r"\.gz$", "", name, flags=re.I)
         notes = ["gzip unpacked"]
     for mark, container in CONTAINERS.items():

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from odescale.errors import InputError
+from odescale.logs.limits import MOST_DEPTH, check_sparse
 from odescale.logs.numbers import is_numbers, parse_column
-from odescale.logs.table import Table, refuse
+from odescale.logs.table import Table, refuse, whole_text
 
 # The mean over the whole run that Hugging Face's trainer appends as its last entry.
 _SUMMARY = "train_runtime"
@@ -24,8 +26,10 @@ def read_json(data: bytes, file: str, name: str, notes: list[str], *, lines: boo
     if lines is None:
         first = data.lstrip().split(b"\n", 1)
         try:
-            lines = isinstance(json.loads(first[0]), dict) and len(first) > 1 and bool(first[1].strip())
-        except ValueError:
+            lines = isinstance(_parsed(first[0], file), dict) and len(first) > 1 and bool(first[1].strip())
+        except ValueError as error:
+            if isinstance(error, InputError):
+                raise
             # A broken first line of many is a JSONL file; "{" alone begins a document.
             lines = len(first) > 1 and first[1].lstrip()[:1] == b"{" and first[0].lstrip()[:1] == b"{"
     return _lines(data, file, name, notes) if lines else _document(data, file, name, notes)
@@ -39,8 +43,10 @@ def _lines(data: bytes, file: str, name: str, notes: list[str]) -> Table:
         if not line.strip() or line.lstrip().startswith(b"#"):
             continue
         try:
-            entry = json.loads(line)
+            entry = _parsed(line, file)
         except ValueError as error:
+            if isinstance(error, InputError):
+                raise
             if number == last and number > 1:
                 notes.append(f"cut-off last line {number} dropped")
                 continue
@@ -50,15 +56,17 @@ def _lines(data: bytes, file: str, name: str, notes: list[str]) -> Table:
         if not isinstance(entry, dict):
             got = f"line {number} of {file}: {line[:40].decode(errors='replace')}"
             raise refuse("one JSON object per line", got, 'write {"step": ..., "loss": ...}')
-        entries.append(_flat(entry))
+        entries.append(_flat(entry, file))
         rows.append(number)
     return _table(entries, rows, file, name, "line", notes)
 
 
 def _document(data: bytes, file: str, name: str, notes: list[str]) -> Table:
     try:
-        content = json.loads(data)
-    except (ValueError, RecursionError) as error:
+        content = _parsed(data, file)
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
         place = f"row {error.lineno} of {file}: {error.msg}" if isinstance(error, json.JSONDecodeError) else file
         raise refuse("a JSON document", place, "mend it, or write one object per line") from error
     if isinstance(content, dict) and "log_history" in content:
@@ -70,7 +78,7 @@ def _document(data: bytes, file: str, name: str, notes: list[str]) -> Table:
                 "log_history in a trainer state", f"{file} without it", "take trainer_state.json of a checkpoint"
             )
     if isinstance(content, dict):
-        series = {key: value for key, value in _flat(content).items() if isinstance(value, list)}
+        series = {key: value for key, value in _flat(content, file).items() if isinstance(value, list)}
         sizes = {len(value) for value in series.values()}
         if not series or len(sizes) > 1 or sizes == {0}:
             got = f"{file} with {', '.join(map(str, list(content)[:6])) or 'nothing'}"
@@ -82,7 +90,7 @@ def _document(data: bytes, file: str, name: str, notes: list[str]) -> Table:
         if not isinstance(entry, dict):
             got = f"entry {number} of {file}: {str(entry)[:40]}"
             raise refuse("objects as log entries", got, 'write {"step": ..., "loss": ...}')
-    entries = [_flat(entry) for entry in content]
+    entries = [_flat(entry, file) for entry in content]
     rows = list(range(1, len(entries) + 1))
     if state:
         kept = [(e, r) for e, r in zip(entries, rows, strict=True) if _SUMMARY not in e]
@@ -90,13 +98,28 @@ def _document(data: bytes, file: str, name: str, notes: list[str]) -> Table:
     return _table(entries, rows, file, name, "entry", notes)
 
 
-def _flat(entry: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _parsed(data: bytes, file: str) -> Any:
+    """The JSON value; `ValueError` where it is none."""
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise _too_deep(file) from error
+
+
+def _too_deep(file: str) -> InputError:
+    return refuse(f"JSON nested at most {MOST_DEPTH} deep", file, "write one flat object per line")
+
+
+def _flat(entry: dict[str, Any], file: str, prefix: str = "", depth: int = 1) -> dict[str, Any]:
+    """The object with names like "train/loss" for what lies within other objects; text without halves of characters."""
+    if depth > MOST_DEPTH:
+        raise _too_deep(file)
     flat: dict[str, Any] = {}
     for key, value in entry.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{key}/")
+            flat |= _flat(value, file, f"{prefix}{key}/", depth + 1)
         else:
-            flat[f"{prefix}{key}"] = value
+            flat[whole_text(f"{prefix}{key}")] = whole_text(value) if isinstance(value, str) else value
     return flat
 
 
@@ -106,18 +129,34 @@ def _table(entries: list[dict[str, Any]], rows: list[int], file: str, name: str,
     columns: dict[str, np.ndarray] = {}
     broken: dict[str, dict[int, str]] = {}
     notes = list(notes)
-    for key in dict.fromkeys(key for entry in entries for key in entry):
-        cells = [entry.get(key) for entry in entries]
+    size = len(entries)
+    filled: dict[str, tuple[list[int], list[Any]]] = {}
+    for place, entry in enumerate(entries):
+        for key, cell in entry.items():
+            places, cells = filled.setdefault(key, ([], []))
+            places.append(place)
+            cells.append(cell)
+    check_sparse(size, len(filled), sum(map(len, entries)), file)
+    for key, (places, cells) in filled.items():
         if any(isinstance(cell, list) for cell in cells):
             continue
         if all(type(cell) is float or (type(cell) is int and abs(cell) < 1 << 63) for cell in cells):
-            columns[key] = np.array(cells, dtype=float)
+            columns[key] = _spread(np.array(cells, dtype=float), places, np.full(size, np.nan))
             continue
-        numbers, bad, done = parse_column(np.array(cells, dtype=object))
+        held = np.empty(len(cells), dtype=object)
+        held[:] = cells
+        numbers, bad, done = parse_column(held)
         if is_numbers(numbers, bad) or (not bad and np.isnan(numbers).all()):
-            columns[key] = numbers
-            broken[key] = {rows[i]: text for i, text in bad.items()}
+            columns[key] = _spread(numbers, places, np.full(size, np.nan))
+            broken[key] = {rows[places[i]]: text for i, text in bad.items()}
             notes += [f"{text} in column {key}" for text in sorted(done)]
         else:
-            columns[key] = np.array(["" if cell is None else str(cell) for cell in cells], dtype=object)
+            words = np.array(["" if cell is None else str(cell) for cell in cells], dtype=object)
+            columns[key] = _spread(words, places, np.full(size, "", dtype=object))
     return Table(file, name, columns, np.array(rows), unit, broken, tuple(notes))
+
+
+def _spread(values: np.ndarray, places: list[int], column: np.ndarray) -> np.ndarray:
+    """`column` with `values` at `places`."""
+    column[places] = values
+    return column

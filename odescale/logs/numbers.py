@@ -16,7 +16,9 @@ _COMMA_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(,\d{3})+(\.\d+)?%?")
 _DOT_GROUPS = re.compile(r"[+-]?[1-9]\d{0,2}(\.\d{3})+(,\d+)?%?")
 _DOT = re.compile(r"[+-]?\d*\.\d+(e[+-]?\d+)?%?", re.I)
 _SPACED = re.compile(r"(?<=\d)[\u00a0\u202f '_](?=\d{3}(?!\d))")
-_TENSOR = re.compile(r"(?:tensor|array|np\.float\d+)\(\s*([^\s,()]+).*\)", re.S)
+_TENSOR = re.compile(
+    r"(?:tensor|array|np\.float\d++)\(\s*+([^\s,()]++).*\)", re.S
+)  # possessive: no place is tried twice
 
 
 def decimal_mark(cells: Iterable[str]) -> str:
@@ -40,6 +42,7 @@ def parse_column(cells: np.ndarray, decimal: str = ".") -> tuple[Float[np.ndarra
     values = np.full(cells.size, np.nan)
     broken: dict[int, str] = {}
     done: set[str] = set()
+    known: dict[str, float | None] = {}
     dotted = decimal == "," and _all_grouped(cells)
     for position, cell in enumerate(cells):
         if cell is None or isinstance(cell, float) and cell != cell:
@@ -48,13 +51,23 @@ def parse_column(cells: np.ndarray, decimal: str = ".") -> tuple[Float[np.ndarra
             broken[position] = str(cell)
             continue
         text = str(cell).strip().strip('"').strip()
-        if text.lower() in MISSING:
-            continue
-        try:
-            values[position] = _number(text, decimal, dotted, done)
-        except ValueError:
+        if text not in known:
+            known[text] = _number_or_none(text, decimal, dotted, done)
+        if (number := known[text]) is None:
             broken[position] = text
+        else:
+            values[position] = number
     return values, broken, done
+
+
+def _number_or_none(text: str, decimal: str, dotted: bool, done: set[str]) -> float | None:
+    """The number of a cell, NaN for what stands for a missing one, None for other text."""
+    if text.lower() in MISSING:
+        return float("nan")
+    try:
+        return _number(text, decimal, dotted, done)
+    except ValueError:
+        return None
 
 
 def is_numbers(values: Float[np.ndarray, " n"], broken: dict[int, str]) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
@@ -15,9 +16,10 @@ import numpy as np
 from jaxtyping import Float
 
 from odescale.analysis.forecast.loss_curve import LossCurve, curve_from_rates
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.logs.columns import choose_columns, flop_unit
 from odescale.logs.files import FORMATS, open_tables
+from odescale.logs.limits import check_bytes
 from odescale.logs.runs import join_charts, reshape, split_runs
 from odescale.logs.steps import Piece, order_steps
 from odescale.logs.table import Table, ranges, refuse
@@ -122,6 +124,7 @@ def read_logs(
     format: str | None = None,
     warmup_steps: float | None = None,
     batch_tokens: float | None = None,
+    max_bytes: int | None = None,
 ) -> tuple[TrainingLog, ...]:
     """Every run in a file, a folder or several files, in order of appearance.
 
@@ -133,6 +136,7 @@ def read_logs(
     (`"25M/*"`) or a part of names. `format`, where the guess is wrong: csv, tsv, wandb, mlflow, jsonl, json, trainer_state,
     tensorboard, printed. `warmup_steps`: linear warm-up from zero before the first row, for `TrainingLog.tau`. `batch_tokens` per
     SGD step: gives tokens where they were not logged, and steps where only tokens were. `step="row"` counts rows from 1.
+    `max_bytes`: a longer file, or one that unpacks to more, is refused (default `odescale.logs.limits.MOST_BYTES`, 128 MiB).
 
     **Returns** `TrainingLog`s; read `notes`: every guess and repair stands there. **Errors**: `InputError` naming file and row.
     """
@@ -142,14 +146,15 @@ def read_logs(
     }  # fmt: skip
     if format is not None and format not in FORMATS:
         raise InputError("format", expected=f"one of {', '.join(FORMATS)}", got=format, remedy="leave it out")
-    if batch_tokens is not None and not (np.isfinite(batch_tokens) and batch_tokens > 0):
-        raise InputError("batch_tokens", expected="tokens per SGD step > 0", got=batch_tokens, remedy="leave it out")
-    if warmup_steps is not None and not (np.isfinite(warmup_steps) and warmup_steps >= 0):
-        raise InputError("warmup_steps", expected="SGD steps >= 0", got=warmup_steps, remedy="0 is no warm-up")
+    if batch_tokens is not None:
+        require_number("batch_tokens", batch_tokens, open_=True)
+    if warmup_steps is not None:
+        require_number("warmup_steps", warmup_steps)
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
     if not paths:
         raise refuse("a log file or folder", "an empty list", "pass a path")
-    tables = [table for entry in paths for table in open_tables(Path(entry), FORMATS.get(format or ""))]
+    most = check_bytes(max_bytes)
+    tables = [table for entry in paths for table in open_tables(Path(entry), FORMATS.get(format or ""), most)]
     tables = join_charts([part for table in tables for part in reshape(table)])
     logs = [log for table in tables for log in _runs(table, given, warmup_steps, batch_tokens)]
     logs = _distinct(logs)
@@ -335,7 +340,8 @@ def _distinct(logs: list[TrainingLog]) -> list[TrainingLog]:
     """Equal names from several files get the file's folder or number in front."""
     seen: dict[str, int] = {}
     result = []
-    twice = {log.name for log in logs if sum(other.name == log.name for other in logs) > 1}
+    counts = Counter(log.name for log in logs)
+    twice = {name for name, count in counts.items() if count > 1}
     for log in logs:
         if log.name in twice:
             stem = f"{Path(log.source).stem}/{log.name}" if Path(log.source).stem != log.name else log.name

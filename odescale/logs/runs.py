@@ -7,6 +7,7 @@ import re
 import numpy as np
 
 from odescale.logs.columns import plain
+from odescale.logs.limits import check_runs
 from odescale.logs.table import Table, refuse
 
 # Always told apart by these; by any other column only where the steps alone do not tell.
@@ -47,12 +48,14 @@ def _split_charts(table: Table, charts: list[str]) -> list[Table]:
     # The metric of a chart is one for all its runs; a run's own name may hold " - " too.
     split = {name: name.rsplit(" - ", 1) for name in means}
     result = []
-    for run in dict.fromkeys(prefix for prefix, _ in split.values()):
+    members: dict[str, list[tuple[str, str]]] = {}
+    for name, (run, metric) in split.items():
+        members.setdefault(run, []).append((name, metric))
+    check_runs(len(members), table.file)
+    for run, held in members.items():
         columns = {name: table.columns[name] for name in shared}
         broken = {name: table.broken[name] for name in shared if name in table.broken}
-        for name, (prefix, metric) in split.items():
-            if prefix != run:
-                continue
+        for name, metric in held:
             columns[metric if metric not in columns else f"{metric} (chart)"] = table.columns[name]
             broken[metric] = table.broken.get(name, {})
         own = [columns[key] for key in columns if key not in shared]
@@ -66,9 +69,11 @@ def _split_charts(table: Table, charts: list[str]) -> list[Table]:
 def join_charts(tables: list[Table]) -> list[Table]:
     """Charts of the same run in several exports (one of the loss, one of the rate) as one table, sorted by step."""
     result: list[Table] = []
+    named: dict[str, list[int]] = {}
     for table in tables:
-        place = next((i for i, t in enumerate(result) if _joins(t, table)), None)
+        place = next((i for i in named.get(table.name, ()) if _joins(result[i], table)), None)
         if place is None:
+            named.setdefault(table.name, []).append(len(result))
             result.append(table)
             continue
         first = result[place]
@@ -102,7 +107,9 @@ def _pivot(table: Table, key: str, known: dict[str, str]) -> list[Table]:
             row = min(table.broken.get(role) or {int(table.rows[0]): str(table.columns[role][0])})
             raise refuse("numbers", f"{table.unit} {row} of {table.file}, column {role}", "mend it")
     result = []
-    for run, index in _groups(table, names).items():
+    groups = _groups(table, names)
+    check_runs(len(groups), table.file)
+    for run, index in groups.items():
         part = table.take(index)
         # A new row where a key comes again or the step changes.
         places = np.zeros(part.rows.size, int)
@@ -161,6 +168,7 @@ def split_runs(table: Table, step: str) -> list[Table]:
     groups = _groups(table, used)
     if len(groups) == 1:
         return [table]
+    check_runs(len(groups), table.file)
     note = f"runs told apart by {', '.join(used)}"
     return [table.take(index, name, (note,)) for name, index in groups.items()]
 

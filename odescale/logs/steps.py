@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float, Int
 
+from odescale.logs.limits import MOST_RESTARTS
 from odescale.logs.table import ranges
 
 
@@ -40,7 +41,7 @@ def order_steps(
     if starts.size == 0:
         return [_without_repeats(index, step, rows, unit, notes)]
     parts = np.split(index, starts)
-    if len(parts) > max(4, step.size // 8) or not all(
+    if len(parts) > max(4, min(step.size // 8, MOST_RESTARTS)) or not all(
         _again(step, a, b) for a, b in zip(parts, parts[1:], strict=False)
     ):
         notes.append(f"rows out of order at {ranges(rows[index[starts]], unit)}: sorted by step")

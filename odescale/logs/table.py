@@ -55,6 +55,11 @@ def short_path(path: Path, most: int = 60) -> str:
     return text if len(text) <= most else "..." + text[-(most - 3) :]
 
 
+def whole_text(text: str) -> str:
+    """The text without lone surrogates, halves of a character that JSON can name and nothing can print."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 def refuse(expected: str, got: str, remedy: str) -> InputError:
     """The one error of a log that cannot be read."""
     return InputError("LOG", expected=expected, got=got, remedy=remedy)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from odescale.errors import InputError
+from odescale.logs.limits import MOST_CELL, check_columns
 from odescale.logs.numbers import decimal_mark, is_numbers, parse_column, plain_number
 from odescale.logs.table import Table, ranges, refuse
 
@@ -131,8 +133,12 @@ def _lines(data: bytes, file: str, notes: list[str]) -> tuple[list[str], bytes, 
         number = kept[0][0]
     number = 1 if plain else kept[0][0]
     sample = [first.strip("\n")] + [line.decode() for line in body.split(b"\n", SAMPLE)[:SAMPLE] if line]
-    delimiter = _delimiter(sample)
-    names = _split(sample[0], delimiter)
+    try:
+        delimiter = _delimiter(sample)
+        names = _split(sample[0], delimiter)
+    except csv.Error as error:
+        raise _long_cell(file) from error
+    check_columns(len(names), file)
     if all(plain_number(cell) for cell in names):
         above_names = _split(comment, delimiter) if comment else []
         body, rows = first.encode() + body, np.concatenate([[number], rows])
@@ -151,6 +157,11 @@ def _lines(data: bytes, file: str, notes: list[str]) -> tuple[list[str], bytes, 
             body = body if rows.size else b""
         del repeated
     return _unique([cell.strip().strip('"') for cell in names], notes), body, rows, delimiter
+
+
+def _long_cell(file: str) -> InputError:
+    got = f"{file} with a longer one, or a quote that does not close"
+    return refuse(f"cells of at most {MOST_CELL} characters", got, "shorten it, or mend the quotes")
 
 
 def _delimiter(sample: list[str]) -> str:
@@ -188,7 +199,10 @@ def _check_fields(
     header: list[str], body: bytes, rows: np.ndarray, delimiter: str, file: str, whole: bool, notes: list[str]
 ) -> tuple[list[str], bytes, np.ndarray]:
     """Every row has as many fields as the header; a short last line without its end is dropped as cut off."""
-    counts = _count_fields(body, rows.size, delimiter)
+    try:
+        counts = _count_fields(body, rows.size, delimiter)
+    except csv.Error as error:
+        raise _long_cell(file) from error
     if counts.size != rows.size:
         raise refuse("one row per line", f"{file}: a quote that does not close", "mend the quotes")
     size = len(header)
@@ -219,14 +233,11 @@ def _check_fields(
 
 def _count_fields(body: bytes, size: int, delimiter: str) -> np.ndarray:
     if b'"' in body:
-        # strict=False never raises but for a field beyond the reader's limit, which an unclosed quote makes.
+        # strict=False never raises but for a field beyond the reader's limit, which an unclosed quote makes too.
         text = io.StringIO(body.decode(), newline="")
         if delimiter == SPACES:
             return np.array([len(_split(line, SPACES)) for line in text])
-        try:
-            return np.fromiter((len(row) for row in csv.reader(text, delimiter=delimiter, skipinitialspace=True)), int)
-        except csv.Error:
-            return np.zeros(0, int)
+        return np.fromiter((len(row) for row in csv.reader(text, delimiter=delimiter, skipinitialspace=True)), int)
     if delimiter == SPACES:
         return np.fromiter((len(line.split()) for line in body.split(b"\n")[:-1]), int, count=size)
     codes = np.frombuffer(body, np.uint8)

@@ -16,6 +16,7 @@ from odescale.analysis.forecast.predict import RunForecast
 from odescale.analysis.phases.exponents import LocalExponent
 from odescale.analysis.phases.regimes import Transition
 from odescale.errors import InputError
+from odescale.plain_text import in_picture
 from odescale.plot.style import (
     COLOURS,
     CYCLE,
@@ -50,7 +51,7 @@ def plot_curves(result: Any, axes: Any = None, *, transition: Transition | None 
         for number, curve in enumerate(curves[:MOST_LINES]):
             kept = curve.step > 0
             style = {"color": CYCLE[number % len(CYCLE)], "linewidth": 1.4}
-            top.plot(curve.step[kept], curve.loss[kept], label=curve.name, **style)
+            top.plot(curve.step[kept], curve.loss[kept], label=in_picture(curve.name), **style)
             if curve.learning_rate is not None and "rate" in drawn:
                 strip.plot(curve.step[kept], curve.learning_rate[kept], **style)
         if transition is not None:
@@ -110,7 +111,13 @@ def plot_residuals(fit: LawFit, axes: Axes | None = None, *, curves: Sequence[Lo
         ends = np.cumsum([curve.step.size for curve in curves])[:-1]
         for number, (curve, part) in enumerate(zip(curves, np.split(fit.residual, ends), strict=True)):
             axes.plot(
-                curve.tau, 100 * part, ".-", markersize=3, linewidth=0.8, color=CYCLE[number % 8], label=curve.name
+                curve.tau,
+                100 * part,
+                ".-",
+                markersize=3,
+                linewidth=0.8,
+                color=CYCLE[number % 8],
+                label=in_picture(curve.name),
             )
         axes.axhline(0, color=COLOURS["formula"], linewidth=1)
         axes.set(xscale="log", xlabel=r"intrinsic time  $\tau = \int\eta\,dt$  (learning rate $\times$ SGD steps)",
@@ -161,7 +168,7 @@ def plot_forecast(
             first = float(run.step[np.argmax(run.unseen)])
             for panel in drawn.values():
                 panel.axvspan(float(run.step[0]), first, color=COLOURS["grey"], alpha=0.08, linewidth=0)
-        top.set_title(f"{run.name}: forecast", loc="left")
+        top.set_title(f"{in_picture(run.name)}: forecast", loc="left")
         top.legend()
         if "rate" in drawn and rate is not None:
             strip.plot(run.step, rate, color=COLOURS["formula"], linewidth=1.4)

@@ -23,7 +23,8 @@ class Code(IntEnum):
 
 REMEDIES = {
     Code.OK: "finished",
-    Code.MAX_STEPS: "step cap reached, probably stiff there: raise max_steps, loosen rtol, or use an implicit solver",
+    Code.MAX_STEPS: "step cap reached, probably stiff there: raise max_steps (--max-steps of solve and sweep), loosen rtol, "
+    "or use an implicit solver",
     Code.NOT_FINITE: "the overlaps became infinite or NaN, probably unstable: lower learning_rate or raise batch",
     Code.IMPLICIT_FAILED: "the implicit equations did not converge: loosen rtol or try another solver",
     Code.STEP_TOO_SMALL: "the step size fell to rounding (divergence, or rtol too small): lower learning_rate or loosen rtol",

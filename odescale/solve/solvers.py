@@ -61,8 +61,7 @@ def ladder_of(integration: Integration, solver: str, label: str) -> tuple[str, .
     """The solvers to try in turn: the system's own for "auto", else the one that was asked for, if the system can use it."""
     if solver == "auto":
         return integration.solvers
-    if solver not in SOLVERS:
-        raise InputError("solver", expected=f"one of auto, {', '.join(SOLVERS)}", got=solver, remedy="use auto")
+    require_solver(solver)
     special = SOLVERS[solver].special
     if special and solver not in (*integration.solvers, *integration.also):
         raise InputError(
@@ -70,6 +69,12 @@ def ladder_of(integration: Integration, solver: str, label: str) -> tuple[str, .
             remedy=f"leave it at auto ({', '.join(integration.solvers)})",
         )  # fmt: skip
     return (solver,)
+
+
+def require_solver(solver: str) -> None:
+    """Refuses a name that is no solver's."""
+    if solver != "auto" and solver not in SOLVERS:
+        raise InputError("solver", expected=f"one of auto, {', '.join(SOLVERS)}", got=solver, remedy="use auto")
 
 
 def method_of(solver: str, integration: Integration) -> diffrax.AbstractSolver:

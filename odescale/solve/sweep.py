@@ -180,7 +180,7 @@ def _keeps_shapes(family: Any, columns: dict[str, Any]) -> None:
     except jax.errors.JAXTypeError:
         raise InputError(
             ", ".join(columns), expected="parameters that keep all shapes", got="a sweep over them",
-            remedy="loop over them",
+            remedy="loop over them, or build the system and sweep its own numbers",
         ) from None  # fmt: skip
 
 

@@ -35,6 +35,8 @@ class Entry:
     - `description`: one line. `t1`: an end time (units of t) that shows it; `run_t1`: that of a training, None for the same.
     - `points`: output times of a solve on the command line; fewer where every one is an average over nodes.
     - `unit`: what one unit of t is; empty where only the clock of a built system says it.
+    - `fields`: of a builder that computes with its numbers (a kernel of a real network), the parameters that stand in the built
+      system as its own numbers, up to a factor: only these can be swept, on one system. None: all numbers can.
     """
 
     name: str
@@ -45,6 +47,7 @@ class Entry:
     run_t1: float | None = None
     points: int = 200
     unit: str = ""
+    fields: tuple[str, ...] | None = None
 
     @property
     def build(self) -> Callable[..., AbstractSystem]:
@@ -69,7 +72,7 @@ _OWN = (
           unit="`dimension` SGD steps; one step of adam"),
     Entry("kernel", "odescale.systems.kernel_build:kernel", tables.KERNEL,
           "full-batch gradient descent of a real transformer at its tangent kernel", 200.0,
-          unit="one step of gradient descent"),
+          unit="one step of gradient descent", fields=("learning_rate",)),
     Entry("spectral", "odescale.systems.spectral:spectral", tables.SPECTRAL,
           "one-pass SGD of a linear model on any spectrum, every mode exact: scaling laws", 1e6, run_t1=2000.0,
           unit="one SGD step"),
@@ -132,6 +135,9 @@ def find_system(name: str) -> Entry:
         return entry_of(located(name))
     _load_entry_points()
     if name not in SYSTEMS:
+        if name in _failed:
+            raise InputError("system", expected=f"the package of {name} to import", got=_failed[name],
+                             remedy="mend or remove that package")  # fmt: skip
         close = get_close_matches(name, SYSTEMS, n=1)
         hint = f"did you mean {close[0]}?" if close else "run `odescale systems`, or name a file: my_theory.py:builder"
         raise InputError("system", expected=f"one of {', '.join(SYSTEMS)}", got=name, remedy=hint)
@@ -142,6 +148,12 @@ def systems() -> dict[str, str]:
     """Names of the systems and what they are, those of installed packages included."""
     _load_entry_points()
     return {name: entry.description for name, entry in SYSTEMS.items()}
+
+
+def failed_entry_points() -> dict[str, str]:
+    """Entry points whose module did not import, by name, with the error: their systems are left out of the register."""
+    _load_entry_points()
+    return dict(_failed)
 
 
 def entry_of(subject: Any) -> Entry:
@@ -242,6 +254,7 @@ def _homes(builder: Callable[..., Any] | str) -> set[str]:
 
 
 _loaded: set[str] = set()
+_failed: dict[str, str] = {}
 
 
 def _load_entry_points() -> None:
@@ -250,4 +263,7 @@ def _load_entry_points() -> None:
     for point in entry_points(group=GROUP):
         if point.value not in _loaded:
             _loaded.add(point.value)
-            point.load()
+            try:
+                point.load()
+            except (Exception, SystemExit) as error:  # somebody else's package must not take the others with it
+                _failed[point.name] = f"{point.value}: {type(error).__name__}: {error}"
