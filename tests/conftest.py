@@ -1,5 +1,6 @@
 """Shared settings of the tests: 64-bit numbers on, as a user of the library switches them on; compiled code dropped in time."""
 
+import gc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,16 @@ jax.config.update("jax_enable_x64", True)
 # Linux gives a process 65530 memory mappings (vm.max_map_count). XLA's compiler for CPUs takes a few for every function
 # that it compiles and keeps them as long as the function is cached; where none is left it ends in a segmentation fault.
 MOST_MAPPINGS = 10_000
+
+# Tracing makes millions of small objects that live as long as their program; at Python's own threshold (700 new objects) the collector
+# walks them over and over and takes an eighth of a run. What is garbage in a circle is collected where compiled functions are dropped.
+gc.set_threshold(100_000, 20, 100)
+
+
+def pytest_collection_finish() -> None:
+    """Leave out of every collection what importing and collecting made: it stays to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 def memory_mappings() -> int:
@@ -39,6 +50,7 @@ def _drop_compiled_functions() -> Iterator[None]:
     if memory_mappings() > MOST_MAPPINGS:
         equinox.clear_caches()
         jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

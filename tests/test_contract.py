@@ -38,6 +38,11 @@ def small(name: str) -> tuple[dict[str, Any], float]:
     return SMALL.get(name, ({}, SYSTEMS[name].t1 if name in SYSTEMS else 1.0))
 
 
+def points(name: str) -> int:
+    """Output times of all verbs, those of `odescale transition`: the shapes of the arrays decide what is compiled again."""
+    return 2 * (SYSTEMS[name].points if name in SYSTEMS else 200)
+
+
 @cache
 def system(name: str) -> odescale.AbstractSystem:
     from odescale.systems.register import as_system
@@ -47,7 +52,7 @@ def system(name: str) -> odescale.AbstractSystem:
 
 @cache
 def trajectory(name: str) -> odescale.Trajectory:
-    return odescale.integrate(system(name), small(name)[1], points=24)
+    return odescale.integrate(system(name), small(name)[1], points=points(name))
 
 
 @cache
@@ -56,6 +61,8 @@ def run(name: str) -> odescale.Run:
 
 
 def trained(name: str) -> dict[str, Any]:
+    if name in ("attention", "quickstart"):
+        return {"test_sequences": 256}
     return {"seeds": 1} if name == "kernel" else {}
 
 
@@ -71,20 +78,21 @@ def integrates(name: str, folder: Path) -> None:
 
 def sweeps(name: str, folder: Path) -> None:
     rate = float(system(name).clock.learning_rate)  # type: ignore[arg-type]
-    found = odescale.sweep(system(name), small(name)[1], {"learning_rate": [0.5 * rate, rate]}, points=24)
-    assert found.loss.shape == (2, 24)
+    found = odescale.sweep(system(name), small(name)[1], {"learning_rate": [0.5 * rate, rate]}, points=points(name))
+    assert found.loss.shape == (2, points(name))
     np.testing.assert_allclose(found.loss[1], trajectory(name).loss, rtol=2e-3, equal_nan=True)
     assert "2 parameter sets" in str(found)
 
 
 def sweeps_by_name(name: str, folder: Path) -> None:
     rate = float(system(name).clock.learning_rate)  # type: ignore[arg-type]
-    found = odescale.sweep(name, small(name)[1], {"learning_rate": [rate, 0.5 * rate]}, points=24, **small(name)[0])
+    numbers = {"points": points(name), "max_steps": system(name).integration.most_steps}  # those of the command
+    found = odescale.sweep(name, small(name)[1], {"learning_rate": [rate, 0.5 * rate]}, **numbers, **small(name)[0])
     np.testing.assert_allclose(found.loss[0], trajectory(name).loss, rtol=2e-3, equal_nan=True)
 
 
 def finds_transition(name: str, folder: Path) -> None:
-    found = odescale.find_transition(system(name), small(name)[1], points=100)
+    found = odescale.find_transition(system(name), small(name)[1], points=points(name))
     assert found.reason and (found.t_x is None) != found.found
 
 
@@ -160,9 +168,9 @@ def command(verb: str, name: str, folder: Path) -> list[str]:
     words += [part for key, value in settings.items() for part in ("--set", f"{key}={value}")]
     rate = float(system(name).clock.learning_rate)  # type: ignore[arg-type]
     extra = {
-        "solve": ["--points", "24"],
-        "sweep": ["--vary", f"learning_rate={0.5 * rate}:{rate}:2", "--points", "24"],
-        "train": ["--seeds", str(trained(name).get("seeds", 2)), "--records", "9", "--out", str(folder)],
+        "solve": ["--points", str(points(name))],
+        "sweep": ["--vary", f"learning_rate={0.5 * rate}:{rate}:2", "--points", str(points(name))],
+        "train": ["--seeds", str(trained(name).get("seeds", 2)), "--records", "3", "--out", str(folder)],
         "compare": ["--seeds", str(trained(name).get("seeds", 2)), "--records", "9", "--out", str(folder)],
     }
     return words + extra.get(verb, [])
