@@ -15,8 +15,8 @@ jax.config.update("jax_enable_x64", True)
 # that it compiles and keeps them as long as the function is cached; where none is left it ends in a segmentation fault.
 MOST_MAPPINGS = 10_000
 
-# Tracing makes millions of small objects that live as long as their program; at Python's own threshold (700 new objects) the collector
-# walks them over and over and takes an eighth of a run. What is garbage in a circle is collected where compiled functions are dropped.
+# Tracing makes millions of small objects that live as long as their program: at Python's own threshold, 700 new objects, the
+# collector walks them over and over and takes an eighth of a run. Circles of dropped programs are collected where those are dropped.
 gc.set_threshold(100_000, 20, 100)
 
 

@@ -159,7 +159,7 @@ def test_transition_of_a_mean_field_system_has_a_reason_and_its_remarks(cli):
     assert record["nodes"]["kind"] == "closed form" and record["coverage"]["inside"]
 
 
-RUN = (*settings("dimension=40", "tokens=16"), "--t1", 4, "--seeds", 2, "--records", 12)
+RUN = (*settings("dimension=40", "tokens=6"), "--t1", 4, "--seeds", 2, "--records", 9)
 
 
 def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_path):
@@ -177,7 +177,7 @@ def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_
         "train", "quickstart", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t"
     )
     record = record_of(out)
-    assert status == 0 and err == "" and len(record["loss"]) == len(record["t"]) == len(record["error"]) == 12
+    assert status == 0 and err == "" and len(record["loss"]) == len(record["t"]) == len(record["error"]) == 9
     assert record["steps"][-1] == 4 * 40 and record["t"][-1] == 4 and Path(record["path"]).is_file()
     saved = Run.load(record["path"])
     np.testing.assert_allclose(compared["quantities"]["loss"]["measured"], saved.mean())
@@ -191,7 +191,7 @@ def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_
         "train", "quickstart", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train"
     )
     rows = [line.split() for line in out.splitlines()[1:-1]]
-    assert status == 0 and rows[0][:3] == ["step", "loss", "+-"] and rows[-1][0] == "160" and len(rows) == 13
+    assert status == 0 and rows[0][:3] == ["step", "loss", "+-"] and rows[-1][0] == "160" and len(rows) == 10
     # Another experiment must not go on from that checkpoint.
     status, out, err = cli("train", "quickstart", *settings("learning_rate=0.1"), *given, "--out", tmp_path / "other")
     assert status == 2 and out == "" and err.count("\n") == 1 and "checkpoint" in err

@@ -20,6 +20,7 @@ from odescale.run import Run
 from odescale.systems.attention_build import quickstart
 from odescale.systems.kernel_build import kernel
 from odescale.systems.peaked import peaked
+from odescale.systems.register import SYSTEMS
 from odescale.systems.spectral import spectral
 from odescale.systems.transformer import committee
 from odescale.training.checkpoint import kept_checkpoint
@@ -108,10 +109,12 @@ def test_a_run_says_what_it_is(kind: str, tmp_path: Any) -> None:
     same(found, back)
     assert back.config == found.config and len(str(back).splitlines()) <= 8
     log = found.log()
-    report = report_logs([log])
-    assert report.runs[0].log.loss[-1] == pytest.approx(found.mean()[-1])
-    law = fit_law(log.curve())
-    assert law.identified or law.reason
+    assert log.loss[-1] == pytest.approx(found.mean()[-1])
+    if theory not in SYSTEMS and theory != "mean_field":  # the runs of those are reported in test_contract.py
+        report = report_logs([log])
+        assert report.runs[0].log.loss[-1] == pytest.approx(found.mean()[-1])
+        law = fit_law(log.curve())
+        assert law.identified or law.reason
 
 
 @pytest.mark.parametrize("kind", KINDS)
