@@ -16,7 +16,7 @@ jax.config.update("jax_enable_x64", True)
 MOST_MAPPINGS = 10_000
 
 # Tracing makes millions of small objects that live as long as their program: at Python's own threshold, 700 new objects, the
-# collector walks them over and over and takes an eighth of a run. Circles of dropped programs are collected where those are dropped.
+# collector walks them over and over and takes an eighth of a run. Circles of dropped programs are collected where they are dropped.
 gc.set_threshold(100_000, 20, 100)
 
 
