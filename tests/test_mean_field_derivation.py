@@ -33,6 +33,12 @@ def derivation():
     return derive()
 
 
+@pytest.fixture(scope="module")
+def single_step():
+    """The flow of one SGD step and its Gaussian moments (G, H, V), by two million samples."""
+    return sgd_step(MeanFieldOptions())[1], checks._moments(300, 2_000_000)
+
+
 def test_files_are_what_the_derivation_gives(derivation) -> None:
     assert command.differences(ROOT, command.texts(derivation)) == {}
     assert command.hand_edited(ROOT, "mean_field") == ""
@@ -59,10 +65,9 @@ def test_numeric_checks_pass(derivation) -> None:
 
 
 @pytest.mark.parametrize("spoiled", ["no write-back", "independent tokens", "gradient 10 % off"])
-def test_the_single_step_sees_a_wrong_closure(spoiled: str) -> None:
+def test_the_single_step_sees_a_wrong_closure(single_step, spoiled: str) -> None:
     """The check of the whole closure fails without H, without rho in V, and with G 10 % off (5 % is within its noise)."""
-    _, flow = sgd_step(MeanFieldOptions())
-    G, H, V = checks._moments(300, 2_000_000)
+    flow, (G, H, V) = single_step
     if spoiled == "no write-back":
         H = 0 * H
     elif spoiled == "gradient 10 % off":
