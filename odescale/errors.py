@@ -38,6 +38,10 @@ class SolveError(OdescaleError, RuntimeError):
     """An integration did not finish: the text gives the time reached, the steps taken, the likely cause, the remedy."""
 
 
+MOST_DRAWS = 1_000_000
+"""Resampled curves of a bootstrap: more would only fill memory."""
+
+
 def whole(name: str, value: Any, least: int = 1, most: float = math.inf, remedy: str | None = None) -> int:
     """The integer behind `value`, a number or an array of one, from `least` to `most`; else an `InputError` by its name."""
     number = _float(value)
@@ -54,10 +58,9 @@ def require_number(name: str, value: Any, least: float = 0.0, below: float = mat
     """A finite number in [least, below), or in (least, below) where `open_`; else an `InputError` by its name."""
     number = _float(value)
     if not (math.isfinite(number) and least <= number < below) or (open_ and number == least):
-        upper = "" if math.isinf(below) else f" and below {below:g}"
-        raise InputError(
-            name, expected=f"a finite number {'>' if open_ else '>='} {least:g}{upper}", got=value, remedy="mend it"
-        )
+        lower = "" if math.isinf(least) else f" {'>' if open_ else '>='} {least:g}"
+        upper = "" if math.isinf(below) else f" and below {below:g}" if lower else f" below {below:g}"
+        raise InputError(name, expected=f"a finite number{lower}{upper}", got=value, remedy="mend it")
     return number
 
 

@@ -10,12 +10,19 @@ import json
 import random
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
+import odescale
 from benchmarks import fuzz, fuzz_inputs
-from odescale import InputError, read_logs
+from odescale import InputError, fit_law, frontier, laws, linear, read_logs, spectra
+from odescale.analysis.phases.exponents import local_exponent, tail_exponent
+from odescale.errors import OdescaleError
+from odescale.laws import curve_from_rates
 from odescale.logs import limits
 
 COUNT = 120
@@ -184,3 +191,95 @@ def test_errors_show_no_escape_codes(tmp_path: Path, cli) -> None:
 def test_damage_is_seeded() -> None:
     first, second = (fuzz_inputs.log_file(random.Random("1 2")) for _ in range(2))
     assert first == second != fuzz_inputs.log_file(random.Random("1 3"))
+
+
+# numbers
+
+T = np.geomspace(1, 1e3, 60)
+STEP = 50.0 * np.arange(1, 61)
+RATE = np.where(STEP > 1500, 2e-4, 1e-3)
+CURVE = curve_from_rates("run", STEP, 2 + 3 * np.cumsum(50 * RATE) ** -0.4 + 100 * RATE, RATE)
+MODES = {"eigenvalues": np.array([1.0, 0.5, 0.2]), "excess": np.ones(3)}
+BAD_NUMBERS = (
+    float("nan"),
+    float("inf"),
+    float("-inf"),
+    -1,
+    0,
+    1e308,
+    5e-324,
+    10**30,
+    -(10**30),
+    1.5,
+    -1e-3,
+    np.float32("nan"),
+)
+NUMBERS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    "fit_power_floor": (lambda **k: laws.fit_power_floor(T, 2 + 5 * T**-0.5, **{"draws": 3, **k}), ("draws", "seed")),
+    "local_exponent": (
+        lambda at=5.0, **k: local_exponent(T, T**-0.5, at=[at], **k), ("at", "smoothing", "irreducible"),
+    ),
+    "tail_exponent": (lambda **k: tail_exponent(T, T**-0.5, **k), ("shift", "irreducible")),
+    "fit_law": (lambda **k: fit_law(CURVE, law="instant", **{"draws": 2, **k}), ("draws", "seed")),
+    "compare_laws": (
+        lambda **k: laws.compare_laws(CURVE, laws=("power_tau",), validate=False, **{"draws": 0, **k}), ("draws", "memory"),
+    ),
+    "curve_from_rates": (lambda **k: curve_from_rates("run", STEP, STEP, RATE, **k), ("warmup", "parameters")),
+    "risk_law": (
+        lambda **k: frontier.risk_law((1,), (0.5,), (2,), **{"decay": 50, "rate": 0.8, "time_cost": 1, **k}),
+        ("decay", "rate", "time_cost", "unit"),
+    ),
+    "compute_optimal": (lambda a=2.0, b=1.5: frontier.compute_optimal(a, b), ("a", "b")),
+    "frontier_exponent": (
+        lambda first=1.0, **k: frontier.frontier_exponent(T, T**-0.3, window=(first, 900.0), **{"draws": 9, **k}),
+        ("first", "draws", "seed"),
+    ),
+    "power_law": (
+        lambda **k: spectra.power_law(**{"exponent": 1.5, "modes": 20, **k}), ("exponent", "modes", "trace", "per_decade"),
+    ),
+    "listed": (lambda value: spectra.listed([value, 1.0]), ("value",)),
+    "spectral": (
+        lambda **k: odescale.spectral(**{"modes": 5, **k}),
+        ("modes", "learning_rate", "batch", "noise", "floor", "per_decade", "spectrum_exponent", "risk_exponent"),
+    ),
+    "exact_recursion": (lambda **k: linear.exact_recursion(odescale.spectral(**MODES), np.arange(3), **k), ("momentum",)),
+    "solve_spectral": (
+        lambda **k: linear.solve_spectral(odescale.spectral(**MODES), np.array([0.0, 2.0]), **k), ("rtol", "max_steps"),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("name", "argument"), [(name, one) for name, (_, words) in NUMBERS.items() for one in words])
+def test_a_bad_number_is_an_answer_without_nan_or_an_error_that_names_it(name: str, argument: str) -> None:
+    """No error or warning of numpy, scipy or JAX: an `OdescaleError` on one line, or numbers."""
+    call, refused = NUMBERS[name][0], 0
+    for bad in BAD_NUMBERS:
+        try:
+            found = call(**{argument: bad})
+        except OdescaleError as error:
+            assert "\n" not in str(error)
+            refused += 1
+        else:
+            kept = (found.log_loss, found.exponent) if name == "local_exponent" else ()
+            assert all(np.isfinite(values).all() for values in kept), bad
+    assert refused >= 2  # nan among them, unless the argument cannot be a number at all
+    with pytest.raises(OdescaleError):
+        call(**{argument: float("nan")})
+
+
+@pytest.mark.parametrize("law", ["two_phase", "relaxing", "multi_power"])
+@pytest.mark.filterwarnings("error")
+def test_laws_fit_a_clean_step_down_log(law: str) -> None:
+    """Terms of a law vanish to less than any number at the end of a searched range: no error of scipy, and the fit is right."""
+    step = 10.0 * np.arange(300)
+    rate = np.where(np.arange(300) > 200, 1e-4, 1e-3)
+    curve = curve_from_rates("run", step, 2 + 6 / (1 + np.arange(300)) ** 0.4, rate).between(150, np.inf)
+    fit = fit_law(curve, law=law, draws=3)
+    assert np.isfinite(fit.vector).all() and np.isfinite(fit.rms) and fit.rms < 0.02
+    assert np.isfinite(fit_law(CURVE.between(100, np.inf), law=law, draws=0).rms)
+
+
+def test_a_report_of_a_clean_step_down_log_is_written(folder: Path, cli) -> None:
+    status, _, err = cli("report", folder / "good.csv", "--out", folder / "page")
+    assert status == 0 and err == "" and "two_phase" in (folder / "page" / "report.md").read_text()

@@ -214,8 +214,9 @@ def spectral(
         schedule, given = LoggedSchedule(rates / top), given | {"learning_rate": top}
     texts = {"schedule": schedule} if isinstance(schedule, str) else {}
     values = complete(Spectral.parameters, given | texts, "spectral")
-    lam, rho = _modes(eigenvalues, excess, values, given)
-    start, squares = lam * rho, lam**2
+    with np.errstate(all="ignore"):  # exponents that no number carries are refused with the modes that they make
+        lam, rho = _modes(eigenvalues, excess, values, given)
+        start, squares = lam * rho, lam**2
     if values["per_decade"]:
         lam, start, squares = bin_modes(lam, start, per_decade=values["per_decade"], nodes=values["bin_nodes"])
     numbers = {name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "noise")}

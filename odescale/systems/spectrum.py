@@ -95,10 +95,12 @@ def listed(eigenvalues: object) -> Spectrum:
     `eigenvalues`: positive finite numbers, shape (d,). One unit of t is N = sum of them SGD steps.
     """
     values = np.sort(np.asarray(eigenvalues, dtype=float).ravel())[::-1]
-    if values.size == 0 or not np.all(np.isfinite(values)) or np.any(values <= 0):
+    # Their squares and the inverse of their sum are needed too.
+    if values.size == 0 or not np.all((values > 1e-150) & (values < 1e150)):
         raise InputError(
-            "eigenvalues", expected="positive finite numbers", got=eigenvalues, remedy="drop zeros and NaN"
-        )
+            "eigenvalues", expected="positive finite numbers, 1e-150 to 1e150", got=eigenvalues,
+            remedy="drop zeros and NaN",
+        )  # fmt: skip
     trace = float(values.sum())
     return Spectrum(values.copy(), np.ones_like(values) / trace, np.ones_like(values), values**2, trace)
 
@@ -122,7 +124,7 @@ def power_law(exponent: float, modes: float, *, trace: float | None = 1.0, per_d
     whole("modes", modes, most=1e15, remedy="1e8 is a good value")
     whole("per_decade", per_decade, remedy="20 is a good value")
     if trace is not None:
-        require_number("trace", trace, open_=True)
+        require_number("trace", trace, 1e-100, 1e100)
     edges = _log_edges(float(modes), int(per_decade))
     counts = np.diff(edges)
     sums = power_sums(exponent, edges)

@@ -104,8 +104,11 @@ def best_schedule(
         ("steps", steps, steps > warmup), ("peak", peak, peak > 0),
         ("floor", floor, 0 <= floor < peak), ("warmup", warmup, warmup >= 0),
     ):  # fmt: skip
-        if not (np.isfinite(value) and fine):
+        if not (np.isfinite(float(value)) and fine):
             raise InputError(name, expected="0 <= warmup < steps and 0 <= floor < peak", got=value, remedy="mend it")
+    if not 0 <= bias < 1e100:
+        raise InputError("bias", expected="a relative bias >= 0", got=bias, remedy="of a law without a cross-validated one "
+                         "there is no interval: fit two runs, or a longer one")  # fmt: skip
     rise = np.linspace(0, warmup, 17)[1:] if warmup > 0 else np.zeros(0)
     # Quadratically finer towards the end: down to 1/40000 of the run.
     body = steps - (steps - warmup) * (1 - np.arange(1, STAIRS + 1) / STAIRS) ** 2

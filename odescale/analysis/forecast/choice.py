@@ -11,7 +11,7 @@ import numpy as np
 from odescale.analysis.forecast.fit import LawFit, evaluate, fit_law
 from odescale.analysis.forecast.laws import course_of, law_named
 from odescale.analysis.forecast.loss_curve import LossCurve
-from odescale.errors import OutsideTheoryError
+from odescale.errors import OutsideTheoryError, require_number
 
 THEORY = ("instant", "relaxing", "spectral")
 """The laws of `derivations/schedule/script.py`: candidates of `choose_law`."""
@@ -152,6 +152,8 @@ def compare_laws(
     memory and win. `validate`: cross-validate; `draws`: of the bootstrap, 0 for none.
     """
     runs = (curves,) if isinstance(curves, LossCurve) else tuple(curves)
+    if memory is not None:
+        require_number("memory", memory, below=1.0)
     fits = {law: fit_law(runs, law=law, draws=draws, seed=seed) for law in laws}
     done = {law: fit for law, fit in fits.items() if np.isfinite(fit.rms)}
     best = min(done.values(), key=lambda fit: fit.rms, default=None)

@@ -13,7 +13,7 @@ from scipy.optimize import least_squares, nnls
 from odescale.analysis.forecast.laws import Course, Law, course_of, law_named, scaled
 from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.analysis.phases.bootstrap import autocorrelation, block_bootstrap
-from odescale.errors import InputError, OutsideTheoryError
+from odescale.errors import MOST_DRAWS, InputError, OutsideTheoryError, whole
 from odescale.precision import require_x64
 
 RATE_SPAN = 1.5
@@ -21,6 +21,8 @@ RATE_SPAN = 1.5
 TAU_SPAN = 3.0
 """Last over first tau that alpha and L0 need."""
 LEAST_POINTS = 20
+VANISHED = 1e-150
+"""Norm of a law's term over the loss, at amplitude 1, below which it is zero: its square is no longer a number."""
 STARTS = 3
 
 
@@ -101,7 +103,10 @@ class Problem(NamedTuple):
 
     def design(self, inward: np.ndarray, weight: np.ndarray) -> np.ndarray:
         values = self.outward(inward)
-        return np.concatenate([self.law.columns(c, values) for c in self.courses]) * weight[:, None]
+        with np.errstate(over="ignore"):
+            design = np.concatenate([self.law.columns(c, values) for c in self.courses]) * weight[:, None]
+        # tau^-alpha near tau = 0 can be infinite: no amplitude but zero goes with that.
+        return np.where(np.isfinite(design).all(axis=0), design, 0.0)
 
     def outward(self, inward: np.ndarray) -> tuple[float, ...]:
         return tuple(s.outward(float(v)) for s, v in zip(self.law.searched, inward, strict=True))
@@ -111,7 +116,10 @@ class Problem(NamedTuple):
         weight = 1 / loss
         design = self.design(inward, weight)
         size = np.linalg.norm(design, axis=0)
-        size = np.where(size > 0, size, 1.0)
+        # A term that vanishes at every point, as exp(-k tau) does under a large k, says nothing of its amplitude: zero.
+        carried = size > VANISHED
+        design = np.where(carried, design, 0.0)
+        size = np.where(carried, size, 1.0)
         # The least-squares problem through its triangle: a handful of rows for the non-negative solver.
         triangle = np.asarray(np.linalg.qr(np.column_stack([design / size, np.ones(loss.size)]), mode="r"))
         amplitudes = nnls(triangle[:, :-1], triangle[:, -1])[0] / size
@@ -193,6 +201,8 @@ def fit_law(
     first, exponential fall.
     """
     require_x64("fit_law")
+    draws = whole("draws", draws, 0, MOST_DRAWS, remedy="60 is good, 0 for none")
+    seed = whole("seed", seed, 0)
     runs = (curves,) if isinstance(curves, LossCurve) else tuple(curves)
     if not runs:
         raise InputError("curves", expected="at least one LossCurve", got=runs, remedy="pass a curve")

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 
 
 def _series(value: ArrayLike) -> Float[np.ndarray, " n"]:
@@ -56,6 +56,8 @@ class LossCurve(eqx.Module):
             raise InputError(
                 "start_tau", expected="a number >= 0", got=self.start_tau, remedy="sum of rates up to step[0]"
             )
+        if self.parameters is not None:
+            require_number("parameters", self.parameters, open_=True)
         if (self.schedule_step is None) != (self.schedule_rate is None):
             raise InputError(
                 "schedule_rate", expected="to be given with schedule_step", got=None, remedy="pass both or neither"

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int, Real
 
 from odescale.analysis.phases.bootstrap import block_bootstrap, seed_bootstrap, student_factor
-from odescale.errors import InputError
+from odescale.errors import MOST_DRAWS, InputError, whole
 
 _LEAST_POINTS = 5
 
@@ -72,7 +72,12 @@ def frontier_exponent(
         raise InputError("risk", expected=f"shape ({C.size},) or (seeds, {C.size})", got=rows.shape, remedy="one per C")
     if not (np.diff(C) > 0).all() or not (C > 0).all():
         raise InputError("compute", expected="positive increasing values", got=C, remedy="sort them")
-    first, last = (C[0], C[-1]) if window is None else window
+    draws = whole("draws", draws, 2, MOST_DRAWS, remedy="400 is good")
+    seed = whole("seed", seed, 0)
+    ends = np.asarray((C[0], C[-1]) if window is None else window, float)
+    if ends.shape != (2,) or not ends[0] < ends[1]:
+        raise InputError("window", expected="(first, last) compute", got=window, remedy="leave it out for all")
+    first, last = ends
     kept = (C >= first * (1 - 1e-12)) & (C <= last * (1 + 1e-12)) & np.isfinite(rows).all(axis=0)
     if int(kept.sum()) < _LEAST_POINTS:
         raise InputError("window", expected=f"at least {_LEAST_POINTS} finite points inside", got=int(kept.sum()),

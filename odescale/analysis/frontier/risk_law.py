@@ -15,7 +15,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.generated import frontier as formulas
 from odescale.precision import require_x64
 
@@ -331,5 +331,4 @@ def _row(label: str, values: Any) -> Float[np.ndarray, " n"]:
 
 
 def _positive(label: str, value: Any) -> None:
-    if isinstance(value, bool) or not (np.isfinite(value) and value > 0):
-        raise InputError(label, expected="a positive finite number", got=value, remedy="see risk_law")
+    require_number(label, value, open_=True)

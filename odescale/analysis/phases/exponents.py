@@ -6,6 +6,7 @@ an estimate is compared with the same estimate on the theory, never with an exac
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -16,7 +17,7 @@ from scipy import linalg
 from scipy.interpolate import CubicSpline
 
 from odescale.analysis.phases.bootstrap import autocorrelation, student_factor
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 
 MAX_POINTS = 400
 DENSE_POINTS = 2000
@@ -103,6 +104,10 @@ class SmoothingSpline(eqx.Module):
         return spline(at), p, np.clip(q, -INDEX_LIMIT, INDEX_LIMIT)
 
 
+BEYOND = 100.0
+"""Factor by which times asked for may lie outside the curve: the spline goes on there, and says less and less."""
+
+
 class LocalExponent(eqx.Module):
     """p = -dlog L/dlog t and q = dlog p/dlog t of a sampled curve on a dense grid, with standard errors.
 
@@ -160,8 +165,7 @@ def check_curve(
         row, place = np.argwhere(~np.isfinite(values))[0]
         raise InputError("loss", expected="finite numbers", got=f"{values[row, place]} in row {row} at t = "
                          f"{times[place]:.6g}", remedy="cut the run where it diverged")  # fmt: skip
-    if not np.isfinite(irreducible):
-        raise InputError("irreducible", expected="a finite loss", got=irreducible, remedy="0 for an excess loss")
+    irreducible = require_number("irreducible", irreducible, -math.inf)
     values = values - irreducible
     # Single seeds may dip below the irreducible loss by noise, their mean may not: only the mean's logarithm is taken.
     mean = values.mean(axis=0)
@@ -170,6 +174,16 @@ def check_curve(
         raise InputError("loss", expected="a positive excess loss (mean over seeds)", got=f"{mean[place]:.4g}"
                          f" at t = {times[place]:.6g}", remedy="lower irreducible or cut the tail")  # fmt: skip
     return times, values
+
+
+def check_window(window: Any, times: Float[np.ndarray, " n"]) -> tuple[float, float]:
+    """(first, last) of a window, the whole curve for None, or `InputError`: two numbers, 0 <= first < last, no NaN."""
+    if window is None:
+        return float(times[times > 0][0]), float(times[-1])
+    ends = np.asarray(window, dtype=float)
+    if ends.shape != (2,) or not 0 <= ends[0] < ends[1]:
+        raise InputError("window", expected="0 <= first < last", got=window, remedy="two times in the curve's own unit")
+    return float(ends[0]), float(ends[1])
 
 
 def bin_curve(
@@ -223,6 +237,13 @@ def local_exponent(
     trades that for bias near sharp features. The ends of the range are the worst. **Raises** `InputError`.
     """
     times, rows = check_curve(t, loss, irreducible=irreducible)
+    if smoothing is not None:
+        require_number("smoothing", smoothing, below=1e100)
+    if at is not None:
+        asked, first, last = np.asarray(at, dtype=float), times[times > 0][0] / BEYOND, times[-1] * BEYOND
+        if asked.ndim != 1 or not ((asked >= first) & (asked <= last)).all():
+            raise InputError("at", expected=f"times from {first:.6g} to {last:.6g}, shape (m,)", got=at,
+                             remedy=f"leave out t = 0 and what lies beyond {BEYOND:g} times the curve")  # fmt: skip
     raw = int((times > 0).sum())
     times, rows = bin_curve(times[times > 0], rows[:, times > 0])
     spline = SmoothingSpline(np.log(times))
@@ -264,12 +285,16 @@ def tail_exponent(
     independent); with 2 seeds the larger of that and the scatter of the two with Student's factor for one degree.
     """
     times, rows = check_curve(t, loss, irreducible=irreducible, least=4)
-    low, high = (float(times[times > 0][0]), float(times[-1])) if window is None else window
+    shift = require_number("shift", shift, -math.inf)
+    low, high = check_window(window, times)
     inside = (times >= low) & (times <= high) & (times + shift > 0)
     if int(inside.sum()) < 4:
         raise InputError("window", expected="at least 4 points inside", got=int(inside.sum()), remedy="widen it")
     x = np.log(times[inside] + shift)
     x = x - x.mean()
+    if not x @ x > 0:
+        raise InputError("shift", expected="a shift that leaves log(t + shift) a variable", got=shift,
+                         remedy="take one of the size of t")  # fmt: skip
     mean = np.log(rows[:, inside].mean(axis=0))
     slope = float(x @ mean / (x @ x))
     seeds = rows.shape[0]

@@ -11,8 +11,8 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 
 from odescale.analysis.phases.bootstrap import block_bootstrap
-from odescale.analysis.phases.exponents import bin_curve, check_curve
-from odescale.errors import InputError
+from odescale.analysis.phases.exponents import bin_curve, check_curve, check_window
+from odescale.errors import MOST_DRAWS, InputError, whole
 
 EXPONENTS = (0.01, 4.0)
 """The range in which a is sought; an answer at its end is none."""
@@ -77,14 +77,16 @@ def fit_power_floor(
     (use intrinsic time, and a window without the decay).
     """
     times, rows = check_curve(t, loss)
-    first, last = (times[times > 0][0], times[-1]) if window is None else window
-    if not 0 < first < last:
-        raise InputError("window", expected="0 < first < last", got=window, remedy="times in the curve's own unit")
+    draws = whole("draws", draws, 2, MOST_DRAWS, remedy="200 is good")
+    seed = whole("seed", seed, 0)
+    first, last = check_window(window, times)
     inside = (times >= first) & (times <= last) & (times > 0)
     if int(inside.sum()) < 8:
         raise InputError("window", expected="at least 8 points inside", got=int(inside.sum()), remedy="widen it")
     x, binned = bin_curve(times[inside], rows[:, inside].mean(axis=0)[None], POINTS)
-    y = binned[0]
+    # In units of its first value: numbers of any size can be squared and inverted then.
+    unit = binned[0, 0]
+    y = binned[0] / unit
     if x.size < 8:
         raise InputError("t", expected="points in at least 8 bins of log t", got=x.size, remedy="widen the window")
     exponent, amplitude, floor = _fit(x, y)
@@ -97,9 +99,11 @@ def fit_power_floor(
     (low, floor_low), (high, floor_high) = np.percentile(fits[:, [0, 2]], [2.5, 97.5], axis=0)
     interval, floors = (float(low), float(high)), (float(floor_low), float(floor_high))
     reason = _doubt(exponent, interval, late_exponent, x)
+    bounds = (floors[0] * unit, floors[1] * unit)
     return PowerFloor(
-        exponent, interval, amplitude, floor, floors, float(np.sqrt(np.mean(residual**2))), late_exponent,
-        (float(x[0]), float(x[-1])), int(x.size), not reason, reason, time_unit,
+        exponent, interval, float(amplitude * unit), float(floor * unit), (float(bounds[0]), float(bounds[1])),
+        float(np.sqrt(np.mean(residual**2))), late_exponent, (float(x[0]), float(x[-1])), int(x.size), not reason, reason,
+        time_unit,
     )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 from odescale.solve.spectral.log_rate import SpectralCurve, solve_spectral
 from odescale.systems.spectral import spectral
 
@@ -37,8 +37,7 @@ def solve_binned(
     bins with one node more; against every mode it is the same to leading order. Memory: ten arrays of d numbers while binning, then
     2 `nodes` numbers per bin: 1e6 modes need 80 MB and end as some 500 nodes.
     """
-    if not 1 <= nodes <= 3:
-        raise InputError("nodes", expected="1, 2 or 3", got=nodes, remedy="3 is good")
+    nodes = whole("nodes", nodes, 1, 3, remedy="3 is good")
     lam, rho = np.asarray(eigenvalues, dtype=float), np.asarray(excess, dtype=float)
     if lam.shape != rho.shape or lam.ndim != 1 or lam.size == 0:
         raise InputError(

@@ -17,7 +17,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
-from odescale.errors import InputError, SolveError
+from odescale.errors import InputError, SolveError, whole
 from odescale.precision import check_tolerance, require_x64
 from odescale.solve.codes import Code, explain
 from odescale.solve.spectral.step import RULE, rank_one_step
@@ -221,7 +221,10 @@ def solve_spectral(
     step makes the integrator follow the jumps.
     """
     require_x64("solve_spectral")
+    rtol = float(rtol)
     check_tolerance(rtol, np.dtype(float))
+    # Each one has its row of memory.
+    max_steps = whole("max_steps", max_steps, 1, 10_000_000, remedy=f"the default is {MAX_STEPS}")
     times = np.asarray(steps, dtype=float)
     if (
         times.ndim != 1
