@@ -45,5 +45,14 @@ def _asymptotic_law(system: Any, t1: float) -> Remarks:
     return {"law": {name: getattr(law, name) for name in law.__dataclass_fields__}}, [f"law at t = {t1:.4g}: {law}"]
 
 
-REMARKS: dict[str, Callable[[Any, float], Remarks]] = {"mean_field": _nodes_and_coverage, "peaked": _asymptotic_law}
+def _step_error(system: Any, t1: float) -> Remarks:
+    """How far a spectrum's ODE is from exact SGD; a line where that is something to speak of."""
+    from odescale.solve.remarks import remarks_of_solve
+
+    return remarks_of_solve(system, (0.0, t1))
+
+
+REMARKS: dict[str, Callable[[Any, float], Remarks]] = {
+    "mean_field": _nodes_and_coverage, "peaked": _asymptotic_law, "spectral": _step_error,
+}  # fmt: skip
 """By `system.name`."""

@@ -20,6 +20,7 @@ from odescale.errors import InputError, SolveError, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
+from odescale.solve.remarks import remarks_of_solve
 from odescale.solve.sampled_exponents import sampled_exponents
 from odescale.solve.solvers import SOLVERS, cap_on_steps, ladder_of, method_of, step_tolerances
 from odescale.solve.spectral.solver import solve_with_diffrax
@@ -97,7 +98,8 @@ def integrate(
     - `precision`: "float64" or, on purpose, "float32" (rtol >= 1.2e-6; p and q are then unreliable late in a run).
     - `on_failure`: "raise" `SolveError`, or "mask" what lies beyond the time reached and set `code`.
 
-    **Returns** a `Trajectory`. **Raises** `InputError` before compilation, `SolveError` when every solver failed.
+    **Returns** a `Trajectory`; `meta["remarks"]` says where a spectrum's ODE is more than 2 % off exact SGD because a step is not
+    small (`odescale.solve.spectral.step_error`). **Raises** `InputError` before compilation, `SolveError` when every solver failed.
     """
     dtype = resolve_dtype(precision, "integrate")
     system = as_system(system)
@@ -141,6 +143,8 @@ def integrate(
         if int(values["code"]) in FINISHED:
             break
     trajectory = _trajectory(system, times, values, error, record, rung, tolerances)
+    further, lines = remarks_of_solve(system, times, np.asarray(state))
+    trajectory.meta.update(further, remarks=lines)
     if int(trajectory.code) not in FINISHED and on_failure == "raise":
         raise SolveError(failure_text(trajectory))
     return trajectory

@@ -65,7 +65,8 @@ class Trajectory(eqx.Module):
             course = f"  first:{course[1:]}"
         if not members and int(self.code) != 0:
             course += f"; code {int(self.code)}"
-        return f"{head}\n{course}\n  observables: {', '.join(self.observables)}"
+        remarks = "".join(f"\n  {line}" for line in self.meta.get("remarks", ()))
+        return f"{head}\n{course}{remarks}\n  observables: {', '.join(self.observables)}"
 
     def __str__(self) -> str:
         return repr(self)

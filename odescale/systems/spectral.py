@@ -46,7 +46,8 @@ class Spectral(AbstractSystem):
     `excess_loss` is E = sum_k e_k, the mean square error (no factor 1/2) above s^2 + F_0.
 
     **Failure regime**: refused where unstable, kappa >= 1 or eta (1 + 1/B) lam_max >= 2 at the largest rate of the schedule.
-    Against exact SGD: 1e-3 for eta lam_max <= 0.1 and B >= 8, 1e-2 for B = 1. The index q of `integrate` loses 1e-16 (eta lam_max
+    Against exact SGD: 1e-3 for eta lam_max <= 0.1 and B >= 8, 1e-2 for B = 1; beyond 2 % `integrate`, `compare` and the commands
+    say so, with the error measured (`odescale.solve.spectral.step_error`). The index q of `integrate` loses 1e-16 (eta lam_max
     t)^2 to rounding: 1e-6 at 1e6 steps, all of it beyond 1e8. Source: see `sources`.
     """
 

@@ -8,8 +8,10 @@ import numpy as np
 from jaxtyping import Float
 
 from odescale.compare.sheets import Errors, Rules, shared_settings
+from odescale.compare.verdict import Status
 from odescale.run import Run
 from odescale.solve.spectral.exact import ode_distance
+from odescale.solve.spectral.step_error import step_error
 from odescale.systems.spectral import Spectral
 
 
@@ -24,9 +26,15 @@ def _neglected(system: Spectral, run: Run, steepness: Float[np.ndarray, " n"]) -
     return {"time_step": off}
 
 
+def _remarks(system: Spectral, run: Run, status: Status, options: dict[str, Any]) -> tuple[str, ...]:
+    judged = step_error(system, float(run.step[-1]))
+    return () if judged is None else tuple(judged.remarks())
+
+
 RULES = Rules(
     tolerance={"loss": 0.05},
     same=_same,
     neglected=_neglected,
+    remarks=_remarks,
     words={"time_step": "change of the risk within one step: ODE against the exact recursion"},
 )
