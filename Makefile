@@ -6,6 +6,7 @@
 #   make test-types     the tests of every room once more with each call's types and array shapes checked against its annotations
 #   make test-oldest    the fast tests on the lowest versions that pyproject.toml allows, in .venv-oldest
 #   make validate       the validity table (docs/validity.md, row by row) and the slow tests: theory against simulation
+#   make mutants        put one wrong formula after the other into a copy (benchmarks/mutants.toml): a test must fail with each
 #   make lint           ruff check, ruff format --check, pyright
 #   make derivations    derive again and rewrite odescale/generated and docs/derivations
 #   make notebooks      execute the notebooks into results/notebooks
@@ -13,8 +14,8 @@
 #   make clean          remove .venv, caches and build products (results/ stays)
 #
 # Variables: PYTHON names the interpreter, VENV the environment, CONSTRAINTS the pinned versions (empty: newest allowed),
-# WORKERS the number of test processes, TEST more arguments for pytest, ARGS more arguments for the quickstart, CACHE the folder of
-# compiled programs that test runs share (empty: none).
+# WORKERS the number of test processes, TEST more arguments for pytest, ARGS more arguments for the quickstart or the mutants,
+# CACHE the folder of compiled programs that test runs share (empty: none).
 
 SHELL := /bin/sh
 VENV ?= .venv
@@ -36,9 +37,10 @@ PINS := $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 KEPT := JAX_COMPILATION_CACHE_DIR="$(CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0 JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES=-1 EQX_ON_ERROR=nan
 # One thread for products of numpy: a second one waits by spinning, and on busy cores a table of the peaked theory took 55 to 60 s of CPU
 # with two against 12 s with one.
-PYTEST := $(if $(CACHE),$(KEPT)) OPENBLAS_NUM_THREADS=1 XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0 $(PY) -m pytest
+TESTING := $(if $(CACHE),$(KEPT)) OPENBLAS_NUM_THREADS=1 XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0
+PYTEST := $(TESTING) $(PY) -m pytest
 
-.PHONY: help quickstart test test-uncached test-types test-oldest validate lint derivations check-derivations notebooks bench clean
+.PHONY: help quickstart test test-uncached test-types test-oldest validate mutants lint derivations check-derivations notebooks bench clean
 .DELETE_ON_ERROR:
 # Two targets would install into one environment at once.
 .NOTPARALLEL:
@@ -68,6 +70,10 @@ test-oldest:
 validate: $(VENV)/.installed-dev
 	$(PY) -m benchmarks.validity
 	XLA_PYTHON_CLIENT_PREALLOCATE=false $(PY) -m pytest -m slow $(TEST)
+
+# Minutes on two cores; one of them: make mutants ARGS="--only mean_pool_sums".
+mutants: $(VENV)/.installed-dev
+	$(TESTING) $(PY) -m benchmarks.mutants --jobs $(WORKERS) $(ARGS)
 
 lint: $(VENV)/.installed-dev
 	$(PY) -m ruff check .

@@ -38,7 +38,7 @@ LIMIT = 300.0
 """Seconds for the killers of one mutation."""
 
 # A pytest plugin of the copy: node -> the kind of its worst outcome.
-PLUGIN = '''
+PLUGIN = """
 import json, os, pytest
 
 found = {}
@@ -58,12 +58,12 @@ def pytest_runtest_makereport(item, call):
 def pytest_sessionfinish(session, exitstatus):
     with open(os.environ["MUTANTS_REPORT"], "w") as file:
         json.dump(found, file)
-'''
+"""
 
 
 @dataclasses.dataclass(frozen=True)
 class Mutant:
-    """One wrong formula: in `file` of `room`, `before` becomes `after`; each test of `killer` that runs must exist, one must fail."""
+    """One wrong formula: in `file` of `room`, `before` becomes `after`; one test of `killer` must fail by it."""
 
     name: str
     room: str
@@ -135,7 +135,7 @@ class Checkout:
         return done.returncode, found, done.stdout
 
     def write(self, path: Path, text: str) -> None:
-        """Replaces a file, its compiled form too: that of a text of equal length written in the same second would be taken for it."""
+        """Replaces a file and drops its compiled form, which would pass for that of a text of equal length in the same second."""
         path.write_text(text)
         for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*.pyc"):
             compiled.unlink()
@@ -187,7 +187,9 @@ def healthy_killers(checkout: Checkout, mutants: Sequence[Mutant]) -> dict[str, 
     return wrong
 
 
-def run(mutants: Sequence[Mutant], jobs: int = 1, *, root: Path = ROOT, copied: Sequence[str] = COPIED) -> list[Outcome]:
+def run(
+    mutants: Sequence[Mutant], jobs: int = 1, *, root: Path = ROOT, copied: Sequence[str] = COPIED
+) -> list[Outcome]:
     """Tries all mutations, `jobs` at a time, and prints each; in the order of the list."""
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         copies: queue.SimpleQueue[Checkout] = queue.SimpleQueue()
@@ -225,7 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no mutation is called {' or '.join(options.only)}")
     if options.list:
         for m in mutants:
-            print(f"{m.name} ({m.room}) {m.file}\n  - {m.before.strip()}\n  + {m.after.strip()}\n  {' '.join(m.killer)}")
+            print(
+                f"{m.name} ({m.room}) {m.file}\n  - {m.before.strip()}\n  + {m.after.strip()}\n  {' '.join(m.killer)}"
+            )
         return 0
     began = time.monotonic()
     outcomes = run(mutants, max(options.jobs, 1))

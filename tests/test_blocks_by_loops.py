@@ -1,6 +1,6 @@
 """Every block, readout and sequence network against loops over its definition, in numpy; and no output reads a later token.
 
-Theory and real network share the code of blocks, so their agreement says nothing about a formula: these loops share nothing with it.
+Theory and real network share the code of blocks, so their agreement says nothing about a formula. These loops share nothing.
 """
 
 from __future__ import annotations
@@ -141,10 +141,16 @@ def test_field_streams_do_what_vectors_do():
     phi, R = TOKENS @ A.T / N**0.5, A @ A.T / N
     rho = 0.4 ** np.abs(np.subtract.outer(np.arange(T), np.arange(T)))
     fields = FieldStream(
-        fields=jnp.asarray(phi), row_overlaps=jnp.asarray(R), mixing=jnp.eye(T), correlation=jnp.asarray(rho), names=NAMES
+        fields=jnp.asarray(phi),
+        row_overlaps=jnp.asarray(R),
+        mixing=jnp.eye(T),
+        correlation=jnp.asarray(rho),
+        names=NAMES,
     )
     weights, factors = RNG.normal(size=(3, T)), RNG.normal(size=3)
-    both = [s.mix(jnp.asarray(weights)).scale(jnp.asarray(factors)).write("o", jnp.arange(3.0)) for s in (fields, vectors())]
+    both = [
+        s.mix(jnp.asarray(weights)).scale(jnp.asarray(factors)).write("o", jnp.arange(3.0)) for s in (fields, vectors())
+    ]
     expected = factors[:, None] * (weights @ TOKENS) + np.arange(3.0)[:, None] * ROWS["o"] / N**0.5
     np.testing.assert_allclose(both[1].vectors, expected, rtol=1e-12)
     for row in NAMES:

@@ -1,4 +1,4 @@
-"""Right-hand sides of overlap systems from rows that are moved one by one, by loops: modes, momentum, friction, decay, batch, R and H.
+"""Right-hand sides of overlap systems from rows that are moved one by one, by loops: modes, momentum, friction, batch, R, H.
 
 The expectations are put in by hand (a closure that depends on C and on R in a known way), so that nothing but the assembly is
 tested, and nothing of the assembly is shared.

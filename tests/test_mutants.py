@@ -53,7 +53,8 @@ def test_an_unknown_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
 def test_the_runner_tells_the_four_outcomes_apart(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A package of one formula, a test that checks its value and one that does not."""
     package, tests = tmp_path / "package", tmp_path / "tests"
-    package.mkdir(), tests.mkdir()
+    package.mkdir()
+    tests.mkdir()
     (package / "__init__.py").write_text("def area(a, b):\n    return a * b\n")
     (tests / "test_area.py").write_text(
         "import package\n\n\ndef test_value():\n    assert package.area(2, 3) == 6\n\n\ndef test_runs():\n    package.area(2, 3)\n"

@@ -1,4 +1,4 @@
-"""Steps of real training against loops over the written update, with gradients by differences; and no two seeds share their data."""
+"""Steps of real training against loops over the written update, gradients by differences; and no two seeds share their data."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from odescale.spectra import listed
 from odescale.training.experiment import experiment_of
 from odescale.training.grammar import Grammar
 from odescale.training.language import language
-from odescale.training.runner import Seeds
+from odescale.training.runner import Seeds, seed_key
 from odescale.training.spectral import GaussianTask, linear_sgd
 from odescale.training.toy import toy_layer
 from odescale.training.train import train
@@ -34,7 +34,10 @@ def rate(t: float) -> float:
 D, TOKENS, BATCH, SIGMA, RHO = 6, 2, 3, 0.4, 0.5
 LAM = np.array([2.0, 2.0, 1.0, 1.0, 0.5, 0.5])
 PROBLEM = teacher_student(
-    RowNetwork(("a", "b"), (), CommitteeReadout(("a", "b"), "erf", 0.7)), loss=SquareLoss(SIGMA), tokens=TOKENS, correlation=RHO
+    RowNetwork(("a", "b"), (), CommitteeReadout(("a", "b"), "erf", 0.7)),
+    loss=SquareLoss(SIGMA),
+    tokens=TOKENS,
+    correlation=RHO,
 )
 
 
@@ -48,7 +51,7 @@ def step_of(trained: Any, state: Any, key: Any, n: Any) -> Any:
     [({}, False), ({"momentum": 0.7}, False), ({"friction": 1.5}, False), ({"momentum": 0.7}, True)],
     ids=["plain", "momentum", "friction", "spectrum"],
 )
-def test_rows_move_as_written(given: dict[str, float], spread: bool) -> None:
+def test_rows_move_as_written(given: dict[str, Any], spread: bool) -> None:
     """u <- mu u + grad, W <- W - eta s(t) u - (w/N) W on three steps: mu fixed, or 1 - gamma/N with step eta/N."""
     eta, decay = 0.3, 0.2
     where: dict[str, Any] = {"spectrum": listed(LAM)} if spread else {"dimension": D}
@@ -107,9 +110,27 @@ def test_a_linear_model_moves_as_written() -> None:
         z, y = (np.asarray(part, dtype=float) for part in task.draw(key, 4))
         state, said = trained.step(state, key, jnp.asarray(n))
         assert float(said) == pytest.approx(np.mean((z @ theta - y) ** 2), rel=1e-6)
-        move = 0.6 * move - 0.1 * rate(n) / 4 * sum((one @ theta - label) * one for one, label in zip(z, y, strict=True))
+        move = 0.6 * move - 0.1 * rate(n) / 4 * sum(
+            (one @ theta - label) * one for one, label in zip(z, y, strict=True)
+        )
         theta = theta + move
         np.testing.assert_allclose(state.theta, theta, rtol=1e-6, atol=1e-7)
+
+
+def test_sample_losses_are_averaged_since_the_last_record() -> None:
+    """Weights that do not move: the mean squared residual of the batches of steps 0 and 1, and of steps 2 to 6, per seed."""
+    task = GaussianTask(jnp.asarray(LAM), jnp.arange(6.0), 0.5)
+    run = train(
+        linear_sgd(task, learning_rate=1e-12, batch=2),
+        7,
+        seeds=(0, 3),
+        record_times=[2, 7],
+        progress=False,
+        precision="float64",
+    )
+    for row, seed in zip(run["train_loss"], (0, 3), strict=True):
+        losses = [float(jnp.mean(task.draw(jax.random.fold_in(seed_key(seed), n), 2)[1] ** 2)) for n in range(7)]
+        np.testing.assert_allclose(row, [sum(losses[:2]) / 2, sum(losses[2:]) / 5], rtol=1e-6)
 
 
 def test_fresh_data_have_the_moments_that_are_said() -> None:
