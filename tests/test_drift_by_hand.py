@@ -15,7 +15,8 @@ from oracles import oracle_closure, random_overlaps
 from odescale import mean_field, teacher_student
 from odescale.clock import parse_schedule
 from odescale.expectations.closure import AbstractClosure, Moments
-from odescale.networks import MLP, QueryToken, RowNetwork, build_architecture
+from odescale.expectations.nodes import gauss_hermite_nodes
+from odescale.networks import MLP, HeadRows, QueryToken, RMSNorm, RowNetwork, SelfAttention, build_architecture
 from odescale.spectra import Spectrum
 from odescale.systems.attention import Attention
 
@@ -142,3 +143,23 @@ def test_attention_moves_every_mode_by_its_closure(value):
     np.testing.assert_allclose(M1, -eta * G, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(M0, -eta * H - DECAY * S, rtol=1e-10, atol=1e-12)
     np.testing.assert_allclose(N, 0.7 * eta**2 / BATCH * V, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("normed", ["student", "teacher"])
+def test_norms_of_correlated_tokens_enter_student_and_teacher(normed):
+    """h = x_T + mean of x, divided by its norm as d -> infinity, n^2 = m rho m: the loss in closed form.
+
+    f = r.h/n and f* = r*.x_T have variances C_ss, C_tt and covariance C_st (m rho)_T/n.
+    """
+    rho = np.array([[1.0, 0.7], [0.7, 1.0]])
+    m = np.array([0.5, 1.5])
+    blocks = (SelfAttention((HeadRows(None, None),)), RMSNorm())
+    networks = {
+        name: RowNetwork(("r",), blocks if name == normed else (), QueryToken(("r",)))
+        for name in ("student", "teacher")
+    }
+    problem = teacher_student(networks["student"], networks["teacher"], tokens=2, correlation=0.7)
+    system = mean_field(problem, nodes=gauss_hermite_nodes(4, 6))
+    C = np.array([[0.8, 0.3], [0.3, 1.1]])
+    expected = 0.5 * (0.8 + 1.1 - 2 * 0.3 * (rho @ m)[1] / (m @ rho @ m) ** 0.5)
+    assert float(system.population_loss(jnp.asarray(C), jnp.asarray(C))[1]) == pytest.approx(expected, rel=1e-6)

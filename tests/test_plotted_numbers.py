@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from odescale.compare.comparison import Quantity
 from odescale.plot.comparison import _draw_losses, _draw_ratio
+from odescale.plot.escapes import plot_escapes
 from odescale.plot.style import slope_guide
 
 T = np.array([1.0, 2.0, 4.0, 8.0])
@@ -62,3 +63,13 @@ def test_a_slope_guide_has_its_slope() -> None:
     x, y = (np.asarray(v) for v in axes.lines[0].get_data())
     np.testing.assert_allclose(np.diff(np.log(y)) / np.diff(np.log(x)), -0.75, rtol=1e-12)
     assert y[-1] == pytest.approx(1.6 * PREDICTED[-1]) and axes.lines[0].get_label() == "slope -3/4"
+
+
+def test_the_guide_of_escapes_falls_as_a_cube_root() -> None:
+    clock = SimpleNamespace(steps=lambda t: 50 * np.asarray(t))
+    curve = SimpleNamespace(t=T, system=SimpleNamespace(clock=clock), values=lambda name: PREDICTED)
+    axes = plot_escapes(SimpleNamespace(rows=[SimpleNamespace(name="one", curve=curve)]))
+    drawn, guide = ((np.asarray(line.get_xdata()), np.asarray(line.get_ydata())) for line in axes.lines[:2])
+    np.testing.assert_allclose(drawn[0], 50 * T)
+    np.testing.assert_allclose(np.diff(np.log(guide[1])) / np.diff(np.log(guide[0])), -1 / 3, rtol=1e-12)
+    assert guide[1][-1] == pytest.approx(1.6 * PREDICTED[-1])

@@ -5,13 +5,17 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array
 from scipy import stats
 
 from odescale import committee, mean_field, teacher_student
 from odescale.compare.comparison import _errors, _stderr
+from odescale.compare.kernel import _products, function_errors
+from odescale.compare.rules.attention import RULES as ATTENTION
 from odescale.compare.rules.mean_field import RULES, _paired_stderr, quadrature_stderr
 from odescale.compare.sheets import Rules
 from odescale.compare.verdict import judge
@@ -74,7 +78,52 @@ def test_what_a_spectrum_neglects_is_of_order_one_over_its_effective_dimension()
     np.testing.assert_allclose(
         RULES.neglected(system, run, np.array([0.0, -2.0]))["finite_size"], [order, 3 * order], rtol=1e-12
     )
-    assert coverage(system).numbers["spectrum"] == pytest.approx(order, rel=1e-12)
+    numbers = coverage(system).numbers
+    assert numbers["spectrum"] == pytest.approx(order, rel=1e-12)
+    assert numbers["step"] == pytest.approx(0.01 * 10.0 / sum(lam), rel=0.02)  # the fastest mode has lam = 10, |G| = 1
+
+
+def test_distances_are_in_units_of_what_they_compare() -> None:
+    """Overlaps: |C_run - C|_ij over the lengths of rows i and j. Outputs: the distance over the shorter of path and end."""
+    C, off = np.array([[4.0, 1.0], [1.0, 9.0]]), np.array([[0.4, 0.3], [0.3, -0.45]])
+    run: Any = SimpleNamespace(records={"overlaps": 0}, mean=lambda name: (C + off)[None])
+    system: Any = None
+    theory: Any = SimpleNamespace(overlaps=C[None])
+    largest = max(abs(off[i, j]) / (C[i, i] * C[j, j]) ** 0.5 for i in range(2) for j in range(2))
+    found = ATTENTION.distances(system, run, theory, np.array([0]))["overlaps"]
+    np.testing.assert_allclose(found, [largest], rtol=1e-12)
+    path = np.array([[0.0, 5.0], [1.0, 3.0], [3.0, 1.0]])  # longer than its end: |(3, -4)| = 5 against |(3, 1)|
+    error, of_test = function_errors(*(jnp.asarray(x) for x in (path + 0.2, path[:, :1] + 0.1, path, path[:, :1])))
+    np.testing.assert_allclose(error, 0.2 * 2**0.5 / 10**0.5, rtol=1e-12)
+    np.testing.assert_allclose(of_test, 0.1 / 3.0, rtol=1e-12)
+
+
+class Squares(eqx.Module):
+    """f(x) = (w.x)^2 in two outputs, (w.x)^2 and (w.x)^2/2: of degree two in its weights."""
+
+    weights: Array
+
+    def __call__(self, x: Array) -> Array:
+        return (self.weights @ x) ** 2 * jnp.array([1.0, 0.5])
+
+
+def test_the_drive_of_a_step_is_exact_for_networks_of_degree_two() -> None:
+    """F(theta - h J^T g) = F(theta) - h J(middle) J^T g: what the corrected path of a kernel takes for one step of descent."""
+    x, g, h = RNG.normal(size=(3, 4)), RNG.normal(size=6), 0.07
+    net = Squares(jnp.asarray(RNG.normal(size=4)))
+    moved, rest = eqx.partition(net, eqx.is_array)
+    of_train, of_test = _products(
+        moved, rest, None, jnp.asarray(x), jnp.asarray(2 * x), jnp.asarray(h), jnp.zeros(6), jnp.asarray(g)
+    )
+    w = np.asarray(net.weights)
+    J = np.array([2 * (w @ row) * row * share for row in x for share in (1.0, 0.5)])
+    after = w - h * J.T @ g
+
+    def outputs(v: np.ndarray, inputs: np.ndarray) -> np.ndarray:
+        return np.array([(v @ row) ** 2 * share for row in inputs for share in (1.0, 0.5)])
+
+    for found, inputs in ((of_train, x), (of_test, 2 * x)):
+        np.testing.assert_allclose(-h * found, outputs(after, inputs) - outputs(w, inputs), rtol=1e-10)
 
 
 def test_errors_of_a_comparison_add_as_they_should() -> None:
