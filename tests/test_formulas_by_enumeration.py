@@ -11,6 +11,10 @@ import sympy
 
 from odescale.analysis.frontier.compute import compute_frontier
 from odescale.analysis.frontier.risk_law import risk_law
+from odescale.analysis.frontier.tied import tied_frontier
+from odescale.analysis.peaked.one_third import predict_law, stationary_spread
+from odescale.analysis.peaked.schedules import sgd
+from odescale.clock import GrowthSchedule, PowerSchedule
 from odescale.generated import schedule, spectral
 from odescale.symbolic.sgd import MEAN, SECOND, batch, batch_average, overlap_flow, trace
 
@@ -72,3 +76,32 @@ def test_sizes_on_a_frontier_meet_lagranges_conditions() -> None:
         for factor in (0.9, 1.1):
             moved = np.array([x[0] * factor, x[1] * factor ** (-q[0] / q[1])])
             assert np.sum(A * moved**-alpha) > R
+
+
+def test_the_slower_of_two_terms_in_one_size_rules() -> None:
+    """x^-.5 + 2 x^-.25 at C = x^3: R ~ C^(-.25/3) late, and S = 3/.25 says so."""
+    law = risk_law((1.0, 2.0), (0.5, 0.25), (2.0, 1.0)).tie("data", "width")
+    assert float(law.S) == pytest.approx(12.0)
+    first, second = (np.exp(-0.5 * x) + 2 * np.exp(-0.25 * x) for x in (np.log(1e60) / 3, np.log(1e61) / 3))
+    found = tied_frontier(law, [1e60, 1e61])
+    np.testing.assert_allclose(found.risk, [first, second], rtol=1e-10)
+    assert -np.log10(second / first) == pytest.approx(1 / 12, rel=1e-4)
+
+
+def test_the_overlap_of_the_one_third_law_is_its_integral() -> None:
+    """Two classes, no noise: D^3 = 3 int eta m (pi^2/12)/beta dt with m = 1/sqrt(pi), and L = m pi^2/(12 beta D)."""
+    kappa = np.pi**2 / 12 / np.pi**0.5
+    t = 1e6
+    for g, h in ((0.0, 0.0), (0.3, 0.0), (0.4, 0.2)):
+        system = sgd(2, 0.7, power=PowerSchedule(g), heat=GrowthSchedule(h), noise=0.0)
+        law = predict_law(system, t)
+        total = 0.7 * ((1 + t) ** (1 - g - h) - 1) / (1 - g - h)
+        D = (1 + t) ** h * (3 * kappa * total) ** (1 / 3)
+        assert law.overlap == pytest.approx(D, rel=1e-3)
+        assert law.loss == pytest.approx(kappa / D, rel=1e-3)
+        assert law.loss_exponent == pytest.approx((1 - g - h) / 3 + h, rel=1e-9)
+
+
+def test_the_spread_at_rest_belongs_to_the_rate_over_the_batch() -> None:
+    law = predict_law(sgd(3, 1.5, batch=3.0), 1e6)
+    assert law.stationary_spread == pytest.approx(stationary_spread(0.5), rel=1e-6)

@@ -52,6 +52,7 @@ def test_the_bootstrap_gives_back_what_the_fit_took(monkeypatch: pytest.MonkeyPa
     points = TAU[::2]
     loss = (1.0 + 2.0 * points ** (-1 / 3)) * (1 + 1e-6 * np.cos(9 * points))
     fit = fit_law(curve(loss, points), law="one_third", draws=3)
+    np.testing.assert_allclose(fit.vector, [1.0, 2.0], rtol=1e-5)
     moved = fit.draws / fit.vector - 1
     np.testing.assert_allclose(moved, 0.01 * (points.size / (points.size - 2)) ** 0.5, rtol=1e-9)
 
@@ -209,7 +210,8 @@ def test_the_interval_of_a_power_with_floor_holds_95_percent_of_its_draws(monkey
     monkeypatch.setattr(power_floor, "_fit", lambda x, y: fits.append(own(x, y)) or fits[-1])
     t = np.geomspace(1, 1e4, 60)
     noise = 0.01 * np.random.default_rng(8).standard_normal(60)
-    found = power_floor.fit_power_floor(t, (2 * t**-0.34 + 1.5) * np.exp(noise), draws=80)
+    loss = (2 * t**-0.34 + 1.5) * np.exp(noise)
+    found = power_floor.fit_power_floor(t, loss / loss[0], draws=80)
     drawn = np.array(fits[2:])  # after the curve and its later half
     assert drawn.shape == (80, 3)
     for place, (low, high) in ((0, found.interval), (2, found.floor_interval)):
