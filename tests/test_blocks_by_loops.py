@@ -32,6 +32,7 @@ from odescale.networks import (
 from odescale.networks.blocks import ACTIVATIONS
 from odescale.networks.language_model import CausalAttention, DecoderBlock, LanguageModel, TokenNorm
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
+from odescale.networks.softmax_layer import SoftmaxHead
 from odescale.networks.streams import FieldStream, VectorStream
 
 T, D, N = 5, 7, 5.5
@@ -187,6 +188,38 @@ def test_losses_are_their_loops():
     noisy = sum((f.ravel()[i] - target.ravel()[i] - 0.6 * normal[i]) ** 2 for i in range(12)) / 6
     made = SquareLoss(0.6).sample(jnp.asarray(f), jnp.asarray(target), jnp.asarray(normal))
     np.testing.assert_allclose(made, noisy, rtol=1e-12)
+
+
+def test_losses_of_a_softmax_layer_are_their_loops():
+    """The four losses on logits with smoothed labels of each kind, and their gradients by differences."""
+    lam, fields, gumbel = RNG.normal(size=(3, 2, 4))
+    for labels in ("hard", "soft", "sampled"):
+        for loss in ("cross_entropy", "focal", "brier", "square"):
+            head = SoftmaxHead(1.7, 0.1, 1.5, labels, loss)
+            target = np.asarray(head.target(jnp.asarray(fields), jnp.asarray(gumbel)))
+            values, gradients = (np.asarray(x) for x in head.value_and_gradient(jnp.asarray(lam), jnp.asarray(target)))
+            for b in range(2):
+                soft = np.exp(1.7 * fields[b]) / np.exp(1.7 * fields[b]).sum()
+                picked = np.argmax(fields[b] if labels == "hard" else 1.7 * fields[b] + gumbel[b])
+                label = soft if labels == "soft" else np.array([float(k == picked) for k in range(4)])
+                y = np.array([0.9 * x + 0.1 / 4 for x in label])
+                np.testing.assert_allclose(target[b], y, rtol=1e-12)
+
+                def value(logits, y=y, loss=loss):
+                    p = np.exp(logits) / sum(np.exp(logits))
+                    if loss == "cross_entropy":
+                        return -sum(y[k] * np.log(p[k]) for k in range(4))
+                    if loss == "focal":
+                        return -sum(y[k] * (1 - p[k]) ** 1.5 * np.log(p[k]) for k in range(4))
+                    if loss == "brier":
+                        return sum((p[k] - y[k]) ** 2 for k in range(4)) / 2
+                    off = [logits[k] - y[k] for k in range(4)]
+                    return sum((x - sum(off) / 4) ** 2 for x in off) / 2
+
+                assert values[b] == pytest.approx(value(lam[b]), rel=1e-10)
+                steps = 1e-6 * np.eye(4)
+                slopes = [(value(lam[b] + step) - value(lam[b] - step)) / 2e-6 for step in steps]
+                np.testing.assert_allclose(gradients[b], slopes, rtol=1e-6, atol=1e-8)
 
 
 # Sequence networks

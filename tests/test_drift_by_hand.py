@@ -19,6 +19,7 @@ from odescale.expectations.nodes import gauss_hermite_nodes
 from odescale.networks import MLP, HeadRows, QueryToken, RMSNorm, RowNetwork, SelfAttention, build_architecture
 from odescale.spectra import Spectrum
 from odescale.systems.attention import Attention
+from odescale.systems.initial import teacher_student_overlaps
 
 PROBLEM = teacher_student(
     RowNetwork(("a", "b", "c"), (MLP((("a", "b"),)),), QueryToken(("c",))), tokens=1, frozen=("c",)
@@ -163,3 +164,26 @@ def test_norms_of_correlated_tokens_enter_student_and_teacher(normed):
     C = np.array([[0.8, 0.3], [0.3, 1.1]])
     expected = 0.5 * (0.8 + 1.1 - 2 * 0.3 * (rho @ m)[1] / (m @ rho @ m) ** 0.5)
     assert float(system.population_loss(jnp.asarray(C), jnp.asarray(C))[1]) == pytest.approx(expected, rel=1e-6)
+
+
+def test_starts_have_the_cosines_that_are_said():
+    """Key and output rows at cosine .8 with the mean readout, values with their key, students with their teacher."""
+    architecture = build_architecture(1, value="rows", outputs=2)
+    C = np.asarray(teacher_student_overlaps(architecture, strength=0.6, alignment=0.4, scale=1.5))[0]
+    names = list(architecture.rows)
+
+    def cosine(a, b):
+        return float(a @ C @ b / np.sqrt((a @ C @ a) * (b @ C @ b)))
+
+    of = {name: np.eye(len(names))[names.index(name)] for name in names}
+    student, teacher = names[: len(names) // 2], names[len(names) // 2 :]
+    q, k, v, o, first, second = (of[name] for name in teacher)
+    mean = first + second
+    assert cosine(k, mean) == pytest.approx(0.8) and cosine(o, mean) == pytest.approx(0.8)
+    assert cosine(v, k) == pytest.approx(0.8) and cosine(q, k) == cosine(q, mean) == cosine(first, second) == 0.0
+    for row in (q, k, v, o):
+        assert row @ C @ row == pytest.approx(0.6)
+    assert first @ C @ first == second @ C @ second == pytest.approx(1.0)
+    for name, star in zip(student, teacher, strict=True):
+        assert cosine(of[name], of[star]) == pytest.approx(0.4)
+        assert of[name] @ C @ of[name] == pytest.approx(1.5**2 * (of[star] @ C @ of[star]))

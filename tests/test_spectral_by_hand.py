@@ -17,6 +17,7 @@ from odescale.solve.spectral.binned import solve_binned
 from odescale.solve.spectral.exact import exact_recursion, ode_distance
 from odescale.solve.spectral.passes import repeated_passes
 from odescale.solve.structure import solve_structured
+from odescale.systems.spectral_bins import bin_modes
 from odescale.systems.spectral_features import StoredData, random_features
 
 RATES = np.array([0.3, 0.1, 0.25, 0.05])
@@ -58,6 +59,18 @@ def test_the_recursion_follows_its_schedule(momentum: float) -> None:
         expected.append(sum(x * one[0, 0] for x, one in zip(lam, m, strict=True)))
     system = spectral(eigenvalues=lam, excess=rho, noise=noise, batch=batch, schedule=RATES)
     np.testing.assert_allclose(exact_recursion(system, np.arange(1, 5), momentum=momentum), expected, rtol=1e-12)
+
+
+def test_three_nodes_of_a_bin_keep_six_moments() -> None:
+    """Of 60 modes in one bin: sum e lam^n and sum lam^2 lam^n for n = 0 to 5, and not for n = 6."""
+    lam = np.linspace(1.0, 2.0, 60)
+    risk = 1 + np.cos(7 * lam) ** 2
+    x, free, kernel = bin_modes(lam, risk, per_decade=1.0, nodes=3)
+    assert x.size == 6
+    for power in range(7):
+        exact = np.sum(risk * lam**power), np.sum(lam ** (2 + power))
+        off = np.abs(np.array([free @ x**power, kernel @ x**power]) / exact - 1)
+        assert (off < 1e-12).all() if power < 6 else (off > 1e-9).all()
 
 
 def test_the_stated_error_of_bins_is_their_error() -> None:

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 
 from odescale import mean_field, peaked, quickstart, spectral, teacher_student, transformer
-from odescale.clock import parse_schedule
+from odescale.clock import GrowthSchedule, parse_schedule
 from odescale.networks import CommitteeReadout, RowNetwork, SquareLoss
 from odescale.networks.language_model import LanguageModel
 from odescale.spectra import listed
 from odescale.training.experiment import experiment_of
 from odescale.training.grammar import Grammar
 from odescale.training.language import language
+from odescale.training.peaked import layer_step
 from odescale.training.runner import Seeds, seed_key
 from odescale.training.spectral import GaussianTask, linear_sgd
 from odescale.training.toy import toy_layer
@@ -115,6 +116,49 @@ def test_a_linear_model_moves_as_written() -> None:
         )
         theta = theta + move
         np.testing.assert_allclose(state.theta, theta, rtol=1e-6, atol=1e-7)
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    return np.exp(x) / np.exp(x).sum()
+
+
+def test_a_peaked_layer_moves_as_written() -> None:
+    """W <- W - (eta s/sqrt d) mean_B beta (softmax(beta W x/sqrt d) - y) x^T - (w/d) W at a growing inverse temperature beta."""
+    K, d, batch, n = 3, 12, 4, 7
+    system = peaked(
+        classes=K, dimension=d, batch=batch, noise=0.0, learning_rate=0.8, weight_decay=0.3, schedule=SCHEDULE,
+        logit_schedule=GrowthSchedule(0.5),
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    W, teacher = rng.normal(size=(2, K, d))
+    x = rng.normal(size=(batch, d))
+    t = n / d
+    beta = (1 + t) ** 0.5
+    move, loss = np.zeros((K, d)), 0.0
+    for one in x:
+        p = softmax(beta * W @ one / d**0.5)
+        y = np.eye(K)[np.argmax(teacher @ one)]
+        move += 0.8 * rate(t) / d**0.5 * beta * np.outer(p - y, one) / batch
+        loss -= y @ np.log(p) / batch
+    after, _, said = layer_step(system)(
+        *(jnp.asarray(v) for v in (W, np.zeros((0, d)), teacher, x)), None, jnp.asarray(n)
+    )
+    np.testing.assert_allclose(after, W - move - 0.3 / d * W, rtol=1e-10, atol=1e-12)
+    assert float(said) == pytest.approx(loss, rel=1e-10)
+
+
+def test_the_toy_network_moves_as_written() -> None:
+    """W <- W - lr mean_B (softmax(W x) - softmax(W* x/T)) x^T from W = 0 on inputs of |x|^2 = d, two steps."""
+    trained = toy_layer(0.3, "sgd", 0.5, classes=4, inputs=3, batch=5, test_inputs=8)
+    state, W = trained.start(1), np.zeros((4, 3))
+    teacher = np.asarray(state.teacher.weight, dtype=float)
+    for n in range(2):
+        key = jax.random.key(n)
+        x = np.asarray(jax.random.normal(key, (5, 3), jnp.float32), dtype=float)
+        x = np.array([row * (3 / sum(row**2)) ** 0.5 for row in x])
+        state, _ = step_of(trained, state, key, jnp.asarray(n))
+        W = W - 0.5 * sum(np.outer(softmax(W @ row) - softmax(teacher @ row / 0.3), row) for row in x) / 5
+        np.testing.assert_allclose(state.layer.weight, W, rtol=1e-4, atol=1e-6)
 
 
 def test_sample_losses_are_averaged_since_the_last_record() -> None:
