@@ -1,10 +1,11 @@
 """Generated damage against the readers of logs and the command line: what was answered, what was refused, what broke.
 
-    python -m benchmarks.fuzz [--count 10000] [--seed 0]
+    python -m benchmarks.fuzz [--count 10000] [--seed 0] [--reports 0]
 
 Half of the inputs are files for `read_logs`, half are command lines for `odescale`, in this process. A reader may return logs or
 raise `InputError`, within a second; a command may end with status 0, on --json with one valid JSON object, or with status 2 and
-one line. Anything else is a fault: it is printed with its number, and the exit status is 1. `--only NUMBER` repeats one.
+one line. Anything else is a fault: it is printed with its number, and the exit status is 1. `--only NUMBER` repeats one. With
+`--reports N` the first N files that could be read are reported on too, by the whole command (seconds each).
 """
 
 from __future__ import annotations
@@ -104,6 +105,18 @@ def _no_constant(text: str) -> float:
     raise ValueError(f"{text} is no JSON")
 
 
+def try_report(seed: int, number: int, folder: Path, real: tuple[bytes, ...]) -> Outcome | None:
+    """The report on a damaged file; None for one that cannot be read."""
+    name, data = log_file(random.Random(f"{seed} {number}"), real)
+    path = folder / name
+    path.write_bytes(data)
+    try:
+        read_logs(path)
+    except InputError:
+        return None
+    return try_command(["report", "--json", str(path), "--out", str(folder / "page")])
+
+
 def outcome(seed: int, number: int, folder: Path, real: tuple[bytes, ...]) -> Outcome:
     """Input `number` of a seed: files have even numbers, command lines odd ones."""
     rng = random.Random(f"{seed} {number}")
@@ -114,6 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--reports", type=int, default=0, help="files that were read to report on")
     parser.add_argument("--only", type=int, help="the input of this number alone")
     options = parser.parse_args(arguments)
     real = real_shapes(data_folder())
@@ -135,6 +149,20 @@ def main(arguments: list[str] | None = None) -> int:
                     f"{number} {found.ended} ({found.seconds:.2f} s): {found.what[:300]}\n{found.said[-1200:]}",
                     flush=True,
                 )
+        for number in numbers if options.reports else ():
+            found = None if number % 2 else try_report(options.seed, number, folder, real)
+            if found is None:
+                continue
+            counts[f"report: {found.ended}"] += 1
+            slowest["report"] = max(slowest.get("report", (0.0, "")), (found.seconds, f"{number}: {found.what[:160]}"))
+            if found.fault:
+                faults += 1
+                print(
+                    f"{number} {found.ended} ({found.seconds:.2f} s): {found.what[:300]}\n{found.said[-1200:]}",
+                    flush=True,
+                )
+            if sum(count for words, count in counts.items() if words.startswith("report")) >= options.reports:
+                break
     print(f"{len(numbers)} inputs, seed {options.seed}, {time.perf_counter() - began:.0f} s")
     for words, count in sorted(counts.items()):
         print(f"{count:7d}  {words}")

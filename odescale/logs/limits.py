@@ -7,8 +7,8 @@ from odescale.logs.table import refuse
 
 MOST_BYTES = 128 << 20
 """Bytes of one file, unpacked: some two million rows. `max_bytes` of `read_logs` takes another number."""
-MOST_COLUMNS = 4096
-"""A chart of a thousand runs has three columns a run."""
+MOST_COLUMNS = 2048
+"""A chart has three columns a run: six hundred runs."""
 MOST_CELL = 131_072
 """Characters of one cell."""
 MOST_DEPTH = 32

@@ -43,7 +43,8 @@ def reshape(table: Table) -> list[Table]:
 
 def _split_charts(table: Table, charts: list[str]) -> list[Table]:
     """The columns "RUN - METRIC" (and their bands "__MIN", "__MAX", which are left out) beside the shared step column."""
-    shared = [name for name in table.columns if name not in charts]
+    charted = set(charts)
+    shared = [name for name in table.columns if name not in charted]
     means = [name for name in charts if not name.endswith(_BAND)] or charts
     # The metric of a chart is one for all its runs; a run's own name may hold " - " too.
     split = {name: name.rsplit(" - ", 1) for name in means}
@@ -149,7 +150,8 @@ def split_runs(table: Table, step: str) -> list[Table]:
     of phases ("warm-up", "decay") in one run does not.
     """
     table = _training_rows(table)
-    steps = table.columns[step]
+    # Infinite steps tell no order, and their differences are no numbers.
+    steps = np.where(np.isfinite(table.columns[step]), table.columns[step], np.nan)
     named = [n for n in table.columns if plain(n) in RUN_NAMES and _few(table.columns[n], number=True) and n != step]
     text = [n for n in table.text() if n not in named and _few(table.columns[n]) and not _TIMES.search(plain(n))]
     sizes = [
