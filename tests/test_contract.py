@@ -181,9 +181,7 @@ def command(verb: str, name: str, folder: Path) -> list[str]:
 def test_command(verb: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(command(verb, name, tmp_path))
     out, err = capsys.readouterr()
-    if (name, f"{verb}s_by_name") in REFUSED:
-        assert status == 2 and not out and len(err.strip().splitlines()) == 1
-        return
+    # No exception: `odescale sweep kernel` builds the one kernel and varies its own learning rate.
     assert status == 0, err
     record = json.loads(out, parse_constant=lambda text: pytest.fail(text))
     assert record["system"] and record["code"] == 0

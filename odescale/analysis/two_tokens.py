@@ -460,8 +460,12 @@ def _check_minima(mixing: Any, positional: Any, name: str = "mixing") -> tuple[f
 
 
 def _check_scales(variance: Any, length: Any) -> tuple[float, float]:
-    sigma2 = _number("variance", variance, "sigma^2 > 0", lambda x: x > 0, "0.25 is the paper's")
-    length = _number("length", length, "|w|/sqrt(d) > 0", lambda x: x > 0, "1 is the teacher's length")
+    sigma2 = _number(
+        "variance", variance, "sigma^2 > 0, 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30, "0.25 is the paper's"
+    )
+    length = _number(
+        "length", length, "|w|/sqrt(d) > 0, 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30, "1 is the teacher's length"
+    )
     return float(np.sqrt(sigma2)), length
 
 

@@ -90,8 +90,7 @@ class TrainingLog(eqx.Module):
         warmup = self.warmup_steps if warmup_steps is None else warmup_steps
         if warmup is None:
             warmup = float(self.step[0]) if _starts_late(self.step) or _rises(self.learning_rate) else 0.0
-        if not (np.isfinite(warmup) and warmup >= 0):
-            raise InputError("warmup_steps", expected="SGD steps >= 0", got=warmup, remedy="0 is no warm-up")
+        warmup = require_number("warmup_steps", warmup)
         return curve_from_rates(self.name, self.step, self.loss, self.learning_rate, warmup=warmup, tokens=self.tokens)
 
     def smoothed(self, window: int) -> TrainingLog:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.errors import InputError, SolveError, whole
+from odescale.errors import InputError, SolveError, require_number, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
@@ -36,15 +36,23 @@ FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
 ROUNDING_FLOOR = 100
 """In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
 
+SHORTEST, LONGEST = 1e-250, 1e250
+"""Spans of time whose shares and multiples are still numbers."""
+
+MOST_POINTS = 10_000_000
+"""Output times: more than fill memory."""
+
 traces: Counter[str] = Counter()
 """How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
 
 
 def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | None = None) -> Float[np.ndarray, " n"]:
     """t0, then `points` - 1 times log-spaced over the last four decades of (t0, t1], or from t0 + `first` on if that is earlier."""
-    if not (isinstance(t1, (int, float, np.number)) and np.isfinite(t1) and t1 > t0):
+    t0 = require_number("t0", t0, -LONGEST, LONGEST)
+    if isinstance(t1, bool) or not (isinstance(t1, (int, float, np.number)) and t0 + SHORTEST < t1 <= LONGEST):
         raise InputError("t1", expected=f"a finite time > {t0:g}", got=t1, remedy="one unit of t is tr Sigma SGD steps")
-    whole("points", points, 2, remedy="200 is a good value")
+    t1 = float(t1)
+    points = whole("points", points, 2, MOST_POINTS, remedy="200 is a good value")
     if points == 2:
         return np.array([t0, t1], float)
     start = (t1 - t0) * 1e-4 if first is None else min(first, (t1 - t0) * 1e-4)

@@ -105,4 +105,4 @@ def cap_on_steps(solver: str, integration: Integration, max_steps: int | None) -
     """The cap asked for, checked; else the solver's, lowered where long runs are those that diverge."""
     if max_steps is None:
         return min(SOLVERS[solver].max_steps, integration.most_steps or 10**9)
-    return whole("max_steps", max_steps, remedy="leave it out for the default")
+    return whole("max_steps", max_steps, 1, 2**31 - 1, remedy="leave it out for the default")

@@ -71,7 +71,7 @@ def sweep(
     tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked.atol_share)
     size = next(iter(members))[0]
     if chunk is not None:
-        whole("chunk", chunk, remedy="leave it out for the default")
+        chunk = whole("chunk", chunk, 1, 1_000_000, remedy="leave it out for the default")
     batch = chunk or (size if jax.default_backend() != "cpu" else min(64, size))
     # A last chunk of another size would be compiled again: fill it up with copies of the last member.
     padding = -size % batch

@@ -20,7 +20,8 @@ ZERO = 1e-13
 
 def gaussian_projection(width: int, dimension: int, seed: int = 0) -> Float[np.ndarray, "N d"]:
     """W (width, dimension) with independent N(0, 1/width) entries: the eigenvalues of W Lam W^T tend to those of Lam."""
-    shape = whole("width", width), whole("dimension", dimension)
+    shape = whole("width", width, 1, 1_000_000), whole("dimension", dimension, 1, 1_000_000)
+    seed = whole("seed", seed, 0)
     return np.random.default_rng([seed, 0x5EC7]).standard_normal(shape) / width**0.5
 
 

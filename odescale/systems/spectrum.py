@@ -83,8 +83,7 @@ class Spectrum(eqx.Module):
 
 def isotropic(dimension: float) -> Spectrum:
     """Sigma = I in `dimension` dimensions: one mode, lam = 1, w = 1, N = d, one unit of t is d SGD steps."""
-    if not (np.isfinite(dimension) and dimension > 0):
-        raise InputError("dimension", expected="a positive number", got=dimension, remedy="pass d >= 1")
+    require_number("dimension", dimension, 1e-100, 1e100)
     one = np.ones(1)
     return Spectrum(one, one, one * float(dimension), one * float(dimension), float(dimension))
 
@@ -159,7 +158,7 @@ def source_profile(spectrum: Spectrum, source: float, capacity: float) -> Float[
     - `capacity`: a > 0, the exponent of the spectrum lam ~ k^-a.
     """
     for name, value in (("source", source), ("capacity", capacity)):
-        if not (np.isfinite(value) and value > 0):
+        if not 0 < float(value) < np.inf:
             raise InputError(name, expected="a positive number", got=value, remedy="s = .5, a = 1.5 are good values")
     share = power_sums(source * capacity + 1.0, spectrum.ranks)
     share /= share.sum()

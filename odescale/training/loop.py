@@ -116,10 +116,15 @@ def _stop_if_diverged(seeds: Seeds, means: np.ndarray) -> None:
             )
 
 
+MOST_SEEDS, MOST_RECORDS = 100_000, 1_000_000
+"""Runs side by side, and times at which they are measured: more than fill memory."""
+
+
 def choose_record_steps(t1: float, record_times: Any, records: int, scale: float) -> Int[np.ndarray, " n"]:
     """Whole steps at which a run is measured: `record_times`, or `records` log-spaced ones from t1/60; the last is always one."""
-    if isinstance(t1, bool) or not (np.isfinite(t1) and t1 > 0):
+    if isinstance(t1, bool) or not 1e-250 < float(t1) < np.inf:
         raise InputError("t1", expected="a positive finite time", got=t1, remedy=f"one unit is {scale:g} SGD steps")
+    t1 = float(t1)
     last = max(1, round(t1 * scale))
     if last >= 2**31:
         raise InputError("t1", expected=f"at most {2**31 / scale:.4g}, 2^31 steps", got=t1, remedy="train for less")
@@ -147,8 +152,9 @@ def check_seeds(seeds: int | Sequence[int] | None, random: bool) -> list[int]:
     if seeds is None:
         seeds = 4 if random else 1
     if isinstance(seeds, int | np.integer) and not isinstance(seeds, bool):
-        if seeds < 1:
-            raise InputError("seeds", expected="an integer >= 1, or which", got=seeds, remedy="two show the scatter")
+        if not 1 <= seeds <= MOST_SEEDS:
+            raise InputError("seeds", expected=f"an integer from 1 to {MOST_SEEDS}, or which", got=seeds,
+                             remedy="two show the scatter")  # fmt: skip
         seeds = range(int(seeds))
     try:
         values = [int(seed) for seed in seeds]  # pyright: ignore[reportGeneralTypeIssues]

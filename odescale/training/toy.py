@@ -196,6 +196,7 @@ def toy_theory(
     steps (Adam: one step).
     **Failure regime**: K rows in fewer than K dimensions are not orthogonal as the theory has them, and |x| does not vary.
     """
+    temperature = require_number("temperature", temperature, 1e-100, 1e100)
     eta = learning_rate * inputs if optimizer == "sgd" else learning_rate
     return peaked(
         classes=classes, labels="soft", inverse_temperature=1 / (np.sqrt(3) * temperature), learning_rate=eta,

@@ -14,7 +14,7 @@ from odescale.errors import require_number, whole
 from odescale.precision import require_x64, resolve_dtype
 from odescale.run import Run
 from odescale.training.experiment import AbstractTraining, experiment_of
-from odescale.training.loop import Files, check_seeds, choose_record_steps, kept_steps, run_loop
+from odescale.training.loop import MOST_RECORDS, Files, check_seeds, choose_record_steps, kept_steps, run_loop
 from odescale.training.runner import Seeds
 
 
@@ -73,7 +73,7 @@ def train(
     seed_list = check_seeds(seeds, experiment.random)
     clock = experiment.clock
     scale = float(clock.steps_per_unit)
-    steps = choose_record_steps(t1, record_times, whole("records", records, 2), scale)
+    steps = choose_record_steps(t1, record_times, whole("records", records, 2, MOST_RECORDS), scale)
     kept = kept_steps(keep_at, t1, scale, checkpoint)
     files = Files(checkpoint, float(checkpoint_seconds), resume, kept, branch)
 

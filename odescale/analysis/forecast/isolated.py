@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy.optimize import least_squares, nnls
 
-from odescale.errors import InputError
+from odescale.errors import MOST_DRAWS, InputError, whole
 
 EXPONENTS = (0.05, 4.0)
 RANGE = 2.0
@@ -87,6 +87,8 @@ def fit_isolated(
     exponent. The runs drawn know nothing of the law's own bias. **Failure regime**: sizes that were varied together (see
     `correlation`); runs that differ in learning rate or batch as well.
     """
+    draws = whole("draws", draws, 2, MOST_DRAWS, remedy="100 is good")
+    seed = whole("seed", seed, 0)
     names = tuple(sizes)
     values = np.array([np.asarray(sizes[n], float) for n in names])
     y = np.asarray(loss, float)

@@ -133,6 +133,7 @@ def envelope_of_curves(
     **Failure regime**: with few sizes the envelope is a chain of arcs above the frontier: with an exponential time 15 sizes per
     decade leave it 3 % too high between two runs, 75 sizes 0.1 %. Its exponent needs several arcs in the window.
     """
+    points = whole("points", points, 2, 1_000_000, remedy="60 is good")
     C, L = np.asarray(compute, float), np.asarray(loss, float)
     if C.ndim != 2 or C.shape != L.shape or C.shape[0] < 2:
         raise InputError("loss", expected="2 or more runs, compute and loss of one shape", got=(C.shape, L.shape),

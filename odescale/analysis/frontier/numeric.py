@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Real
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw
 from odescale.analysis.frontier.tied import tied_frontier
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.precision import require_x64
 
 _FIRST, _NEXT = 4096, 1000
@@ -238,7 +238,7 @@ def compare_frontiers(
     if not kept.any():
         raise InputError("compute", expected="values where the frontier exists", got="none", remedy="raise C")
     C = np.asarray(analytic.compute)[kept]
-    factor = 10.0**decades
+    factor = 10.0 ** require_number("decades", decades, 0.0, 100.0, open_=True)
     bounds, powers = {}, {}
     for i, name in enumerate(law.names):
         x = np.asarray(analytic.sizes)[kept, i]

@@ -108,7 +108,7 @@ class Curve(eqx.Module):
 
 def follow(system: Peaked, t_max: float) -> Curve:
     """The `Curve` of `system` up to `t_max` (one unit of t is d SGD steps), tight enough for any schedule of the logits."""
-    require_number("t_max", t_max, open_=True)
+    t_max = require_number("t_max", t_max, 1e-100, 1e100)
     first = min(float(system.time_scale), 1e-4 * t_max)
     times = np.geomspace(first, t_max, POINTS)
     solver = system.integration.solvers[0]

@@ -92,7 +92,7 @@ def predict_law(system: Peaked, t: float) -> PeakedLaw:
     """
     if any(is_traced(leaf) for leaf in (system.learning_rate, system.batch, system.classes)):
         raise InputError("system", expected="a concrete system", got="a traced one", remedy="call it outside jit")
-    require_number("t", t, open_=True)
+    t = require_number("t", t, 1e-250)
     system.check()
     if system.optimizer != "sgd":
         return _divided_law(system, float(t))
