@@ -18,6 +18,7 @@ from odescale.cli.output import emit
 from odescale.compare.comparison import Comparison, compare
 from odescale.compare.report import to_json, write_report
 from odescale.generated.attention import quickstart_loss
+from odescale.plain_text import printable
 from odescale.solve.integrate import integrate
 from odescale.systems.attention import Attention
 from odescale.systems.attention_build import quickstart
@@ -44,7 +45,7 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
 
     def say(text: str) -> None:
         if not quiet:
-            print(text, file=sys.stderr, flush=True)
+            print(printable(text), file=sys.stderr, flush=True)
 
     began = time.perf_counter()
     say("1/5 derivation: " + shipped_in_sync("attention"))
