@@ -50,6 +50,15 @@ def test_a_package_that_does_not_import_is_listed_and_left_out(cli) -> None:
     assert find_system("sound").t1 == 3.0
 
 
+def test_a_builder_from_outside_that_fails_is_described_all_the_same(cli, tmp_path: Path) -> None:
+    path = tmp_path / "theory.py"
+    path.write_text("def build(x: float = 1.0):\n    raise RuntimeError('no data\\nhere')\n")
+    status, out, err = cli("systems", f"{path}:build")
+    assert (
+        status == 0 and err == "" and "unknown, its builder fails (RuntimeError: no data here)" in out and "x " in out
+    )
+
+
 def test_a_solve_that_hits_its_cap_names_an_option_that_exists(cli) -> None:
     line = ("solve", "quickstart", "--t1", "30", "--points", "20")
     status, out, err = cli(*line, "--max-steps", "5")

@@ -53,5 +53,9 @@ def _record(entry: Entry) -> dict[str, Any]:
 
 
 def _unit(entry: Entry) -> str:
-    # A system from outside says it with its clock alone.
-    return entry.unit or f"{entry.build().clock.steps_per_unit:g} SGD steps"
+    if entry.unit:
+        return entry.unit
+    try:  # A system from outside says it with its clock alone, and its builder may fail.
+        return f"{entry.build().clock.steps_per_unit:g} SGD steps"
+    except Exception as error:
+        return f"unknown, its builder fails ({type(error).__name__}: {one_line(str(error))})"
