@@ -189,7 +189,8 @@ def fit_law(
     - `curves`: one or more runs of one network and batch size; cut away warm-up and the first fall (`curve.between`): the laws
       are those of the slow part. `law`: see `schedule_laws`; `chinchilla` takes runs of several sizes.
     - `draws`: resampled curves behind the intervals: blocks of residuals, see `block_bootstrap`. They know
-      nothing of the law's own bias: `forecast` adds it.
+      nothing of the law's own bias: `forecast` adds it. Residuals lack the slow noise that the fit has followed, so that the
+      intervals are too narrow: of one run of 48 points they cover 80 % with independent noise, 70 % with a memory of .5.
 
     The residual is relative, near that of log L, so that the amplitudes stay linear; this rule was fixed before any forecast.
 
