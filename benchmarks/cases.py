@@ -86,14 +86,14 @@ def quickstart(small: bool) -> list[Row]:
     from scipy.integrate import solve_ivp
 
     import odescale
-    from odescale.generated.attention import quickstart_loss
+    from odescale.systems.attention_build import quickstart_loss
 
     system = odescale.quickstart(noise=0.0)
-    speed = float(system.learning_rate) * 2.0  # S = learning_rate sqrt(readout_scale) t
-    t1 = (2.0 if small else 12.0) / speed
+    speed = float(system.learning_rate)  # u = learning_rate t
+    t1 = (2.0 if small else 34.0) / speed
 
     def error(t: np.ndarray, loss: np.ndarray) -> str:
-        exact = np.asarray(quickstart_loss(jnp.asarray(t * speed), 1.0, 0.05, 0.3))
+        exact = np.asarray(quickstart_loss(jnp.asarray(t * speed), 14.0, 0.3, 4.0))
         return f"largest relative error of the loss {np.max(np.abs(loss / exact - 1)):.1e}"
 
     rows = []
@@ -101,7 +101,7 @@ def quickstart(small: bool) -> list[Row]:
         found, cold, warm = cold_and_warm(lambda s=solver, r=rtol: odescale.integrate(system, t1, solver=s, rtol=r))
         taken = found.meta["ladder"][-1]
         remarks = f"rtol {rtol:g}, {taken['accepted']} steps, with p, q and observables; {error(found.t, found.loss)}"
-        rows.append(row(f"`quickstart` to S = {t1 * speed:g}, 200 times, `{solver}`", cold, warm, remarks))
+        rows.append(row(f"`quickstart` to u = {t1 * speed:g}, 200 times, `{solver}`", cold, warm, remarks))
 
     start = np.asarray(system.initial_state())
     times = found.t
@@ -163,8 +163,8 @@ def transition(small: bool) -> list[Row]:
 
     system = odescale.quickstart()
     points = 100 if small else 400
-    found, cold, warm = cold_and_warm(lambda: odescale.find_transition(system, 30.0, min_depth=2, points=points))
-    rows = [row("`find_transition`, quickstart to t = 30", cold, warm, f"t_x = {found.t_x:.6f}")]
+    found, cold, warm = cold_and_warm(lambda: odescale.find_transition(system, 85.0, points=points))
+    rows = [row("`find_transition`, quickstart to t = 85", cold, warm, f"t_x = {found.t_x:.6f} (exact, by the event)")]
     gradient, cold, warm = cold_and_warm(lambda: odescale.transition_gradient(system, found))
     remarks = f"dt_x/d learning_rate = {float(gradient.learning_rate):.4f}"
     return [*rows, row("`transition_gradient`, all parameters and overlaps", cold, warm, remarks)]

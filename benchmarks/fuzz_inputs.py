@@ -225,7 +225,7 @@ BAD = {
     "--seeds": ("0", "-1", "nan", "1.5", "x", "", "9" * 5000),
     "--records": ("0", "-1", "x", "1e3"),
     "--tolerance": ("nan", "-1", "x", "=", "loss=", "loss=x", "nothing=1", "0", "inf"),
-    "--min-depth": ("nan", "inf", "-1", "x", "0"),
+    "--threshold": ("efolds=nan", "efolds=inf", "efolds=-1", "efolds=x", "efolds=0", "nothing=1", "efolds", "", "near=0.7"),
     "--vary": ("", "learning_rate", "learning_rate=", "learning_rate=1:2", "learning_rate=nan:1:3", "learning_rate=0:1:3:log",
                "nothing=1:2:3", "learning_rate=1:2:0", "learning_rate=1:2:1e9", "learning_rate=1:2:3:cube",
                "learning_rate=-1:-2:3"),
@@ -234,9 +234,9 @@ BAD = {
 VERBS = {
     "solve": ("--t1", "--points", "--rtol", "--clock", "--solver", "--accuracy", "--precision", "--plot"),
     "sweep": ("--t1", "--points", "--rtol", "--clock", "--solver", "--plot", "--vary"),
-    "transition": ("--t1", "--clock", "--min-depth", "--precision", "--plot"),
+    "transition": ("--t1", "--clock", "--threshold", "--precision", "--plot"),
     "train": ("--t1", "--clock", "--seeds", "--records", "--plot"),
-    "compare": ("--t1", "--clock", "--seeds", "--records", "--tolerance", "--min-depth", "--plot"),
+    "compare": ("--t1", "--clock", "--seeds", "--records", "--tolerance", "--threshold", "--plot"),
 }
 """Verbs on systems, and their options with a bad value in `BAD`."""
 
@@ -334,7 +334,10 @@ def _on_logs(rng: random.Random, folder: Path) -> list[str]:
             ["--after", rng.choice(("nan", "inf", "1e9"))],
         ]
     else:
-        bad += [["--min-depth", rng.choice(("nan", "inf", "x"))], ["--irreducible", rng.choice(("nan", "inf", "x"))]]
+        bad += [
+            ["--threshold", rng.choice(("efolds=nan", "ratio=inf", "x"))],
+            ["--irreducible", rng.choice(("nan", "inf", "x"))],
+        ]
     line += rng.choice(bad)
     if verb == "report":
         line += ["--out", str(folder / "page")]

@@ -50,13 +50,14 @@ def phase(members: int = 80, points: int = 400, classes: int = CLASSES, last: fl
 
 
 def rows(result: Phase) -> None:
-    """A row per sixth member: regimes, exponent of the power law, end of it against the two formulas."""
+    """A row per sixth member: the phases that count, end of the power law against the two formulas."""
     from odescale.analysis.phases.transition import transition_of_trajectory
 
-    print("b*          regimes (kind, e-folds)                                   end / alpha_c   end / predicted")
+    print("b*          phases (kind, e-folds)                                    end / alpha_c   end / predicted")
     for i in range(0, len(result.inverse_temperature), 6):
         each = transition_of_trajectory(result.trajectory.member(i))
-        kinds = ", ".join(f"{regime.kind} {regime.efolds:.1f}" for regime in each.regimes)
+        counted = () if each.phases is None else each.phases.counted()
+        kinds = ", ".join(f"{phase.kind} {phase.efolds:.1f}" for phase in counted)
         end = result.found[i]
         print(
             f"{result.inverse_temperature[i]:<11.4g} {kinds:<60} {end / result.hand_over[i]:<15.4f} {end / result.predicted[i]:.4f}"

@@ -154,13 +154,13 @@ odescale.plot(
 ).figure
 
 # %% [markdown]
-# The transition finder on one system: regimes and the cut-off, located on the flow itself. The low-temperature formula is
+# The transition finder on one system: phases and the cut-off, located on the flow itself. The low-temperature formula is
 # eta c t/((K-1) b*^3) = artanh x - x with x = D/b*; it puts the cut-off at 0.651 alpha_c.
 
 # %%
 cold = odescale.peaked(classes=classes, labels="soft", inverse_temperature=200.0, noise=0.0)
 found = odescale.find_transition(cold, 3e8)
-print(" -> ".join(f"{regime.kind} ({regime.efolds:.1f} e-folds)" for regime in found.regimes))
+print(found.phases)
 print(f"cut-off at t = {found.finite_size_cutoff:.5g}, formula {float(cutoff_time(1.0, c, classes, 200.0)):.5g}")
 flow = odescale.integrate(cold, 3e8)
 x = flow.observables["overlap"] / 200.0

@@ -14,12 +14,12 @@
 # %% [markdown]
 # # Exponential decay, then a power law: theory and training of a two-layer softmax transformer
 #
-# One student, one teacher, plain SGD on fresh Gaussian sequences. The student's first layer must learn the teacher's
-# attention: that part of the loss decays exponentially. Its second layer is too much and must vanish, through a product of
-# weights that nothing else absorbs: that part decays as a power law. This notebook goes from the symbols to the verdict:
-# derive, integrate, find the transition, differentiate it, sweep a parameter, train the real network, compare.
+# One student, one teacher, plain SGD on fresh Gaussian sequences. The student's readout must learn the teacher's: alone, it does
+# so exponentially. Its two attention layers are too much and must vanish, through a product of weights that nothing else absorbs:
+# that part of the loss decays as a power law. This notebook goes from the symbols to the verdict:
+# derive, integrate, find the phases and where one hands over, differentiate that time, sweep a parameter, train, compare.
 #
-# Theory: `docs/attention.md`; the definition of the transition: `docs/transition.md`; clocks and units: `docs/conventions.md`.
+# Theory: `docs/attention.md`; what counts as a phase: `docs/transition.md`; clocks and units: `docs/conventions.md`.
 
 # %%
 import os
@@ -34,27 +34,25 @@ import numpy as np
 import odescale
 from odescale import train
 from odescale.analysis.phases.transition import transition_of_trajectory
-from odescale.generated.attention import quickstart_loss
 from odescale.solve.integrate import traces
+from odescale.systems.attention_build import quickstart_loss
 
 # %% [markdown]
 # ## Parameters
 #
-# Change them here. `ODESCALE_NOTEBOOK_SIZE=small` is what the tests run: a smaller network for a shorter time, where finite
-# size shows. One unit of t is `dimension` SGD steps. `last` is the end of the run in S = learning_rate sqrt(readout_scale) t,
-# the natural time of the closed form.
+# Change them here. `ODESCALE_NOTEBOOK_SIZE=small` is what the tests run: shorter contexts and fewer records. One unit of t is
+# `dimension` SGD steps. `last` is the end of the run in u = learning_rate t, the time of the closed form.
 
 # %%
 small = os.environ.get("ODESCALE_NOTEBOOK_SIZE", "full") == "small"
 
-learning_rate, batch = 0.2, 4
-strength, aligned, surplus, readout_scale = 1.0, 0.05, 0.3, 4.0
-dimension, tokens = (60, 16) if small else (200, 64)
-last = 4.0 if small else 12.0
-seeds = 2
-records, test_sequences = (16, 512) if small else (31, 4096)
+learning_rate, batch = 0.4, 8
+readout, surplus, value_scale = 14.0, 0.3, 4.0
+dimension, tokens = 64, 8 if small else 32
+last = 34.0
+seeds = 2 if small else 4
+records, test_sequences = (25, 256) if small else (33, 2048)
 sweep_members = 8 if small else 24
-min_depth = 2.0  # e-folds; the exponential phase of this system is 2.7 to 2.8 deep
 
 # %% [markdown]
 # ## Where the equations come from
@@ -89,15 +87,15 @@ if sympy is not None:
 
 # %% [markdown]
 # All steps, as shipped: `odescale derive attention`, or docs/derivations/attention.md. What they wrote is plain JAX in
-# `odescale/generated/attention.py`; the closed form of this system comes from there too.
+# `odescale/generated/attention.py`. Without SGD noise this system has a closed form,
+# L(u) = A/2 e^(-2 u) + y^2/(1 + 2 y sqrt(R) u)^2 with A = readout, y = surplus, R = value_scale.
 
 # %%
-S_per_t = learning_rate * np.sqrt(readout_scale)
-t1 = last / S_per_t
+t1 = last / learning_rate
 
 
-def closed_form(S):
-    return quickstart_loss(S, strength, aligned, surplus)
+def closed_form(u):
+    return quickstart_loss(u, readout, surplus, value_scale)
 
 
 # %% [markdown]
@@ -105,8 +103,8 @@ def closed_form(S):
 
 # %%
 parameters = {
-    "learning_rate": learning_rate, "batch": batch, "strength": strength, "aligned": aligned, "surplus": surplus,
-    "readout_scale": readout_scale, "dimension": dimension, "tokens": tokens,
+    "learning_rate": learning_rate, "batch": batch, "readout": readout, "surplus": surplus, "value_scale": value_scale,
+    "dimension": dimension, "tokens": tokens,
 }  # fmt: skip
 system = odescale.quickstart(**parameters)
 print("rows:", ", ".join(system.architecture.rows))
@@ -117,22 +115,31 @@ entry = theory.meta["ladder"][-1]
 print(f"{entry['solver']}: {entry['accepted']} steps; loss {theory.loss[0]:.4f} -> {theory.loss[-1]:.3e}")
 
 noiseless = odescale.integrate(odescale.quickstart(**parameters, noise=0.0), t1, points=400, rtol=1e-11)
-gap = np.max(np.abs(noiseless.loss / np.asarray(closed_form(noiseless.t * S_per_t)) - 1))
+gap = np.max(np.abs(noiseless.loss / np.asarray(closed_form(noiseless.t * learning_rate)) - 1))
 print(f"without SGD noise, against the closed form: {gap:.1e} relative")
 
 # %% [markdown]
-# ## The transition
+# ## The phases, and where one hands over to the other
 #
-# p = -dlog L/dlog t and q = dlog p/dlog t: q = 1 is exponential, q = 0 a power law, and t_x is where q falls through 1/2.
-# Once from the closed form (no noise), once from the ODE (with SGD noise). The depth in e-folds says how much of an
-# exponential phase there was.
+# p = -dlog L/dlog t and q = dlog p/dlog t: q = 1 is exponential, q = 0 a power law. A phase is a stretch on which q stays within
+# 0.2 of one of these for long enough, and t_x is where q falls through 1/2 between the two. Once from the closed form (no noise),
+# once from the ODE (with SGD noise), there located by an event of the integration: no fit and no grid enters.
 
 # %%
-formula = odescale.find_transition(closed_form, last, min_depth=min_depth, time_unit="S")
-print(f"closed form: S_x = {formula.t_x:.6f}, {formula.depth:.3f} e-folds deep")
-transition = odescale.find_transition(system, t1, min_depth=min_depth)
-print(f"ODE with SGD noise: S_x = {transition.t_x * S_per_t:.6f}, {transition.depth:.3f} e-folds deep")
+formula = odescale.find_transition(closed_form, last, time_unit="u = learning_rate t")
+print(f"closed form, exact: u_x = {formula.t_x:.6f}; {formula.name}")
+transition = odescale.find_transition(system, t1)
+print(
+    f"ODE with SGD noise, exact, by the event: t_x = {transition.t_x:.6f}, u_x = {transition.t_x * learning_rate:.6f}"
+)
+print(f"{transition.name}:")
+for phase in transition.phases.list:
+    print("   ", phase)
 print(transition)
+
+# %% [markdown]
+# The loss, and q beside it. Between the two phases q falls far below 0 before it comes back: p, which grew as the exponential's
+# rate times t, has to come down to the exponent of the power law. Had q come back to 1 instead, there would be two exponentials.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(13, 4.6), layout="constrained")
@@ -155,26 +162,24 @@ print(f"dt_x/d learning_rate = {slope:.4f}, dlog t_x/dlog learning_rate = {slope
 # %% [markdown]
 # ## A sweep: many learning rates, one compilation
 #
-# Without noise every learning rate has the same S_x; the SGD noise moves it. The transition of each member is interpolated on
-# the sweep's output times, so there are more of them.
+# Without noise every learning rate has the same u_x; the SGD noise moves it. The phases of each member are read off the sweep's
+# output times, by interpolation of its own p and q, so there are more of these times.
 
 # %%
-rates = np.geomspace(0.5 * learning_rate, 2 * learning_rate, sweep_members)
+rates = np.geomspace(0.25 * learning_rate, 2 * learning_rate, sweep_members)
 before = traces["tsit5"]
-family = odescale.sweep("quickstart", 2 * t1, {"learning_rate": rates}, points=1000, **parameters)
+family = odescale.sweep("quickstart", 4 * t1, {"learning_rate": rates}, points=1000, **parameters)
 print(f"{sweep_members} members, compiled {traces['tsit5'] - before} time(s), failed: {family.meta['failed']}")
 
-found = [transition_of_trajectory(family.member(i), min_depth=min_depth) for i in range(sweep_members)]
-S_x = [
-    np.nan if each.t_x is None else each.t_x * rate * np.sqrt(readout_scale)
-    for each, rate in zip(found, rates, strict=True)
-]
+found = [transition_of_trajectory(family.member(i)) for i in range(sweep_members)]
+u_x = [np.nan if each.t_x is None else each.t_x * rate for each, rate in zip(found, rates, strict=True)]
+print("names:", ", ".join(sorted({each.name for each in found})))
 
 figure, axes = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
-axes.plot(rates, S_x, "o-", label="ODE with SGD noise")
+axes.plot(rates, u_x, "o-", label="ODE with SGD noise")
 axes.axhline(formula.t_x, color="black", linestyle="--", label="closed form, no noise")
-axes.set(xscale="log", xlabel="learning rate", ylabel="transition in natural time  S_x")
-axes.set_xticks([learning_rate / 2, learning_rate, 2 * learning_rate], minor=False)
+axes.set(xscale="log", xlabel="learning rate", ylabel="transition in intrinsic time  u_x")
+axes.set_xticks([learning_rate / 4, learning_rate / 2, learning_rate, 2 * learning_rate], minor=False)
 axes.xaxis.set_major_formatter("{x:g}")
 axes.xaxis.set_minor_formatter("")
 axes.legend()
@@ -189,27 +194,35 @@ figure
 
 # %%
 run = train(
-    system, t1, seeds=seeds, record_times=np.geomspace(0.2, last, records) / S_per_t, test_sequences=test_sequences
+    system,
+    t1,
+    seeds=seeds,
+    record_times=np.geomspace(0.05, last, records) / learning_rate,
+    test_sequences=test_sequences,
+    progress=False,
 )
 print(f"{len(run.seeds)} seeds, {run.step[-1]} SGD steps each; loss {run.mean()[0]:.4f} -> {run.mean()[-1]:.3e}")
 
 # %% [markdown]
 # ## Compare
 #
-# Theory and run on one clock, pointwise ratio with its standard error, the transition by the same estimator on the same
-# points, and a verdict. At `small` size the corrections of order 1/tokens and 1/dimension are large, and the verdict may say so.
+# Theory and run on one clock, pointwise ratio with its standard error, and a verdict. The phases of the runs come from their points
+# alone, by a contest of models; the theory, sampled at the same points, goes through the model that won. An estimate from points
+# is compared with that, and not with the exact t_x. At `small` size corrections of order 1/tokens are large, and the verdict may
+# say so.
 
 # %%
-comparison = odescale.compare(system, run, min_depth=min_depth)
+comparison = odescale.compare(system, run)
 print(comparison.verdict)
 print(f"run/theory: {comparison.loss.ratio.min():.3f} to {comparison.loss.ratio.max():.3f}")
+print("theory, exact:      ", comparison.transitions["exact"])
 print("theory, same points:", comparison.transitions["theory"])
 print("run:                ", comparison.transitions["run"])
 
 # %%
-t = np.geomspace(0.2, last, 200) / S_per_t
+t = np.geomspace(0.05, last, 200) / learning_rate
 odescale.plot(
     comparison,
     title="Two-layer softmax transformer: theory and training",
-    formula=(t, np.asarray(closed_form(t * S_per_t))),
+    formula=(t, np.asarray(closed_form(t * learning_rate))),
 )["loss"].figure

@@ -12,9 +12,9 @@
 # ---
 
 # %% [markdown]
-# # Your own run: regimes, laws, a forecast, the best schedule, and whether to believe it
+# # Your own run: phases, laws, a forecast, the best schedule, and whether to believe it
 #
-# You have loss curves. Which regime are they in, which law describes them, what would another learning-rate schedule or a longer
+# You have loss curves. Which phases have they, which law describes them, what would another learning-rate schedule or a longer
 # run give, and may you trust the answer? Put your own files into `LOGS` and the names of the runs into `FIT_ON` and `PREDICT`
 # below. Without files the notebook trains a small language model on the sources of Python's standard library first, under
 # three schedules, and forecasts the third from the other two.
@@ -34,6 +34,7 @@ import numpy as np
 
 import odescale
 from odescale import OutsideTheoryError
+from odescale.compare.log_phases import phases_of_log
 from odescale.compare.log_report import first_step
 from odescale.language import LanguageModel
 from odescale.schedules import ConstantSchedule, CosineSchedule, StepDownSchedule, WarmedSchedule
@@ -98,17 +99,20 @@ for log in logs:
     print(log)
 
 # %% [markdown]
-# ## Regimes
+# ## Phases
 #
-# Is there an exponential phase, and where does it end? Most language-model curves have none in the sense of a deep exponential
-# decay, and the answer then says why.
+# Is there an exponential phase, and where does it end? It is looked for in intrinsic time, after warm-up and before the learning
+# rate decays: what the loss does in a decay is the schedule's doing. Most language-model curves have no exponential phase, and the
+# answer says why.
 
 # %%
 by_name = {log.name: log for log in logs}
 first = by_name[FIT_ON[0]]
-transition = odescale.find_transition_curve(first.step, first.loss, bootstrap=50, time_unit="SGD steps")
-print(transition)
-odescale.plot(logs, transition=transition)["loss"].figure
+phases = phases_of_log(first)
+print(phases.sentence())
+for row in phases.rows:
+    print(f"    {row['phase']}: steps {row['from step']:.6g} to {row['to step']:.6g}")
+odescale.plot(logs)["loss"].figure
 
 # %% [markdown]
 # ## Laws

@@ -22,6 +22,7 @@ from odescale.logs.read import read_logs as read_logs
 
 # Systems: builders by name
 from odescale.systems.attention_build import attention as attention
+from odescale.systems.attention_build import logistic_pair as logistic_pair
 from odescale.systems.attention_build import quickstart as quickstart
 from odescale.systems.transformer import transformer as transformer
 from odescale.systems.transformer import committee as committee
@@ -45,7 +46,9 @@ from odescale.systems.kernel import Kernel as Kernel
 from odescale.systems.derived import Derived as Derived
 from odescale.clock import Clock as Clock
 from odescale.solve.trajectory import Trajectory as Trajectory
-from odescale.analysis.phases.regimes import Transition as Transition
+from odescale.analysis.phases.record import Transition as Transition
+from odescale.analysis.phases.stretches import Phases as Phases
+from odescale.analysis.phases.stretches import Thresholds as Thresholds
 from odescale.run import Run as Run
 from odescale.training.experiment import AbstractExperiment as AbstractExperiment
 from odescale.compare.comparison import Comparison as Comparison

@@ -64,7 +64,7 @@ def test_help_of_every_command_imports_neither_jax_nor_numpy():
 
 
 def test_as_a_program_it_needs_no_setting_of_jax_and_fails_with_status_two():
-    bad, _ = program("solve", "quickstart", "--t1", "0")
+    bad, _ = program("solve", "logistic_pair", "--t1", "0")
     assert bad.returncode == 2 and bad.stdout == "" and bad.stderr.count("\n") == 1
 
 
@@ -165,7 +165,7 @@ def test_stopped_and_unread(cli, monkeypatch):
     assert done.returncode == 1 and done.stderr == b""
 
 
-QUICK, TINY = ("solve", "quickstart"), ("solve", "transformer", *(
+QUICK, TINY = ("solve", "logistic_pair"), ("solve", "transformer", *(
     word for pair in ("depth=1", "tokens=2", "nodes=64", "dimension=40") for word in ("--set", pair)
 ))  # fmt: skip
 RATE = ("--vary", "learning_rate=0.1:0.2:2")
@@ -199,35 +199,36 @@ BAD = {
     "tolerance in float32": ((*QUICK, "--rtol", "1e-8", "--precision", "float32"), "rtol: expected at least"),
     "unstable": ((*QUICK, "--set", "learning_rate=100", "--set", "batch=1"), "outgrows the drift"),
     "no picture": ((*QUICK, "--plot", "picture.txt"), "--plot: expected a file ending in"),
-    "transition in float32": (("transition", "quickstart", "--precision", "float32"), "float64 for a transition"),
-    "transition depth": (("transition", "quickstart", "--min-depth", "-1"), "min_depth: expected"),
+    "transition in float32": (("transition", "logistic_pair", "--precision", "float32"), "float64 for a transition"),
+    "transition depth": (("transition", "logistic_pair", "--threshold", "efolds=-1"), "thresholds.efolds: expected"),
     "context outside": (
         ("solve", "attention", "--set", "depth=1", "--set", "context=finite", "--set", "strength=1"), "2 C_kk C_qq < 1",
     ),
-    "nothing varied": (("sweep", "quickstart"), "--vary"),
-    "no range": (("sweep", "quickstart", "--vary", "learning_rate=0.1"), "--vary: expected NAME=LO:HI:N"),
-    "no number of values": (("sweep", "quickstart", "--vary", "learning_rate=0.1:0.2:x"), "--vary: expected NAME=LO:HI:N"),
-    "unknown spacing": (("sweep", "quickstart", "--vary", "learning_rate=0.1:0.2:3:lin"), "--vary: expected NAME=LO:HI:N"),
-    "log of zero": (("sweep", "quickstart", "--vary", "noise=0:1:3:log"), "above 0 with log"),
-    "varied twice": (("sweep", "quickstart", *RATE, *RATE), "learning_rate: expected one --vary of it"),
-    "varied and set": (("sweep", "quickstart", *RATE, "--set", "learning_rate=0.1"),
+    "nothing varied": (("sweep", "logistic_pair"), "--vary"),
+    "no range": (("sweep", "logistic_pair", "--vary", "learning_rate=0.1"), "--vary: expected NAME=LO:HI:N"),
+    "no number of values": (("sweep", "logistic_pair", "--vary", "learning_rate=0.1:0.2:x"), "--vary: expected NAME=LO:HI:N"),
+    "unknown spacing": (("sweep", "logistic_pair", "--vary", "learning_rate=0.1:0.2:3:lin"), "--vary: expected NAME=LO:HI:N"),
+    "log of zero": (("sweep", "logistic_pair", "--vary", "noise=0:1:3:log"), "above 0 with log"),
+    "varied twice": (("sweep", "logistic_pair", *RATE, *RATE), "learning_rate: expected one --vary of it"),
+    "varied and set": (("sweep", "logistic_pair", *RATE, "--set", "learning_rate=0.1"),
                        "learning_rate: expected one --vary of it alone, got a --set"),
-    "unequal": (("sweep", "quickstart", *RATE, "--vary", "noise=0:1:3"), "equally many values of each"),
-    "unknown varied": (("sweep", "quickstart", "--vary", "learning_rat=0.1:0.2:2"), "did you mean learning_rate"),
-    "varied out of domain": (("sweep", "quickstart", "--vary", "noise=0:2:3"), "noise: expected a number in [0, 1]"),
-    "varied shape": (("sweep", "quickstart", "--vary", "dimension=20:40:2"), "dimension: expected a parameter that keeps"),
-    "clocks of members": (("sweep", "quickstart", *RATE, "--clock", "tau"), "--clock: expected t"),
+    "unequal": (("sweep", "logistic_pair", *RATE, "--vary", "noise=0:1:3"), "equally many values of each"),
+    "unknown varied": (("sweep", "logistic_pair", "--vary", "learning_rat=0.1:0.2:2"), "did you mean learning_rate"),
+    "varied out of domain": (("sweep", "logistic_pair", "--vary", "noise=0:2:3"), "noise: expected a number in [0, 1]"),
+    "varied shape": (("sweep", "logistic_pair", "--vary", "dimension=20:40:2"),
+                     "--vary: expected a number that logistic_pair keeps its shapes"),
+    "clocks of members": (("sweep", "logistic_pair", *RATE, "--clock", "tau"), "--clock: expected t"),
     "steps of members": (
         ("sweep", "peaked", "--set", "classes=3", "--vary", "dimension=100:200:2", "--clock", "steps"), "--clock: expected t",
     ),
     "unknown derivation": (("derive", "attentoin"), "NAME: expected one of attention"),
-    "infinite tokens cannot be trained": (("train", "quickstart", "--set", "tokens=inf"), "tokens: expected a whole number"),
-    "no seeds": (("train", "quickstart", "--seeds", "0"), "expected a whole number >= 1"),
+    "infinite tokens cannot be trained": (("train", "logistic_pair", "--set", "tokens=inf"), "tokens: expected a whole number"),
+    "no seeds": (("train", "logistic_pair", "--seeds", "0"), "expected a whole number >= 1"),
     "seeds of what is not random": (("train", "kernel", "--seeds", "2"), "seeds: expected"),
     "tolerance": (("compare", "committee", "--tolerance", "0"), "tolerance: expected numbers between 0 and 1"),
     "tolerance no number": (("compare", "spectral", "--tolerance", "loss=x"), "--tolerance: expected a number"),
     "two tolerances": (("compare", "spectral", "--tolerance", "0.1", "--tolerance", "0.2"), "--tolerance: expected one number"),
-    "depth of a comparison": (("compare", "spectral", "--min-depth", "-1"), "min_depth: expected a positive"),
+    "depth of a comparison": (("compare", "spectral", "--threshold", "efold=2"), "--threshold: expected one of"),
     "missing log": (("report", "no_such_file.csv"), "LOG: expected a CSV file"),
     "depth": (("solve", "transformer", "--set", "depth=0"), "depth: expected an integer from 1 to 8"),
     "tokens": (("train", "transformer", "--set", "tokens=inf"), "tokens: expected an integer"),
@@ -270,7 +271,7 @@ def test_an_unreadable_checkpoint_is_one_line(cli, tmp_path, content):
     path = tmp_path / "checkpoint.npz"
     path.write_bytes(content)
     small = ("--set", "tokens=16", "--t1", 4, "--seeds", 2, "--records", 12)
-    status, out, err = cli("train", "quickstart", *small, "--checkpoint", path, "--out", tmp_path / "out")
+    status, out, err = cli("train", "logistic_pair", *small, "--checkpoint", path, "--out", tmp_path / "out")
     assert status == 2 and out == "" and err.count("\n") == 1 and "checkpoint" in err
 
 
@@ -286,7 +287,7 @@ def test_a_broken_log_is_one_line(cli, tmp_path, text):
 
 def test_an_unwritable_target_is_one_line(cli, tmp_path):
     (tmp_path / "file").write_text("", encoding="utf-8")
-    status, out, err = cli("solve", "quickstart", "--save", tmp_path / "file" / "run.npz", "--json")
+    status, out, err = cli("solve", "logistic_pair", "--save", tmp_path / "file" / "run.npz", "--json")
     assert status == 2 and out == "" and err.count("\n") == 1 and err.startswith("odescale: ")
 
 
@@ -300,7 +301,8 @@ def test_report_finds_the_transition_of_a_loss_curve(cli, tmp_path):
     record = record_of(out)
     assert status == 0 and err == ""
     (entry,) = record["logs"].values()
-    assert entry["fit"]["estimator"] and "found" in entry["spline"]
+    assert entry["transition"]["estimator"] and entry["transition"]["found"] and entry["t_x_step"] > 30
+    assert [row["phase"] for row in entry["phases"]] == ["exponential", "between", "power law"]
     assert record["t"][0] == 1 and record["time_unit"] == "SGD steps of the log"
     status, out, _ = cli("report", path, "--out", tmp_path / "words")
     assert status == 0 and "e-folds" in out and "column loss" in out

@@ -60,11 +60,11 @@ def test_a_builder_from_outside_that_fails_is_described_all_the_same(cli, tmp_pa
 
 
 def test_a_solve_that_hits_its_cap_names_an_option_that_exists(cli) -> None:
-    line = ("solve", "quickstart", "--t1", "30", "--points", "20")
+    line = ("solve", "logistic_pair", "--t1", "30", "--points", "20")
     status, out, err = cli(*line, "--max-steps", "5")
     assert status == 1 and "raise max_steps (--max-steps of solve and sweep)" in err and err.count("\n") == 1
     assert cli(*line, "--max-steps", "5000")[0] == 0
-    vary = ("sweep", "quickstart", "--t1", "30", "--points", "20", "--vary", "learning_rate=0.1:0.2:2")
+    vary = ("sweep", "logistic_pair", "--t1", "30", "--points", "20", "--vary", "learning_rate=0.1:0.2:2")
     status, out, err = cli(*vary, "--max-steps", "5")
     assert status == 1 and "--max-steps" in out and "2 of 2 members did not finish" in err
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from odescale import Thresholds
 from odescale.cli.arguments import COMMANDS, build_parser
 from odescale.cli.main import main
 from odescale.errors import InputError
@@ -33,7 +34,7 @@ TABLE: dict[str, tuple[str | None, str | None, tuple[str, Any] | None]] = {
     "--max-steps": ("0", "77", ("max_steps", 77)),
     "--precision": ("float16", "float32", ("precision", "float32")),
     "--accuracy": ("best", "check", ("accuracy", "check")),
-    "--min-depth": ("0", "1.5", ("min_depth", 1.5)),
+    "--threshold": ("efolds=0", "efolds=1.75", ("thresholds", Thresholds(efolds=1.75))),
     "--vary": ("learning_rate=0.1:0.2", "learning_rate=0.01:0.02:2", ("values", [0.01, 0.02])),
     "--seeds": ("0", "3", ("seeds", 3)),
     "--records": ("1", "9", ("records", 9)),
@@ -68,17 +69,17 @@ def call(capsys: pytest.CaptureFixture[str], *words: object) -> tuple[Any, str, 
 
 
 @cache
-def quickstart() -> Any:
-    return as_system("quickstart")
+def logistic_pair() -> Any:
+    return as_system("logistic_pair")
 
 
 @pytest.fixture
 def one_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The entry of the register is that of the name; one system, built once, stands for all that they build."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("odescale.cli.verbs.as_system", lambda *_, **__: quickstart())
+    monkeypatch.setattr("odescale.cli.verbs.as_system", lambda *_, **__: logistic_pair())
     monkeypatch.setattr(
-        "odescale.cli.sweep.sweep", lambda builder, t1, values, **how: sweep(quickstart(), t1, values, **how)
+        "odescale.cli.sweep.sweep", lambda builder, t1, values, **how: sweep(logistic_pair(), t1, values, **how)
     )
 
 

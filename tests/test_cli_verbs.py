@@ -32,9 +32,10 @@ def test_every_system_solves_with_its_defaults_alone(cli, system):
     loss = np.array(record["loss"])
     assert np.isfinite(loss).all() and loss[-1] < 0.1 * loss[0]
     assert record["time_unit"].startswith("one unit of t = ") and "SGD steps" in record["time_unit"]
-    if system in ("attention", "quickstart"):
+    if system in ("attention", "quickstart", "logistic_pair"):
         rows = record["parameters"]["rows"]
-        assert record["time_unit"] == "one unit of t = 200 SGD steps" and record["error"] is None
+        steps = 64 if system == "quickstart" else 200
+        assert record["time_unit"] == f"one unit of t = {steps} SGD steps" and record["error"] is None
         assert np.shape(record["observables"]["overlaps"]) == (200, len(rows), len(rows))
     if system == "spectral":
         assert record["solver"][0]["solver"] == "rank_one" and record["parameters"]["modes"] == 1024
@@ -53,12 +54,14 @@ def test_the_kernel_of_a_small_transformer_solves(cli):
 
 def test_solve_prints_a_table_and_saves_and_draws(cli, tmp_path):
     status, out, err = cli(
-        "solve", "quickstart", "--t1", 12, "--save", tmp_path / "run.npz", "--plot", tmp_path / "run.png",
+        "solve", "logistic_pair", "--t1", 12, "--save", tmp_path / "run.npz", "--plot", tmp_path / "run.png",
         "--accuracy", "check",
     )  # fmt: skip
     assert status == 0 and err == ""
     lines = out.splitlines()
-    assert lines[0].startswith("quickstart: one unit of t = 200 SGD steps") and lines[1].startswith("solved by tsit5 (")
+    assert lines[0].startswith("logistic_pair: one unit of t = 200 SGD steps") and lines[1].startswith(
+        "solved by tsit5 ("
+    )
     assert lines[2].split() == ["t", "loss", "p", "q", "error"] and len(lines) == 3 + 16
     saved = Trajectory.load(tmp_path / "run.npz")
     assert saved.t[-1] == 12 and float(lines[-1].split()[1]) == pytest.approx(saved.loss[-1], rel=1e-5)
@@ -66,9 +69,9 @@ def test_solve_prints_a_table_and_saves_and_draws(cli, tmp_path):
 
 
 def test_clocks_convert_what_goes_in_and_what_comes_out(cli):
-    by_t = record_of(cli("solve", "quickstart", "--t1", 15, "--json")[1])
-    by_steps = record_of(cli("solve", "quickstart", "--t1", 3000, "--clock", "steps", "--json")[1])
-    by_tau = record_of(cli("solve", "quickstart", "--t1", 3, "--clock", "tau", "--json")[1])
+    by_t = record_of(cli("solve", "logistic_pair", "--t1", 15, "--json")[1])
+    by_steps = record_of(cli("solve", "logistic_pair", "--t1", 3000, "--clock", "steps", "--json")[1])
+    by_tau = record_of(cli("solve", "logistic_pair", "--t1", 3, "--clock", "tau", "--json")[1])
     np.testing.assert_allclose(by_steps["t"], 200 * np.array(by_t["t"]), rtol=1e-12)
     np.testing.assert_allclose(by_tau["t"], 0.2 * np.array(by_t["t"]), rtol=1e-12)
     np.testing.assert_allclose(by_steps["loss"], by_t["loss"], rtol=1e-9)
@@ -77,7 +80,7 @@ def test_clocks_convert_what_goes_in_and_what_comes_out(cli):
 
 
 def test_set_changes_a_parameter(cli):
-    record = record_of(cli("solve", "quickstart", *settings("learning_rate=0.1", "noise=0"), "--json")[1])
+    record = record_of(cli("solve", "logistic_pair", *settings("learning_rate=0.1", "noise=0"), "--json")[1])
     assert record["parameters"]["learning_rate"] == 0.1 and record["parameters"]["noise"] == 0.0
 
 
@@ -86,17 +89,17 @@ def test_sweep_is_solve_at_every_value(cli, tmp_path):
     given = ("--t1", 1600, "--clock", "steps", "--points", 40)
     vary = ("--vary", "batch=2:8:3:log", "--vary", "noise=0:1:3")
     status, out, err = cli(
-        "sweep", "quickstart", *given, *vary, "--json", "--save", tmp_path / "s.npz", "--plot", tmp_path / "s.pdf"
+        "sweep", "logistic_pair", *given, *vary, "--json", "--save", tmp_path / "s.npz", "--plot", tmp_path / "s.pdf"
     )
     record = record_of(out)
     assert status == 0 and err == "" and record["codes"] == [0, 0, 0] and record["time_unit"] == "SGD steps"
     assert record["members"] == {"batch": pytest.approx([2, 4, 8]), "noise": [0, 0.5, 1]}
-    one = record_of(cli("solve", "quickstart", *given, *settings("batch=8", "noise=1"), "--json")[1])
+    one = record_of(cli("solve", "logistic_pair", *given, *settings("batch=8", "noise=1"), "--json")[1])
     np.testing.assert_allclose(record["t"], one["t"], rtol=1e-12)
     np.testing.assert_allclose(record["loss"][2], one["loss"], rtol=1e-6)
     np.testing.assert_allclose(Trajectory.load(tmp_path / "s.npz").loss, record["loss"])
     assert (tmp_path / "s.pdf").stat().st_size > 5000
-    status, out, _ = cli("sweep", "quickstart", *given, *vary)
+    status, out, _ = cli("sweep", "logistic_pair", *given, *vary)
     lines = out.splitlines()
     assert status == 0 and lines[2].split() == ["batch", "noise", "steps", "loss", "p", "q", "code"] and len(lines) == 6
     assert float(lines[-1].split()[3]) == pytest.approx(one["loss"][-1], rel=1e-5)
@@ -108,7 +111,7 @@ def test_a_member_that_does_not_finish_is_named_and_is_no_success(cli, monkeypat
         "odescale.cli.sweep.sweep", lambda *words, **options: sweep(*words, **options | {"max_steps": 400})
     )
     given = ("--set", "batch=1", "--t1", 4, "--points", 12)
-    status, out, err = cli("sweep", "quickstart", *given, "--vary", "learning_rate=0.1:100:2", "--json")
+    status, out, err = cli("sweep", "logistic_pair", *given, "--vary", "learning_rate=0.1:100:2", "--json")
     record = record_of(out)
     assert status == 1 and err == "odescale: 1 of 2 members did not finish: see their codes\n"
     assert record["codes"] == [0, 1] and record["code"] == 1 and record["loss"][1][-1] is None
@@ -125,21 +128,21 @@ def test_remarks_of_a_sweep_are_those_of_both_ends(cli):
 
 
 @pytest.mark.slow
-def test_transition_says_depth_steps_and_intrinsic_time(cli, tmp_path):
-    status, out, err = cli(
-        "transition", "quickstart", "--min-depth", 2, "--clock", "steps", "--json", "--plot", tmp_path / "t.png"
-    )
+def test_transition_says_phases_steps_and_intrinsic_time(cli, tmp_path):
+    status, out, err = cli("transition", "quickstart", "--clock", "steps", "--json", "--plot", tmp_path / "t.png")
     record = record_of(out)
     found = record["transition"]
     assert status == 0 and err == "" and found["found"] and (tmp_path / "t.png").stat().st_size > 5000
-    assert found["t_x"] * 0.4 == pytest.approx(2.153729, abs=5e-7)
-    assert found["steps"] == pytest.approx(200 * found["t_x"]) and found["tau"] == pytest.approx(0.2 * found["t_x"])
+    assert found["t_x"] == pytest.approx(7.322016, abs=5e-7)
+    assert found["steps"] == pytest.approx(64 * found["t_x"]) and found["tau"] == pytest.approx(0.4 * found["t_x"])
     assert record["t"] == found["steps"] and record["time_unit"] == "SGD steps"
     status, out, _ = cli("transition", "quickstart")
-    words = "\nexponential to power law at t_x = 5.38432, depth 2.692 e-folds (min_depth 2.5)"
-    assert status == 0 and words in out and "= 1076.86 SGD steps" in out
-    status, out, _ = cli("transition", "quickstart", "--min-depth", 3)
-    assert status == 0 and "\nno exponential phase" in out and "e-folds down (min_depth 3)" in out
+    assert status == 0 and "\nexponential, then power law: t_x = 7.32202, 5.549 e-folds down" in out
+    assert "= 468.609 SGD steps" in out and "\n  exponential from 0.0085 to 5.995 (4.59 e-folds, rate 0.781)" in out
+    status, out, _ = cli("transition", "quickstart", "--threshold", "efolds=5")
+    assert status == 0 and "\nno exponential phase: power law" in out and "4.59 e-folds at the most (5 count)" in out
+    status, out, _ = cli("transition", "logistic_pair")
+    assert status == 0 and "\nno exponential phase: " in out and "0.27 e-folds at the most (1.5 count)" in out
 
 
 @pytest.mark.slow
@@ -152,7 +155,7 @@ def test_transition_of_the_spectral_system_names_its_cut_off(cli):
 
 
 def test_transition_of_a_mean_field_system_has_a_reason_and_its_remarks(cli):
-    status, out, err = cli("transition", "committee", "--min-depth", 1, "--json")
+    status, out, err = cli("transition", "committee", "--threshold", "efolds=1", "--json")
     record = record_of(out)
     assert status == 0 and err == ""
     assert record["transition"]["found"] in (True, False) and record["transition"]["reason"]
@@ -165,16 +168,18 @@ RUN = (*settings("dimension=40", "tokens=6"), "--t1", 4, "--seeds", 2, "--record
 def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_path):
     checkpoint = ("--checkpoint", tmp_path / "checkpoint.npz")
     given = (*RUN, *checkpoint, "--json")
-    status, out, err = cli("compare", "quickstart", *given, "--out", tmp_path / "compare", "--plot", tmp_path / "c.svg")
+    status, out, err = cli(
+        "compare", "logistic_pair", *given, "--out", tmp_path / "compare", "--plot", tmp_path / "c.svg"
+    )
     compared = record_of(out)
-    assert status == 0 and err == "" and compared["transition"]["exact"]["min_depth"] == 2.5
+    assert status == 0 and err == "" and compared["transition"]["exact"]["thresholds"]["efolds"] == 1.5
     assert compared["verdict"]["status"] in ("agrees", "differs", "undecided", "outside the theory")
     names = {"report.md", "comparison.png", "comparison.json", "theory.npz", "run.npz"}
     assert {path.name for path in (tmp_path / "compare").iterdir()} == names and (
         tmp_path / "c.svg"
     ).stat().st_size > 5000
     status, out, err = cli(
-        "train", "quickstart", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t"
+        "train", "logistic_pair", *given, "--out", tmp_path / "train", "--plot", tmp_path / "t.png", "--clock", "t"
     )
     record = record_of(out)
     assert status == 0 and err == "" and len(record["loss"]) == len(record["t"]) == len(record["error"]) == 9
@@ -184,24 +189,31 @@ def test_compare_and_train_share_a_checkpoint_and_honour_their_options(cli, tmp_
     np.testing.assert_allclose(record["loss"], saved.mean())
     assert (tmp_path / "t.png").stat().st_size > 5000
     # What is asked for is what is used: tolerance and depth of the transition, times on the clock.
-    words = ("--tolerance", "loss=0.0001", "--min-depth", 1, "--out", tmp_path / "strict")
-    strict = record_of(cli("compare", "quickstart", *given, *words)[1])
-    assert strict["quantities"]["loss"]["tolerance"] == 0.0001 and strict["transition"]["exact"]["min_depth"] == 1
+    words = ("--tolerance", "loss=0.0001", "--threshold", "efolds=1", "--out", tmp_path / "strict")
+    strict = record_of(cli("compare", "logistic_pair", *given, *words)[1])
+    assert (
+        strict["quantities"]["loss"]["tolerance"] == 0.0001
+        and strict["transition"]["exact"]["thresholds"]["efolds"] == 1
+    )
     status, out, _ = cli(
-        "train", "quickstart", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train"
+        "train", "logistic_pair", *RUN, *checkpoint, "--t1", 160, "--clock", "steps", "--out", tmp_path / "train"
     )
     rows = [line.split() for line in out.splitlines()[1:-1]]
     assert status == 0 and rows[0][:3] == ["step", "loss", "+-"] and rows[-1][0] == "160" and len(rows) == 10
     # Another experiment must not go on from that checkpoint.
-    status, out, err = cli("train", "quickstart", *settings("learning_rate=0.1"), *given, "--out", tmp_path / "other")
+    status, out, err = cli(
+        "train", "logistic_pair", *settings("learning_rate=0.1"), *given, "--out", tmp_path / "other"
+    )
     assert status == 2 and out == "" and err.count("\n") == 1 and "checkpoint" in err
 
 
 def test_a_theory_without_transitions_looks_for_them_when_asked(cli, tmp_path):
     given = (*settings("modes=16"), "--t1", 60, "--seeds", 2, "--records", 9, "--json", "--out", tmp_path)
     assert record_of(cli("compare", "spectral", *given)[1])["transition"] is None
-    found = record_of(cli("compare", "spectral", *given, "--min-depth", 1.5, "--tolerance", 0.2)[1])
-    assert found["transition"]["run"]["min_depth"] == 1.5 and found["quantities"]["loss"]["tolerance"] == 0.2
+    found = record_of(cli("compare", "spectral", *given, "--threshold", "efolds=1.25", "--tolerance", 0.2)[1])
+    assert (
+        found["transition"]["run"]["thresholds"]["efolds"] == 1.25 and found["quantities"]["loss"]["tolerance"] == 0.2
+    )
 
 
 def test_solve_prints_nodes_coverage_and_error_and_saves_and_draws(cli, tmp_path):
@@ -277,6 +289,7 @@ def test_quickstart_writes_its_report_in_the_time_promised(cli, tmp_path):
     status, out, err = cli("quickstart", "--seeds", 2, "--out", tmp_path / "quickstart", "--json")
     record = record_of(out)
     assert status == 0 and err == ""
-    assert record["quickstart"]["t_x_ode_S"] == pytest.approx(2.153729, abs=5e-7)
+    assert record["quickstart"]["t_x_ode"] == pytest.approx(7.322016, abs=5e-7)
+    assert record["quickstart"]["name_run"] == record["quickstart"]["name_ode"] == "exponential, then power law"
     assert record["quickstart"]["ode_against_formula"] < 1e-6
     assert record["verdict"]["status"] in ("agrees", "undecided")

@@ -24,6 +24,7 @@ OUTSIDE = f"{FILE}:phase_retrieval"
 SMALL: dict[str, tuple[dict[str, Any], float]] = {
     "attention": ({"depth": 1, "dimension": 40, "tokens": 8}, 4.0),
     "quickstart": ({"dimension": 40, "tokens": 8}, 4.0),
+    "logistic_pair": ({"dimension": 40, "tokens": 8}, 4.0),
     "transformer": ({"depth": 1, "tokens": 2, "nodes": 64, "replicates": 2, "dimension": 60}, 1.0),
     "committee": ({"nodes": 64, "replicates": 2, "dimension": 60}, 1.0),
     "peaked": ({"classes": 3, "dimension": 60}, 3.0),
@@ -61,7 +62,7 @@ def run(name: str) -> odescale.Run:
 
 
 def trained(name: str) -> dict[str, Any]:
-    if name in ("attention", "quickstart"):
+    if name in ("attention", "quickstart", "logistic_pair"):
         return {"test_sequences": 256}
     return {"seeds": 1} if name == "kernel" else {}
 

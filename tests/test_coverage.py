@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from engine_cases import linear, two_layers, write_back
 
-from odescale import aligned_overlaps, coverage, mean_field, teacher_student
+from odescale import InputError, aligned_overlaps, attention, coverage, mean_field, spectral, teacher_student
 from odescale.networks import HeadRows, PreNorm, QueryToken, RowNetwork, SelfAttention
 from odescale.spectra import power_law
 
@@ -69,3 +69,33 @@ def test_what_lies_inside_is_not_refused(problem, settings):
 def test_large_corrections_are_warned_of():
     found = judged(linear(), spectrum=power_law(1.2, 500, trace=None))
     assert found.inside and any("d_eff" in warning for warning in found.warnings)
+
+
+def test_attention_says_what_its_own_number_of_tokens_changes():
+    """L at t = 0 against an independent Monte Carlo of the finite softmax, and the three sizes that the issue measured."""
+    found = coverage(attention(tokens=64))
+    few = coverage(attention(tokens=16))
+    many = coverage(attention(tokens=512, strength=0.2))
+    assert not few.inside and "tokens" in few.reasons[0] and few.numbers["context"] > found.numbers["context"] > 0
+    assert many.inside and many.numbers["context"] < few.numbers["context"]
+    system = attention(tokens=16, depth=1)
+    rng = np.random.default_rng(0)
+    C = np.asarray(system.couple(system.initial_overlaps)[0])
+    size, T, n = C.shape[0], 16, 40_000
+    phi = rng.standard_normal((n, T + 1, size)) @ np.linalg.cholesky(C + 1e-12 * np.eye(size)).T
+    outputs = []
+    for network in (system.architecture.student, system.architecture.teacher):
+        head, read = network.layers[0][0], network.readouts[0]
+        logits = phi[:, :1, head.query] * phi[:, 1:, head.key]  # a query and T context tokens
+        weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+        weights /= weights.sum(axis=1, keepdims=True)
+        outputs.append(phi[:, 0, read] + (weights * phi[:, 1:, read]).sum(axis=1))
+    losses = 0.5 * (outputs[0] - outputs[1]) ** 2
+    infinite = float(system.excess_loss(0.0, system.initial_state()))
+    off, error = losses.mean() / infinite - 1, losses.std() / n**0.5 / infinite
+    assert abs(coverage(system).numbers["context"] - abs(off)) < 4 * error + 0.02 * (1 + off)
+
+
+def test_other_theories_are_refused_by_name():
+    with pytest.raises(InputError, match="system: expected one of the theories"):
+        coverage(spectral(modes=8))

@@ -72,7 +72,7 @@ def test_numeric_checks_pass(derivation):
         "ratio",
         "query",
         "finite",
-        "quickstart",
+        "logistic pair",
     }
     assert all(result.passed for result in results.values()), {k: str(v) for k, v in results.items()}
 
@@ -176,7 +176,7 @@ def test_every_assumption_changes_the_output(derivation):
     identity = sources(values="identity", context="infinite")
     assert "R[" not in identity["layers"] and "R[" in plain["layers"] and "H @ q" not in identity["overlap_flow"]
     rows = sources(values="rows", context="infinite")
-    assert "head.output is None" not in rows["layers"] and "quickstart_loss" not in rows
+    assert "head.output is None" not in rows["layers"] and "logistic_pair_loss" not in rows
     with pytest.raises(InputError, match="value = identity"):
         AttentionOptions(values="rows")
     with pytest.raises(InputError, match="depth"):

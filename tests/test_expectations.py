@@ -10,7 +10,7 @@ from oracles import oracle_closure, oracle_loss, random_overlaps
 from odescale import InputError
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.gaussian_fields import overlap_root, sample_fields
-from odescale.networks import build_architecture, quickstart_architecture
+from odescale.networks import build_architecture, logistic_pair_architecture
 from odescale.networks.fields import apply_on_fields
 
 
@@ -70,7 +70,7 @@ def test_loss_agrees_with_last_token_brute_force(value):
 
 
 def test_controls_reduce_the_error_and_keep_the_mean():
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     C = np.asarray(random_overlaps(jax.random.key(3), architecture.size, scale=0.3))
     loss = {
         control: finite_context_loss(architecture, C, None, 64, jax.random.key(4), 1024, control=control)
@@ -111,7 +111,7 @@ def test_student_equal_to_teacher_has_no_loss():
 
 @pytest.mark.slow
 def test_chunk_and_precision_keep_the_numbers():
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     C = singular_overlaps(8, 6)
     call = lambda **options: finite_context_loss(architecture, C, None, 12, jax.random.key(0), 512, **options)  # noqa: E731
     np.testing.assert_allclose(call(chunk=7), call(chunk=512), rtol=1e-9)

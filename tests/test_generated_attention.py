@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from odescale.generated import attention as generated
-from odescale.networks import Architecture, build_architecture, quickstart_architecture
+from odescale.networks import Architecture, build_architecture, logistic_pair_architecture
 from tests.oracles import oracle_closure, oracle_functionals, oracle_loss, random_overlaps
 
 CASES = [
@@ -67,7 +67,7 @@ def test_closure_equals_autodiff(case):
 
 
 def test_uniform_heads_contribute_nothing():
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     C, R = overlaps(architecture, 3)
     trained = jnp.asarray(architecture.trained_mask)
     got = jax.jit(lambda C, R: generated.closure(C, R, architecture.student, architecture.teacher, trained))(C, R)

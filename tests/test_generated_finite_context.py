@@ -173,6 +173,6 @@ def test_quickstart_loss_is_the_formula():
     S, beta, y0, y1 = 12.0, 1.0, 0.05, 0.3
     first = 0.5 * beta**2 / (1 + y0 / (beta - y0) * np.exp(2 * beta * S)) ** 2
     second = 0.5 * y1**2 / (1 + 2 * y1 * S) ** 2
-    assert float(generated.quickstart_loss(S, beta, y0, y1)) == pytest.approx(first + second, rel=1e-13)
-    assert float(generated.quickstart_loss(0.0, beta, y0, y1)) == pytest.approx(0.49625, rel=1e-12)
-    assert float(generated.quickstart_loss(12.0, beta, y0, y1)) == pytest.approx(6.6924e-4, rel=1e-4)
+    assert float(generated.logistic_pair_loss(S, beta, y0, y1)) == pytest.approx(first + second, rel=1e-13)
+    assert float(generated.logistic_pair_loss(0.0, beta, y0, y1)) == pytest.approx(0.49625, rel=1e-12)
+    assert float(generated.logistic_pair_loss(12.0, beta, y0, y1)) == pytest.approx(6.6924e-4, rel=1e-4)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from engine_cases import two_layers
 
-from odescale import aligned_overlaps, attention, integrate, mean_field, quickstart, sweep
+from odescale import aligned_overlaps, attention, integrate, logistic_pair, mean_field, sweep
 
 pytestmark = pytest.mark.gpu
 
@@ -23,7 +23,7 @@ def accelerator():
 @pytest.mark.parametrize(
     ("build", "t1", "settings"),
     [
-        (quickstart, 30.0, {}),
+        (logistic_pair, 30.0, {}),
         (lambda: attention(depth=1, value="rows"), 20.0, {}),
         (lambda: attention(capacity=1.5, modes=1000), 1e3, {"points": 40}),
     ],
@@ -45,7 +45,7 @@ def test_sweeps_agree_to_1e_8():
     results = []
     for place in (jax.devices("cpu")[0], device):
         with jax.default_device(place):
-            results.append(sweep("quickstart", 20.0, {"learning_rate": np.linspace(0.05, 0.4, 16)}, points=50))
+            results.append(sweep("logistic_pair", 20.0, {"learning_rate": np.linspace(0.05, 0.4, 16)}, points=50))
     np.testing.assert_allclose(results[1].loss, results[0].loss, rtol=1e-8)
 
 

@@ -20,9 +20,9 @@ from odescale import (
     Trajectory,
     attention,
     integrate,
-    quickstart,
+    logistic_pair,
 )
-from odescale.generated.attention import quickstart_loss
+from odescale.generated.attention import logistic_pair_loss
 from odescale.networks import Architecture, FieldNetwork
 from odescale.solve.codes import Code
 from odescale.solve.integrate import output_times, traces
@@ -43,7 +43,7 @@ def rate(eta: float, batch: float = 4.0, noise: float = 1.0) -> float:
 
 @pytest.fixture(scope="module")
 def silent() -> Trajectory:
-    return integrate(quickstart(noise=0.0), 30.0, rtol=1e-11, accuracy="check")
+    return integrate(logistic_pair(noise=0.0), 30.0, rtol=1e-11, accuracy="check")
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def deep() -> Trajectory:
 
 
 def test_quickstart_without_noise_is_its_closed_form(silent):
-    exact = np.asarray(quickstart_loss(jnp.asarray(silent.t * S_PER_T), 1.0, 0.05, 0.3))
+    exact = np.asarray(logistic_pair_loss(jnp.asarray(silent.t * S_PER_T), 1.0, 0.05, 0.3))
     np.testing.assert_allclose(silent.loss, exact, rtol=1e-9)
     assert silent.loss[0] == pytest.approx(0.49625, rel=1e-12)
     assert silent.loss[-1] == pytest.approx(6.6924e-4, rel=1e-4)
@@ -62,7 +62,7 @@ def test_quickstart_without_noise_is_its_closed_form(silent):
 
 def test_local_exponents_are_the_derivatives_of_the_closed_form(silent):
     def log_loss(u):
-        return jnp.log(quickstart_loss(jnp.exp(u) * S_PER_T, 1.0, 0.05, 0.3))
+        return jnp.log(logistic_pair_loss(jnp.exp(u) * S_PER_T, 1.0, 0.05, 0.3))
 
     u = jnp.log(jnp.asarray(silent.t[1:]))
     p = -jax.vmap(jax.grad(log_loss))(u)
@@ -73,9 +73,9 @@ def test_local_exponents_are_the_derivatives_of_the_closed_form(silent):
 
 
 def test_error_estimate_bounds_the_true_error_within_a_factor():
-    loose = integrate(quickstart(noise=0.0), 30.0, rtol=1e-6)
-    checked = integrate(quickstart(noise=0.0), 30.0, rtol=1e-6, accuracy="check")
-    exact = np.asarray(quickstart_loss(jnp.asarray(loose.t * S_PER_T), 1.0, 0.05, 0.3))
+    loose = integrate(logistic_pair(noise=0.0), 30.0, rtol=1e-6)
+    checked = integrate(logistic_pair(noise=0.0), 30.0, rtol=1e-6, accuracy="check")
+    exact = np.asarray(logistic_pair_loss(jnp.asarray(loose.t * S_PER_T), 1.0, 0.05, 0.3))
     true = np.abs(loose.loss / exact - 1)
     assert loose.error is None and checked.error is not None
     # the estimate is the error of the solve at rtol; what is returned is the solve at rtol/100
@@ -85,7 +85,7 @@ def test_error_estimate_bounds_the_true_error_within_a_factor():
 
 def test_noise_moves_the_loss_by_eta_squared_over_batch(silent):
     # the run of the theory page: noise raises the loss in the drop by up to some 30 %
-    noisy = integrate(quickstart(), 30.0)
+    noisy = integrate(logistic_pair(), 30.0)
     ratio = noisy.loss / silent.loss
     assert 1.05 < ratio.max() < 1.6 and ratio.min() > 0.99
 

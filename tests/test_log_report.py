@@ -78,12 +78,12 @@ def test_the_page_is_one_file_and_says_what_the_record_says(report, tmp_path):
     page = write_log_report(report, tmp_path / "page", title="Runs <of mine>")
     text = page.read_text(encoding="utf-8")
     assert "Runs &lt;of mine&gt;" in text and not re.search(r'(src|href)="(?!data:)', text)
-    assert text.count("data:image/png;base64,") == 8  # two a run, residuals, one forecast
+    assert text.count("data:image/png;base64,") == 6  # all runs, exponents of each of three, residuals, one forecast
     record = json.loads((tmp_path / "page" / "report.json").read_text(encoding="utf-8"))
     assert record["verdict"]["status"] == "agrees" and set(record["runs"]) == {"constant", "down", "cosine"}
     assert record["runs"]["down"]["columns"] == {"step": "iters", "loss": "Train Loss", "learning_rate": "LR"}
     assert all(len(run["sha256"]) == 64 for run in record["runs"].values())
-    for word in ("Regimes of cosine", "intrinsic time", "90 %", "sha256", "odescale 0", "Kernel regime"):
+    for word in ("Details of cosine", "Answer", "Phases", "intrinsic time", "90 %", "sha256", "odescale 0"):
         assert word in text, word
     markdown = (tmp_path / "page" / "report.md").read_text(encoding="utf-8")
     for name in re.findall(r"\]\((.+?\.png)\)", markdown):

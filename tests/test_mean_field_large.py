@@ -7,9 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from odescale import InputError, find_transition, integrate, mean_field, quickstart, teacher_student
-from odescale.networks import HeadRows, QueryToken, RowNetwork, SelfAttention
-from odescale.systems.initial import quickstart_overlaps
+from odescale import InputError, attention, find_transition, integrate, mean_field, teacher_student
+from odescale.networks import Architecture, FieldNetwork, HeadRows, QueryToken, RowNetwork, SelfAttention
+from odescale.networks.architecture import Head
 
 MEMORY = """
 import json, resource, sys
@@ -42,33 +42,43 @@ def test_two_to_the_eighteen_nodes_run_within_four_gibibytes(tokens):
     assert peak < 4 * 2**30
 
 
+ROWS = ("q0", "k0", "r0", "v0", "o0", "r0*")
+
+
 def surplus_layer(tokens: int):
-    """The quickstart's network as the engine sees it: a surplus layer, two frozen readouts, a uniform second teacher layer."""
+    """Half of the quickstart: a trained readout, and one surplus layer on frozen value and output rows."""
 
-    def network(rows, *heads):
-        first, second = heads
-        blocks = (SelfAttention((first,)), SelfAttention((second,), asking="last"))
-        return RowNetwork(rows, blocks, QueryToken(("r1", "r2")))
+    def network(rows, query, key):
+        block = SelfAttention((HeadRows(query, key, "v0", "o0"),), asking="last")
+        return RowNetwork(rows, (block,), QueryToken(("r0", "o0")))
 
-    student = network(("q0", "k0", "q1", "k1", "r1", "r2"), HeadRows("q0", "k0"), HeadRows("q1", "k1"))
-    teacher = network(("q0", "k0", "r1", "r2"), HeadRows("q0", "k0"), HeadRows(None, None))
-    return teacher_student(student, teacher, tokens=tokens, shared=("r1", "r2"))
+    student, teacher = network(ROWS[:5], "q0", "k0"), network(ROWS[2:5], None, None)
+    problem = teacher_student(student, teacher, tokens=tokens, shared=("v0", "o0"))
+    assert problem.rows == ROWS
+    return problem
 
 
-def start_of_surplus():
-    return np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
+def start_of_surplus(surplus: float = 0.3, learned: float = 0.0):
+    """|r0*|^2 = 14, r0 = `learned` r0*; k along v, |v|^2 = 4, |q|^2 = |k|^2 = surplus/2."""
+    own, small, far = np.eye(4), np.sqrt(surplus / 2), np.sqrt(14.0)
+    rows = np.stack([small * own[0], small * own[1], learned * far * own[2], 2 * own[1], own[3], far * own[2]])
+    return rows @ rows.T
+
+
+def surplus_system(**given):
+    settings = {"tokens": 4, "initial_overlaps": start_of_surplus(), "dimension": 200, "learning_rate": 0.4, "batch": 8}
+    settings |= given
+    return mean_field(surplus_layer(settings.pop("tokens")), **settings)
 
 
 def transition(nodes, seed):
-    system = mean_field(surplus_layer(4), initial_overlaps=start_of_surplus(), learning_rate=0.2, batch=4, dimension=200,
-                        nodes=nodes, seed=seed)  # fmt: skip
-    return find_transition(system, 30.0, min_depth=1.5, points=80)
+    return find_transition(surplus_system(nodes=nodes, seed=seed), 85.0, points=80)
 
 
 @pytest.mark.slow
 def test_transition_carries_an_interval():
-    found = transition(1024, 0)
-    assert found.found and found.interval is not None and found.stderr is not None
+    found = transition(512, 0)
+    assert found.name == "exponential, then power law" and found.interval is not None and found.stderr is not None
     assert found.interval[0] < found.t_x < found.interval[1]
     # 4 node sets: half width = t(3, .975) standard errors
     np.testing.assert_allclose((found.interval[1] - found.interval[0]) / 2, 3.182446 * found.stderr, rtol=1e-6)
@@ -77,30 +87,39 @@ def test_transition_carries_an_interval():
 
 @pytest.mark.slow
 def test_transition_of_an_engine_network_with_its_error_bar():
-    """Exponential, then a power law, at T = 4: two independent estimates agree within their bars, far from infinite context."""
+    """Exponential, then a power law, at T = 4: two independent estimates agree within their bars, away from infinite context."""
     coarse, fine = transition(2048, 0), transition(8192, 1)
     print(coarse, fine, sep="\n")
     assert coarse.found and fine.found
     assert fine.stderr < 0.05 * fine.t_x
     assert abs(coarse.t_x - fine.t_x) < 4 * np.hypot(coarse.stderr, fine.stderr)
-    # Four tokens of context learn sooner than infinitely many, by more than the bar.
-    infinite = find_transition(quickstart(), 30.0, min_depth=2)
-    assert fine.t_x + 4 * fine.stderr < infinite.t_x
+    # With four tokens of context the hand-over comes sooner than with infinitely many, by more than the bar.
+    at = ROWS.index
+    heads = [Head(*rows, at("v0"), at("o0")) for rows in ((at("q0"), at("k0")), (None, None))]
+    reads = [(at(row), at("o0")) for row in ("r0", "r0*")]
+    student, teacher = (FieldNetwork(((head,),), read) for head, read in zip(heads, reads, strict=True))
+    trained = tuple(row in ("q0", "k0", "r0") for row in ROWS)
+    rows = Architecture(ROWS, trained, student, teacher, ((at("r0"), at("r0*")),))
+    infinite = find_transition(
+        attention(
+            architecture=rows, initial_overlaps=start_of_surplus()[None], learning_rate=0.4, batch=8, dimension=200
+        ),
+        85.0,
+    )
+    assert infinite.found and fine.t_x + 4 * fine.stderr < infinite.t_x
 
 
 @pytest.mark.slow
 def test_no_exponential_phase_is_an_answer():
-    start = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.9, surplus=0.9, readout_scale=4.0))[0]
-    system = mean_field(surplus_layer(3), initial_overlaps=start, learning_rate=0.2, nodes=256, dimension=200)
-    found = find_transition(system, 10.0, points=60)
-    assert not found.found and found.interval is None
+    """A readout that is nearly learned, beside a layer nine times as strong: the exponential is as good as over when it begins."""
+    start = start_of_surplus(surplus=2.7, learned=0.9)
+    found = find_transition(surplus_system(initial_overlaps=start, nodes=256), 10.0, points=60)
+    assert not found.found and found.reason.startswith("no exponential phase") and found.interval is None
 
 
 @pytest.mark.slow
 def test_one_node_set_has_no_error_bar_and_says_so():
-    start = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
-    system = mean_field(surplus_layer(3), initial_overlaps=start, nodes=256, replicates=1, dimension=200)
-    found = find_transition(system, 30.0, min_depth=2, points=60)
-    assert found.interval is None and "one node set" in found.estimator
+    found = find_transition(surplus_system(nodes=256, replicates=1), 85.0, points=60)
+    assert found.found and found.interval is None and "one node set" in found.estimator
     with pytest.raises(InputError):
-        integrate(mean_field(surplus_layer(3), initial_overlaps=start, nodes=256, replicates=0, dimension=200), 1.0)
+        integrate(surplus_system(nodes=256, replicates=0), 1.0)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from oracles import oracle_functionals, oracle_loss, random_overlaps
 
-from odescale.networks import Architecture, FieldNetwork, Head, build_architecture, quickstart_architecture
+from odescale.networks import Architecture, FieldNetwork, Head, build_architecture, logistic_pair_architecture
 from odescale.networks.fields import apply_on_fields, apply_on_queries, rows_read_from
 from odescale.networks.infinite import infinite_functionals, infinite_loss
 from odescale.networks.transformer import Transformer
@@ -24,7 +24,7 @@ CASES = {
         for depth in (1, 2, 3)
         for heads in (1, 2)
     },
-    "quickstart": quickstart_architecture(),
+    "quickstart": logistic_pair_architecture(),
     "mixed": MIXED,
 }
 
@@ -105,7 +105,7 @@ def test_rows_there_and_back():
 
 
 def test_rows_read_from_lists_what_later_layers_read():
-    network = quickstart_architecture().student
+    network = logistic_pair_architecture().student
     assert rows_read_from(network, 0) == (0, 1, 2, 3, 4, 5)
     assert rows_read_from(network, 1) == (2, 3, 4, 5)
     assert rows_read_from(network, 2) == (4, 5)

@@ -84,7 +84,7 @@ def test_gradient_flow_of_the_loss():
 
 
 @pytest.mark.slow
-def test_regimes_from_one_sweep_over_temperature():
+def test_phases_from_one_sweep_over_temperature():
     """Flat targets: exponential throughout. Peaked: power law. Between: a cut-off at .651 alpha_c, where q passes 1/2."""
     b = np.array([0.5, 30.0, 300.0])
     theory = odescale.sweep("peaked", 3e6, {"inverse_temperature": b}, classes=3, labels="soft", noise=0.0, points=400)
@@ -95,11 +95,11 @@ def test_regimes_from_one_sweep_over_temperature():
         alpha_c = 2 * b[place] ** 3 / (3 * float(system.race.c))
         found = find_transition(system, 8 * alpha_c)
         assert not found.found and "cut-off" in found.reason
-        assert [r.kind for r in found.regimes][-2:] == ["power law", "exponential"]
+        assert [one.kind for one in found.phases.counted("power law", "exponential")] == ["power law", "exponential"]
         # q = dlog p/dlog t = 1/2 of p = (1 + x)^2/x^3 (artanh x - x)/3 ..., by bisection of the formula itself.
         assert found.finite_size_cutoff == pytest.approx(artanh_cutoff() * alpha_c, rel=2.5 / b[place] ** 0.5)
     peaked_one = find_transition(peaked(classes=3, noise=0.0), 1e8)
-    assert [r.kind for r in peaked_one.regimes][-1] == "power law" and peaked_one.finite_size_cutoff is None
+    assert peaked_one.name == "power law" and peaked_one.finite_size_cutoff is None
 
 
 def artanh_cutoff() -> float:

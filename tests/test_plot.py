@@ -12,34 +12,47 @@ import numpy as np
 import pytest
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
-from test_analysis_curves import POINTS, correlated, quickstart
 
 import odescale
-from odescale import Clock, InputError, Run, Trajectory, find_transition_curve, sweep
+from odescale import Clock, InputError, Run, Trajectory, find_transition, find_transition_curve, sweep
 from odescale.analysis.phases.exponents import local_exponent
 from odescale.compare.comparison import Quantity
 from odescale.compare.verdict import Verdict
 from odescale.plot import draw, kinds, plot, register
 from odescale.plot.style import CYCLE, RC
+from odescale.systems.attention_build import quickstart_loss
 
-DENSE = np.geomspace(0.05, 15, 200)
+DENSE = np.geomspace(0.05, 40, 200)
+POINTS = np.geomspace(0.1, 34, 31)
 UNIT = "t  (one unit = 500 SGD steps)"
 CLOCK = Clock(500.0, 0.2, batch=4.0, tokens=64.0)
 
 
+def two_phases(t):
+    """The loss of the quickstart system in u, noise dropped."""
+    return np.asarray(quickstart_loss(t, 14.0, 0.3, 4.0))
+
+
+def correlated(rng, shape, size, rho=0.7):
+    noise = rng.standard_normal(shape)
+    for i in range(1, shape[-1]):
+        noise[..., i] = rho * noise[..., i - 1] + np.sqrt(1 - rho**2) * noise[..., i]
+    return size * noise
+
+
 @pytest.fixture(scope="module")
 def results():
-    seeds = quickstart(POINTS) * np.exp(correlated(np.random.default_rng(0), (4, 31), 0.03))
-    run = find_transition_curve(POINTS, seeds, min_depth=2, bootstrap=40, min_aic_gap=None)
-    theory = find_transition_curve(
-        POINTS, quickstart(POINTS), min_depth=2, bootstrap=0, min_aic_gap=None, smoothing=run.smoothing
-    )
-    assert run.found and theory.found
-    return SimpleNamespace(seeds=seeds, run=run, theory=theory)
+    seeds = two_phases(POINTS) * np.exp(correlated(np.random.default_rng(0), (4, 31), 0.02))
+    run = find_transition_curve(POINTS, seeds)
+    theory = find_transition_curve(POINTS, two_phases(POINTS), model=run.model).without_intervals()
+    exact = find_transition(lambda t: quickstart_loss(t, 14.0, 0.3, 4.0), window=(0.01, 34.0))
+    exact = exact.changed(estimator="exact derivatives")
+    assert run.found and theory.found and exact.found
+    return SimpleNamespace(seeds=seeds, run=run, theory=theory, exact=exact)
 
 
 def curve(t, loss, *, valid=None, error=1e-2, clock=CLOCK) -> Trajectory:
-    exact = local_exponent(POINTS, quickstart(POINTS), at=np.maximum(t, POINTS[0]))
+    exact = local_exponent(POINTS, two_phases(POINTS), at=np.maximum(t, POINTS[0]))
     return Trajectory(
         t=t, state=np.zeros((t.size, 1)), loss=loss, exponent=exact.exponent, index=exact.index, observables={},
         valid=np.ones(t.size, bool) if valid is None else valid, code=np.asarray(0), error=np.full(t.size, error),
@@ -65,10 +78,10 @@ def comparison(results, **changes) -> SimpleNamespace:
     """A comparison by hand: theory as a dense line, four seeds around it."""
     mean, stderr = results.seeds.mean(0), results.seeds.std(0, ddof=1) / 2
     fields = {
-        "run": run_of(results.seeds), "theory": curve(DENSE, quickstart(DENSE)), "kept": np.ones(31, bool),
-        "quantities": {"loss": quantity(mean, quickstart(POINTS), stderr)},
+        "run": run_of(results.seeds), "theory": curve(DENSE, two_phases(DENSE)), "kept": np.ones(31, bool),
+        "quantities": {"loss": quantity(mean, two_phases(POINTS), stderr)},
         "exponents": {"run": local_exponent(POINTS, results.seeds)},
-        "transitions": {"theory": results.theory, "run": results.run}, "context_loss": None,
+        "transitions": {"theory": results.theory, "run": results.run, "exact": results.exact}, "context_loss": None,
     } | changes  # fmt: skip
     return type("Comparison", (SimpleNamespace,), {})(**fields)
 
@@ -82,19 +95,23 @@ def words(axes) -> str:
 
 
 def test_comparison_shows_everything(results, tmp_path):
-    axes = compare(results, title="theory and runs", formula=(DENSE, quickstart(DENSE)), slope=2.0)
+    axes = compare(results, title="theory and runs", formula=(DENSE, two_phases(DENSE)), slope=2.0)
     assert set(axes) == {"loss", "semilog", "ratio", "exponent", "index"}
     loss = axes["loss"]
     labels = [text.get_text() for text in loss.get_legend().get_texts()]
     assert any("theory" in x for x in labels) and any("mean of 4 seeds" in x for x in labels)
     assert any("closed form" in x for x in labels) and any("single seeds" in x for x in labels) and "slope -2" in labels
-    assert "power law" in words(loss) and f"{results.run.t_x:.4g}" in words(loss) and "95 %" in words(loss)
+    lines = words(loss).split("\n")
+    assert lines[0] == "exponential, then power law, $t_x$:" and lines[2].startswith("95 %")
+    assert lines[1] == f"run, by fit: {results.run.t_x:.4g} (solid)"
+    assert lines[3] == f"theory, same fit and points: {results.theory.t_x:.4g} (dashed)"
+    assert lines[4] == f"theory, exact: {results.exact.t_x:.7g}", "all the digits that the command line prints"
     assert axes["ratio"].get_xlabel() == UNIT and loss.get_xscale() == loss.get_yscale() == "log"
     assert loss.get_ylabel() == "excess cross-entropy L  (nats)"
     # An exponential is straight in the second panel.
     assert axes["semilog"].get_xscale() == "linear" and axes["semilog"].get_yscale() == "log"
     bars = [c for c in axes["ratio"].containers if isinstance(c, ErrorbarContainer)]
-    assert bars[0][0].get_ydata() == pytest.approx(results.seeds.mean(0) / quickstart(POINTS))
+    assert bars[0][0].get_ydata() == pytest.approx(results.seeds.mean(0) / two_phases(POINTS))
     # The interval is a band of its exact width, the line stands at t_x, on every panel.
     for axis in axes.values():
         edges = [patch.get_extents().transformed(axis.transData.inverted()) for patch in axis.patches]
@@ -112,8 +129,8 @@ def test_comparison_shows_everything(results, tmp_path):
 
 def test_comparison_of_several_quantities_and_of_distances(results):
     mean, stderr = results.seeds.mean(0), results.seeds.std(0, ddof=1) / 2
-    loss = quantity(mean, quickstart(POINTS), stderr)
-    spread = quantity(1.02 * mean, quickstart(POINTS), stderr, 0.05)
+    loss = quantity(mean, two_phases(POINTS), stderr)
+    spread = quantity(1.02 * mean, two_phases(POINTS), stderr, 0.05)
     axes = compare(results, {"quantities": {"loss": loss, "spread": spread}})["quantities"]
     assert axes.containers[0][0].get_ydata() == pytest.approx(spread.ratio)
     assert "spread, tolerance 0.05" in axes.get_legend().get_texts()[0].get_text()
@@ -135,7 +152,7 @@ def test_legend_and_words_cover_no_points(results):
 def test_comparison_with_the_bare_minimum(results):
     """One seed, no transitions looked for, one panel."""
     mine = Figure().add_subplot()
-    one = quantity(quickstart(POINTS), quickstart(POINTS), 0 * POINTS, None)
+    one = quantity(two_phases(POINTS), two_phases(POINTS), 0 * POINTS, None)
     bare = {"run": run_of(results.seeds[:1]), "exponents": {}, "transitions": {}, "quantities": {"loss": one}}
     assert plot(comparison(results, **bare), mine) is mine
     assert "SGD steps" in mine.get_xlabel() and "one seed" in mine.get_legend().get_texts()[-1].get_text()
@@ -143,9 +160,12 @@ def test_comparison_with_the_bare_minimum(results):
 
 
 def test_no_transition_is_said(results):
-    none = find_transition_curve(POINTS, np.exp(-POINTS), bootstrap=0)
+    none = find_transition_curve(POINTS, np.exp(-POINTS))
     axes = compare(results, {"transitions": {"theory": none, "run": none}})
-    assert "no exponential-to-power transition" in words(axes["loss"])
+    assert "run: exponential to the end, no $t_x$" in words(axes["loss"])
+    unsure = none.changed(name="cannot be told apart", contenders=("two exponentials", "exponential, then power law"))
+    said = words(compare(results, {"transitions": {"run": unsure}})["loss"])
+    assert "cannot be told apart" in said and "two exponentials?" in said and "exponential, then power law?" in said
 
 
 def test_noisy_index_is_not_drawn(results):
@@ -157,14 +177,14 @@ def test_noisy_index_is_not_drawn(results):
 
 def test_trajectory_pictures(results):
     valid = DENSE < 12
-    one = curve(DENSE, np.where(valid, quickstart(DENSE), np.nan), valid=valid)
+    one = curve(DENSE, np.where(valid, two_phases(DENSE), np.nan), valid=valid)
     drawn = plot(one, transition=results.theory, slope=1 / 3)
     axes, second = drawn["loss"], drawn["semilog"]
     assert "500 SGD steps" in axes.get_xlabel() and axes.child_axes[0].get_xlabel() == "SGD steps"
     assert axes.get_ylabel() == "excess cross-entropy L  (nats)"
     assert axes.lines[0].get_xdata().max() < 12, "what is not valid is not drawn"
     told = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert any("e-folds" in text for text in told) and "slope -1/3" in told
+    assert f"exponential, then power law: t_x = {results.theory.t_x:.4g}" in told and "slope -1/3" in told
     guide = next(line for line in axes.lines if line.get_label() == "slope -1/3")
     t, loss = guide.get_data()
     assert np.log(loss[-1] / loss[0]) / np.log(t[-1] / t[0]) == pytest.approx(-1 / 3)
@@ -173,7 +193,7 @@ def test_trajectory_pictures(results):
     assert plot(one, mine, kind="exponent") is mine and mine.get_ylabel().startswith("local exponent")
     for picture in (axes, mine):
         picture.figure.draw_without_rendering()
-    assert plot(results.run).get_title(loc="left").startswith("$t_x$")
+    assert plot(results.run).get_title(loc="left") == f"exponential, then power law: $t_x$ = {results.run.t_x:.4g}"
 
 
 def test_runs_and_several_curves_by_label(results):
@@ -181,7 +201,7 @@ def test_runs_and_several_curves_by_label(results):
     drawn = plot(run)
     assert drawn["loss"].containers[0][0].get_ydata() == pytest.approx(results.seeds.mean(0))
     assert plot(run, record="speed")["loss"].get_yscale() == "linear"
-    both = plot({"theory": curve(DENSE, quickstart(DENSE)), "run": run})["loss"]
+    both = plot({"theory": curve(DENSE, two_phases(DENSE)), "run": run})["loss"]
     assert [text.get_text() for text in both.get_legend().get_texts()] == ["theory", "run"]
     assert both.lines[1].get_ydata() == pytest.approx(results.seeds.mean(0))
     with pytest.raises(InputError, match="local exponents"):
@@ -209,7 +229,7 @@ def test_overlaps(results):
     C = np.tanh(DENSE)[:, None, None] * np.array([[1.0, 0.3], [0.3, 0.5]])
     runs = np.tanh(POINTS)[None, :, None, None] * np.array([[1.0, 0.3], [0.3, 0.5]])
     runs = runs * (1 + 0.02 * rng.standard_normal((4, 31, 1, 1)))
-    theory = curve(DENSE, quickstart(DENSE))
+    theory = curve(DENSE, two_phases(DENSE))
     theory = eqx.tree_at(
         lambda tr: tr.observables, theory, {"overlaps": C}, is_leaf=lambda x: isinstance(x, dict) and not x
     )
@@ -224,18 +244,18 @@ def test_overlaps(results):
     with pytest.raises(InputError, match="pairs"):
         plot(theory, kind="overlaps", names=["q0", "k0"], pairs=[("q0", "q0")] * (len(CYCLE) + 1))
     with pytest.raises(InputError, match="overlaps"):
-        plot(curve(DENSE, quickstart(DENSE)), kind="overlaps")
+        plot(curve(DENSE, two_phases(DENSE)), kind="overlaps")
 
 
 def test_one_verb_for_every_result_refuses_by_name():
-    line = curve(DENSE, quickstart(DENSE))
+    line = curve(DENSE, two_phases(DENSE))
     cases = {"result": (3.0, {}), "kind": (line, {"kind": "regimes"}), "colour": (line, {"colour": "red"})}
     for argument, (result, options) in cases.items():
         with pytest.raises(InputError) as error:
             plot(result, **options)
         assert error.value.argument == argument
     with pytest.raises(InputError, match="one curve"):
-        plot(curve(DENSE, quickstart(POINTS)[:3]))
+        plot(curve(DENSE, two_phases(POINTS)[:3]))
     assert callable(odescale.plot) and "result" in inspect.signature(odescale.plot).parameters
     assert kinds()["Trajectory"][0] == "loss"
 

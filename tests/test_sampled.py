@@ -8,16 +8,16 @@ import pytest
 from monte_carlo_closure import sampled_closure
 from oracles import oracle_closure, oracle_loss
 
-from odescale import InputError, OutsideTheoryError, attention, integrate, quickstart
+from odescale import InputError, OutsideTheoryError, attention, integrate, logistic_pair
 from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
-from odescale.networks import build_architecture, quickstart_architecture
+from odescale.networks import build_architecture, logistic_pair_architecture
 from odescale.solve.integrate import traces
-from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
+from odescale.systems.initial import logistic_pair_overlaps, teacher_student_overlaps
 
-QUICKSTART = quickstart_architecture()
+QUICKSTART = logistic_pair_architecture()
 moments = eqx.filter_jit(lambda context, C, architecture: context.moments(C, architecture))
 
 
@@ -54,7 +54,7 @@ def test_moments_agree_with_plain_monte_carlo(architecture):
 
 
 def overlaps_of_quickstart():
-    rows = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.2, surplus=0.3, readout_scale=1.5))[0]
+    rows = np.asarray(logistic_pair_overlaps(strength=1.0, aligned=0.2, surplus=0.3, readout_scale=1.5))[0]
     return rows + 0.02 * np.diag([1, 1, 1, 1, 0, 0, 0, 0])
 
 
@@ -115,7 +115,7 @@ def test_control_variates_reduce_the_variance_and_are_exact_on_second_moments():
 
 
 def test_singular_overlaps_and_overlaps_positive_only_to_rounding():
-    C = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
+    C = np.asarray(logistic_pair_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))[0]
     assert np.linalg.matrix_rank(C) == 4
     F = np.asarray(factor(jnp.asarray(C), QUICKSTART.trained))
     assert np.abs(F @ F.T - C).max() < 1e-12
@@ -141,7 +141,7 @@ def test_float32_networks_agree_with_float64_ones():
 
 @pytest.mark.slow
 def test_a_sampled_system_integrates_and_checks_itself_on_other_nodes():
-    system = quickstart(context="sampled", tokens=16, sequences=512)
+    system = logistic_pair(context="sampled", tokens=16, sequences=512)
     times = np.array([0.0, 0.5, 1.0, 2.0, 3.0])
     out = integrate(system, ts=times)
     before = traces["bosh3"]
@@ -156,14 +156,14 @@ def test_a_sampled_system_integrates_and_checks_itself_on_other_nodes():
     assert out.meta["parameters"]["context"] == "sampled" and out.meta["parameters"]["sequences"] == 512
     finer = integrate(system, ts=times, rtol=1e-5)
     assert np.abs(out.loss / finer.loss - 1).max() < 3e-3
-    infinite = integrate(quickstart(), ts=times)
+    infinite = integrate(logistic_pair(), ts=times)
     assert 1.05 < out.loss[0] / infinite.loss[0] < 1.2  # later the losses cross: a faster drop from a higher start
 
 
 def test_learning_rate_schedule_noise_and_decay_enter_the_sampled_flow():
     C = jnp.asarray(overlaps_of_quickstart())[None]
     options = {"context": "sampled", "tokens": 8, "sequences": 64, "learning_rate": 0.3, "batch": 2.0}
-    system = eqx.tree_at(lambda s: s.initial_overlaps, quickstart(**options, weight_decay=0.1), C)
+    system = eqx.tree_at(lambda s: s.initial_overlaps, logistic_pair(**options, weight_decay=0.1), C)
     assert system.sampled is not None
     D, V, _ = system.sampled.moments(C[0], QUICKSTART)
     S = jnp.diag(jnp.asarray(QUICKSTART.trained_mask))
@@ -178,14 +178,14 @@ def test_refused_cases():
     with pytest.raises(OutsideTheoryError, match="context"):
         attention(context="sampled", capacity=1.5)
     with pytest.raises(InputError, match="tokens"):
-        quickstart(context="sampled", tokens=np.inf)
+        logistic_pair(context="sampled", tokens=np.inf)
     with pytest.raises(InputError, match="tokens"):
-        quickstart(context="sampled", tokens=8.5)
+        logistic_pair(context="sampled", tokens=8.5)
     with pytest.raises(InputError, match="context"):
-        quickstart(context="finite")
+        logistic_pair(context="finite")
     with pytest.raises(InputError, match="sequences"):
         sample_context(8, 8, 1)
-    system = quickstart(context="sampled", tokens=8, sequences=64)
+    system = logistic_pair(context="sampled", tokens=8, sequences=64)
     with pytest.raises(InputError, match="solver"):
         integrate(system, 1.0, solver="structured")
     with pytest.raises(InputError, match="tokens"):

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale import InputError, SolveError, Spectral, integrate, quickstart, spectral, sweep
+from odescale import InputError, SolveError, Spectral, integrate, logistic_pair, spectral, sweep
 from odescale.frontier import compute_optimal, frontier_exponent, numeric_frontier, truncated_modes
 from odescale.linear import constant_rate
 from odescale.solve.codes import Code
@@ -85,9 +85,9 @@ def test_two_points_are_the_start_and_the_end() -> None:
 
 def test_other_systems_have_no_rank_one_solver() -> None:
     with pytest.raises(InputError, match="rank_one is for modes .* leave it at auto"):
-        integrate(quickstart(), 2.0, solver="rank_one")
+        integrate(logistic_pair(), 2.0, solver="rank_one")
     with pytest.raises(InputError, match="rank_one is for modes"):
-        sweep("quickstart", 2.0, {"aligned": np.array([0.05, 0.06])}, solver="rank_one")
+        sweep("logistic_pair", 2.0, {"aligned": np.array([0.05, 0.06])}, solver="rank_one")
     with pytest.raises(InputError, match="trace t1"):
         jax.jit(lambda t: integrate(small(), ts=jnp.stack([0 * t, t])).loss)(1.0)
 

@@ -70,7 +70,7 @@ def test_event_is_the_crossing_of_the_eigenmodes(found) -> None:
     assert found.found and found.t_x == pytest.approx(crossing(gap(), discrete=False), rel=1e-6)
     assert found.t_x * ETA == pytest.approx(3.06088, abs=5e-6)
     assert crossing(gap(), discrete=True) * ETA == pytest.approx(3.0606, abs=5e-5)
-    assert [regime.kind for regime in found.regimes] == ["exponential", "power law"]
+    assert [phase.kind for phase in found.phases.counted()] == ["exponential", "power law"]
 
 
 @pytest.mark.slow
@@ -89,12 +89,12 @@ def test_golden_problem_has_a_cut_off_and_no_exponential_phase() -> None:
     """lam_j = j^-1.5, rho_j(0) = j^-0.5, d = 1024, B = 1: a power law from the first steps on, until the last mode is learned."""
     system = spectral(learning_rate=0.5 / np.sum(np.arange(1, 1025) ** -1.5))
     golden = find_transition(system, 1e6)
-    assert not golden.found and golden.reason.startswith("no exponential phase") and golden.depth < 1
+    assert not golden.found and golden.reason.startswith("no exponential phase")
     cutoff = golden.finite_size_cutoff
     assert cutoff is not None and cutoff == pytest.approx(crossing(system, False, (3e4, 1e5)), rel=1e-5)
-    assert golden.regimes[-2].kind == "power law" and golden.regimes[-1].kind == "exponential"
+    (plateau,) = golden.phases.counted("power law")
     # The local exponent on the plateau is near 2/3 (a - 1)/b; at the cut-off it has left it, and the modes' own time is reached.
-    assert golden.regimes[-2].exponent == pytest.approx(0.69, abs=0.04)
+    assert plateau.exponent == pytest.approx(0.69, abs=0.04)
     slowest = float(2 * system.learning_rate * system.eigenvalues[-1])
     assert 0.3 < cutoff * slowest < 3
 
@@ -115,37 +115,32 @@ def test_gradient_is_the_finite_difference(found) -> None:
 
 
 @pytest.mark.slow
-def test_mean_of_64_runs(runs) -> None:
-    """The fit is within 3 % of the exact recursion; the interval of either estimator holds what it finds on the exact curve."""
+def test_mean_of_runs(runs) -> None:
+    """64 runs, and eight means of 8: within 3 and 8 % of the exact recursion; where a claim is made its interval is not far off.
+
+    The curve is none of the models (20 equal modes and a power law of modes), so that the intervals are not those of a true
+    model: of the eight at least five hold the crossing of the eigenmodes, six did when this was written.
+    """
     steps, risk = runs
-    exact = constant_rate(gap())(steps)
-    for estimator in ("fit", "spline"):
-        there = find_transition_curve(steps * ETA, exact, estimator=estimator, bootstrap=0, min_aic_gap=None)
-        here = find_transition_curve(steps * ETA, risk, estimator=estimator)
-        assert here.found and here.interval[0] < there.t_x < here.interval[1]
-        if estimator == "fit":
-            assert here.t_x == pytest.approx(3.0606, rel=0.03)
+    whole = find_transition_curve(steps * ETA, risk)
+    assert whole.found and whole.established and whole.t_x == pytest.approx(3.0606, rel=0.03)
+    parts = [find_transition_curve(steps * ETA, risk[i : i + 8]) for i in range(0, 64, 8)]
+    claimed = [one for one in parts if one.found]
+    assert len(claimed) >= 6 and all(one.t_x == pytest.approx(3.0606, rel=0.08) for one in claimed)
+    assert sum(one.interval[0] < 3.0606 < one.interval[1] for one in claimed) >= 5
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("estimator", "least", "most"), [("spline", 52, 64), ("fit", 35, 47)])
-def test_intervals_of_single_runs(runs, estimator, least, most) -> None:
-    """Of 64 runs 55 cover the truth by the spline, the default (20 of the first 24 at least), 41 by the fit: as documented.
-
-    The spline's widths are no larger than four times the median error.
+def test_single_runs_claim_only_what_they_show(runs) -> None:
+    """Along an exponential log L of one run is a random walk: half of the single runs "cannot be told apart", none
+    is another shape.
     """
     steps, risk = runs
-    found = [find_transition_curve(steps * ETA, row, estimator=estimator) for row in risk]
-    intervals = np.array([one.interval for one in found])
-    errors = np.abs(np.array([one.t_x for one in found]) - 3.0606)
-    inside = (intervals[:, 0] < 3.0606) & (3.0606 < intervals[:, 1])
-    widths = np.diff(intervals, axis=1)
-    print(
-        f"{estimator}: {inside.sum()} of 64, {inside[:24].sum()} of 24; {np.median(widths):.3f} / {np.median(errors):.3f}"
-    )
-    assert least <= inside.sum() <= most
-    if estimator == "spline":
-        assert inside[:24].sum() >= 20 and np.median(widths[:24]) <= 4 * np.median(errors[:24])
+    found = [find_transition_curve(steps * ETA, row) for row in risk[:32]]
+    assert {one.name for one in found} <= {"exponential, then power law", "cannot be told apart"}
+    claimed = [one for one in found if one.found]
+    assert claimed and all("scatter between seeds" in one.caveat for one in claimed)
+    assert np.median([abs(one.t_x / 3.0606 - 1) for one in claimed]) < 0.06
 
 
 @pytest.mark.slow
@@ -160,9 +155,8 @@ def test_no_exponential_phase() -> None:
         "noise": np.exp(0.3 * rng.standard_normal(t.size)),
     }
     for name, curve in curves.items():
-        for estimator in ("spline", "fit"):
-            found = find_transition_curve(t, curve, estimator=estimator)
-            assert not found.found and found.t_x is None and "no exponential" in found.reason, (name, found.reason)
+        found = find_transition_curve(t, curve)
+        assert not found.found and found.t_x is None and "no exponential" in found.reason, (name, found.reason)
     flat = spectral(modes=60, spectrum_exponent=1.5, risk_exponent=1.8, learning_rate=0.05, batch=8.0)
     assert not find_transition(flat, 1e3).found
     assert jnp.isfinite(flat.kappa())

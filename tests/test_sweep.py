@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from odescale import InputError, attention, integrate, quickstart, sweep
+from odescale import InputError, attention, integrate, logistic_pair, sweep
 from odescale.solve.codes import Code
 from odescale.solve.integrate import traces
 
@@ -111,15 +111,15 @@ def test_an_unknown_system_and_an_empty_sweep_are_refused():
     with pytest.raises(InputError, match="did you mean quickstart"):
         sweep("quickstar", 1.0, {"learning_rate": [0.1]})
     with pytest.raises(InputError, match="at least one parameter"):
-        sweep("quickstart", 1.0, {})
+        sweep("logistic_pair", 1.0, {})
 
 
 @pytest.mark.slow
 def test_a_thousand_members_compile_once():
     before = traces["tsit5"]
     rates = np.geomspace(0.02, 0.6, 1000)
-    result = sweep("quickstart", 10.0, {"learning_rate": rates}, points=50)
+    result = sweep("logistic_pair", 10.0, {"learning_rate": rates}, points=50)
     assert traces["tsit5"] == before + 1
     assert result.loss.shape == (1000, 50) and result.meta["failed"] == 0
-    single = integrate(quickstart(learning_rate=rates[777]), 10.0, points=50)
+    single = integrate(logistic_pair(learning_rate=rates[777]), 10.0, points=50)
     np.testing.assert_allclose(result.loss[777], single.loss, rtol=1e-9)

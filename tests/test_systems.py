@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from oracles import oracle_closure, oracle_functionals, oracle_loss
 
-from odescale import Attention, InputError, OutsideTheoryError, attention, integrate, quickstart
+from odescale import Attention, InputError, OutsideTheoryError, attention, integrate, logistic_pair
 from odescale import available_systems as systems
 from odescale.networks import Architecture, FieldNetwork, build_architecture
 from odescale.spectra import listed
 from odescale.systems.base import local_exponents
-from odescale.systems.initial import quickstart_overlaps
+from odescale.systems.initial import logistic_pair_overlaps
 from odescale.systems.register import SYSTEMS, find_system
 
 
@@ -104,7 +104,7 @@ def test_weight_decay_alone_shrinks_student_overlaps_and_leaves_the_teacher():
 
 def test_gradient_flow_conserves_the_balance_of_query_and_key():
     # W_q and W_k enter only as a product along r: |q|^2/N - kappa^2/R with kappa = k.r/N stays what it was
-    system = quickstart(noise=0.0)
+    system = logistic_pair(noise=0.0)
     flow = np.asarray(system.to_overlaps(system.vector_field(jnp.asarray(0.0), system.initial_state())))[0]
     q = np.asarray(system.initial_overlaps)[0]
     for query, key, read in ((0, 1, 4), (2, 3, 5)):
@@ -123,12 +123,12 @@ def test_quickstart_overlaps_are_the_published_table():
         (3, 5, 0.7745966692),
     ):
         table[i, j] = table[j, i] = value
-    overlaps = np.asarray(quickstart_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))
+    overlaps = np.asarray(logistic_pair_overlaps(strength=1.0, aligned=0.05, surplus=0.3, readout_scale=4.0))
     assert overlaps.shape == (1, 8, 8)
     np.testing.assert_allclose(overlaps[0], table, atol=1e-10)
     assert np.linalg.matrix_rank(overlaps[0], tol=1e-10) == 4
-    assert quickstart().architecture.rows == ("q0", "k0", "q1", "k1", "r1", "r2", "q0*", "k0*")
-    np.testing.assert_allclose(np.asarray(quickstart().initial_overlaps), overlaps, atol=1e-15)
+    assert logistic_pair().architecture.rows == ("q0", "k0", "q1", "k1", "r1", "r2", "q0*", "k0*")
+    np.testing.assert_allclose(np.asarray(logistic_pair().initial_overlaps), overlaps, atol=1e-15)
     # both layers start with y = (k.r/N) sqrt(|q|^2/N), the teacher with beta
     C = overlaps[0]
     for query, key, read, y in ((0, 1, 4, 0.05), (2, 3, 5, 0.3), (6, 7, 4, 1.0)):
@@ -166,7 +166,7 @@ def test_loss_late_in_a_run_keeps_its_digits_where_plain_overlaps_lose_all_of_th
 
 
 def test_observables_are_the_overlaps_the_speed_and_the_cosines():
-    system = quickstart()
+    system = logistic_pair()
     seen = system.observables(jnp.asarray(0.0), system.initial_state())
     C = np.asarray(system.initial_overlaps[0])
     np.testing.assert_allclose(np.asarray(seen["overlaps"]), C, atol=1e-15)
@@ -241,19 +241,19 @@ def test_out_of_domain_parameters_are_refused_by_name(given):
 
 def test_unknown_names_are_refused_with_a_hint():
     with pytest.raises(InputError, match="did you mean learning_rate"):
-        quickstart(learning_rat=0.1)
+        logistic_pair(learning_rat=0.1)
     with pytest.raises(InputError, match="did you mean quickstart"):
         find_system("quickstrat")
     with pytest.raises(InputError, match="odescale systems"):
         find_system("perceptron")
     assert set(systems()) == set(SYSTEMS)
     with pytest.raises(InputError, match="aligned.*strength"):
-        quickstart(aligned=1.0)
+        logistic_pair(aligned=1.0)
 
 
 def with_overlaps(change) -> Attention:
-    overlaps = np.array(quickstart().initial_overlaps)
-    return eqx.tree_at(lambda s: s.initial_overlaps, quickstart(), jnp.asarray(change(overlaps)))
+    overlaps = np.array(logistic_pair().initial_overlaps)
+    return eqx.tree_at(lambda s: s.initial_overlaps, logistic_pair(), jnp.asarray(change(overlaps)))
 
 
 def _nan(q):
@@ -325,6 +325,6 @@ def test_finite_context_corrects_the_infinite_one_by_order_one_over_tokens():
 
 
 def test_summary_is_plain_numbers_and_words():
-    summary = quickstart(learning_rate=0.1).summary()
+    summary = logistic_pair(learning_rate=0.1).summary()
     assert summary["learning_rate"] == 0.1 and summary["steps_per_unit"] == 200.0
     assert summary["trained"] == ["q0", "k0", "q1", "k1"] and summary["depth"] == 2 and summary["context"] == "infinite"

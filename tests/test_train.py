@@ -17,7 +17,7 @@ from odescale.compare.log_report import report_logs
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.language_model import LanguageModel
 from odescale.run import Run
-from odescale.systems.attention_build import quickstart
+from odescale.systems.attention_build import logistic_pair
 from odescale.systems.kernel_build import kernel
 from odescale.systems.peaked import peaked
 from odescale.systems.register import SYSTEMS
@@ -57,7 +57,7 @@ class Plan(eqx.Module):
 TINY = {"width": 8, "depth": 1, "samples": 4, "test_samples": 3, "tokens": 2, "inputs": 3, "outputs": 2}
 # Name: (experiment from a schedule, theory, SGD steps in one unit of t).
 KINDS: dict[str, tuple[Any, str, float]] = {
-    "attention": (lambda s: quickstart(dimension=20, tokens=6, schedule=s), "attention", 20),
+    "attention": (lambda s: logistic_pair(dimension=20, tokens=6, schedule=s), "attention", 20),
     "mean field, momentum": (lambda s: committee(dimension=20, momentum=0.5, nodes=64, replicates=2, schedule=s), "mean_field", 20),
     "peaked": (lambda s: peaked(classes=3, dimension=20, noise=0.0, schedule=s), "peaked", 20),
     "peaked, adam": (
@@ -201,9 +201,9 @@ def test_last_step_that_throws_the_weights_away_is_seen() -> None:
     ("subject", "settings", "argument"),
     [
         (lambda: saad_solla(), {}, "subject"),
-        (lambda: quickstart(dimension=20, tokens=np.inf), {}, "tokens"),
-        (lambda: quickstart(dimension=20), {"nodes": 4}, "nodes"),
-        (lambda: quickstart(dimension=20), {"test_sequence": 4}, "test_sequence"),
+        (lambda: logistic_pair(dimension=20, tokens=np.inf), {}, "tokens"),
+        (lambda: logistic_pair(dimension=20), {"nodes": 4}, "nodes"),
+        (lambda: logistic_pair(dimension=20), {"test_sequence": 4}, "test_sequence"),
         (lambda: spectral(modes=4), {"momentum": -0.1}, "momentum"),
         (lambda: toy_layer(0.1), {"momentum": 0.1}, "momentum"),
         (lambda: 3.0, {}, "system"),
@@ -217,7 +217,7 @@ def test_what_cannot_be_trained_is_refused_by_name(subject: Any, settings: dict[
 
 
 def test_names_builders_and_settings_find_their_experiment() -> None:
-    for subject in ("quickstart", quickstart, quickstart()):
+    for subject in ("quickstart", quickstart, logistic_pair()):
         assert experiment_of(subject, test_sequences=8).test_sequences == 8  # type: ignore[attr-defined]
     built = experiment_of(linear_sgd(GaussianTask(jnp.ones(1), jnp.ones(1)), learning_rate=0.1))
     assert experiment_of(built) is built

@@ -14,7 +14,7 @@ from oracles import oracle_closure, oracle_loss
 
 import odescale.training.loop as loop_module
 from odescale.errors import CheckpointError, InputError, SolveError
-from odescale.networks.architecture import build_architecture, quickstart_architecture
+from odescale.networks.architecture import build_architecture, logistic_pair_architecture
 from odescale.run import Run
 from odescale.training.attention import attention_experiment
 from odescale.training.initial import rows_from_overlaps
@@ -179,7 +179,7 @@ def test_how_steps_are_cut_into_calls_changes_nothing(monkeypatch, whole):
 
 
 def test_frozen_rows_stay_and_only_they(precision="float64"):
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     q = start_overlaps(architecture)
     initial = rows_from_overlaps(q, dimension=20, seed=0)
     run = small_run(architecture, t1=7 / 20, record_times=None, seeds=(0,), precision=precision)

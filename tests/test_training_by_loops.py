@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from odescale import mean_field, peaked, quickstart, spectral, teacher_student, transformer
+from odescale import logistic_pair, mean_field, peaked, spectral, teacher_student, transformer
 from odescale.clock import GrowthSchedule, parse_schedule
 from odescale.networks import CommitteeReadout, RowNetwork, SquareLoss
 from odescale.networks.language_model import LanguageModel
@@ -191,7 +191,7 @@ def test_fresh_data_have_the_moments_that_are_said() -> None:
 
 CHAIN = Grammar(4, order=1, inverse_temperature=1.0, length=4)
 EXPERIMENTS = {
-    "attention": lambda: quickstart(dimension=12, tokens=4),
+    "attention": lambda: logistic_pair(dimension=12, tokens=4),
     "mean field": lambda: transformer(depth=1, tokens=2, nodes=16, dimension=12),
     "peaked": lambda: experiment_of(peaked(classes=2, dimension=12, noise=0.0), nodes=64),
     "spectral": lambda: spectral(modes=4),

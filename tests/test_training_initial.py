@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from odescale import InputError
-from odescale.networks import build_architecture, quickstart_architecture
+from odescale.networks import build_architecture, logistic_pair_architecture
 from odescale.networks.fields import apply_on_fields
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.task import TeacherTask
@@ -92,7 +92,7 @@ def test_tokens_have_the_covariance_of_their_spectrum():
 
 def test_labels_are_the_teacher_on_its_fields():
     """Also for a teacher whose second layer is uniform."""
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     task = TeacherTask(architecture.teacher, tokens=7, batch=3, dimension=30)
     rows = jax.random.normal(jax.random.key(0), (8, 30))
     tokens, labels = task.sample_batch(jax.random.key(1), rows)

@@ -13,7 +13,7 @@ from sympy.matrices.expressions import MatrixExpr, MatrixSymbol
 from derivations.attention.tape import entry, scalar_closure
 from derivations.compare import Call, same_numbers
 from derivations.numeric import Matrices, complex_step, executed, numeric, random_covariance, worst
-from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture, quickstart_architecture
+from odescale.networks.architecture import Architecture, FieldNetwork, build_architecture, logistic_pair_architecture
 from odescale.symbolic.gaussian import Gaussian
 from odescale.symbolic.monte_carlo import monte_carlo_check
 from odescale.symbolic.record import CheckResult, Output
@@ -208,12 +208,12 @@ def finite_context(outputs: Sequence[Output], scale: sympy.Expr | int) -> CheckR
     return worst([(np.asarray(got), np.asarray(expected))], 1e-12, "G at order 1/T against autodiff, relative error")
 
 
-def quickstart(outputs: Sequence[Output], curve: sympy.Expr) -> CheckResult:
+def logistic_pair(outputs: Sequence[Output], curve: sympy.Expr) -> CheckResult:
     """The reduced solution against the full noise-free ODE of the eight rows, integrated with RK4 to S = 12."""
     import jax
     import jax.numpy as jnp
 
-    architecture = quickstart_architecture()
+    architecture = logistic_pair_architecture()
     trained = jnp.asarray(architecture.trained_mask)
     R, beta, y0, y1 = 4.0, 1.0, 0.05, 0.3
     rows = np.zeros((8, 4))
@@ -273,7 +273,7 @@ def _calls() -> list[Call]:
             ("population_loss", (C, R, *pair)),
             ("closure", (C, R, *pair, trained)),
             ("overlap_flow", (jnp.stack([C, R]), jnp.ones(2), C, R, C, 0.3, 2.0, 0.1, trained)),
-            ("quickstart_loss", (jnp.asarray(2.0), 1.0, 0.05, 0.3)),
+            ("logistic_pair_loss", (jnp.asarray(2.0), 1.0, 0.05, 0.3)),
         ]
         if depth == 1:
             calls += [

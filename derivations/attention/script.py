@@ -14,7 +14,7 @@ import sympy
 from sympy import S
 from sympy.matrices.expressions import MatrixSymbol, Trace
 
-from derivations.attention import checks, quickstart
+from derivations.attention import checks, logistic_pair
 from derivations.attention import finite_context as finite
 from derivations.attention import finite_context_code as finite_code
 from derivations.attention.code import write_functions
@@ -298,9 +298,9 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
         ]
     if options.identity and options.logit_scale == 1:
         symbols = {"A": A, "B": B, "C": C, "q": q, "k": k}
-        reduction, solved = quickstart.reduce_and_solve(layer.identity, adjoints.identity[:2], symbols)
-        steps.append(reduction.checked(checks.quickstart, tuple(outputs), solved.curve))
-        outputs.append(quickstart.write(solved))
+        reduction, solved = logistic_pair.reduce_and_solve(layer.identity, adjoints.identity[:2], symbols)
+        steps.append(reduction.checked(checks.logistic_pair, tuple(outputs), solved.curve))
+        outputs.append(logistic_pair.write(solved))
     network = _written_out(options)
     tables = (scalar_table(network, options.logit_scale),)
     if options.identity:

@@ -99,8 +99,13 @@ def _sweep(command: Parser) -> None:
 
 
 def _transition(command: Parser) -> None:
-    command.add_argument("--min-depth", type=_number, default=2.5, help="e-folds the exponential must cover (2.5)")
+    _thresholds(command)
     command.add_argument("--precision", default="float64", help="float64; the transition needs it")
+
+
+def _thresholds(command: Parser) -> None:
+    command.add_argument("--threshold", action="append", default=[], metavar="NAME=VALUE",
+                         help="what makes a phase: efolds=1.5, ratio=3, power_efolds=0.5, near=0.2 (repeat)")  # fmt: skip
 
 
 def _run(command: Parser) -> None:
@@ -123,7 +128,7 @@ def _compare(command: Parser) -> None:
     add = command.add_argument
     add("--tolerance", action="append", default=[], metavar="[NAME=]VALUE",
         help="deviation that counts as agreement, of the loss or of a quantity (repeat; default: the theory's own)")  # fmt: skip
-    add("--min-depth", type=_number, help="look for transitions whose exponential covers so many e-folds")
+    _thresholds(command)
 
 
 def _logs(command: Parser) -> None:
@@ -148,7 +153,7 @@ def _predicted(command: Parser) -> None:
 
 def _report(command: Parser) -> None:
     add = command.add_argument
-    add("--min-depth", type=_number, default=2.5, help="e-folds of the exponential phase")
+    _thresholds(command)
     add("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
     add("--title", help="of the page")
 

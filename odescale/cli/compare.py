@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from odescale.cli.thresholds import thresholds
 from odescale.cli.train import trained
 from odescale.cli.verbs import Answer, Asked, tolerances, verb
 from odescale.compare.comparison import check_options, compare
@@ -14,7 +15,7 @@ from odescale.compare.report import to_json, write_report
 def compare_theory(asked: Asked) -> Answer:
     """Trains, compares, writes the report into OUT; the verdict on stdout."""
     options = asked.options
-    given: dict[str, Any] = {"tolerance": tolerances(options.tolerance), "min_depth": options.min_depth}
+    given: dict[str, Any] = {"tolerance": tolerances(options.tolerance), "thresholds": thresholds(options.threshold)}
     check_options(asked.system, **given)  # before the training, not after it
     found = compare(asked.system, trained(asked), **given)
     page = write_report(found, options.out)

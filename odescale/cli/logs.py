@@ -19,6 +19,7 @@ from odescale.analysis.forecast.laws import law_named
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
 from odescale.cli.output import draw, emit, require_picture, table
+from odescale.cli.thresholds import thresholds
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import report_record
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
@@ -35,7 +36,7 @@ def report_on_logs(options: argparse.Namespace) -> int:
     logs = _read(options)
     report = report_logs(
         logs, fit_on=_names(options.fit_on), predict=_names(options.predict), law=options.law, after=options.after,
-        min_depth=options.min_depth, irreducible=options.irreducible,
+        thresholds=thresholds(options.threshold), irreducible=options.irreducible,
     )  # fmt: skip
     page = write_report(report, options.out, title=options.title or f"Theory beside {', '.join(options.logs)[:80]}")
     first = report.runs[0].log
@@ -189,7 +190,8 @@ def _text(report: LogReport, page: Path) -> str:
         column = dict(run.log.columns).get("loss", "loss")
         lines.append(f"{run.log.name}: {run.log.step.size} points, column {column} of {run.log.source}")
         lines += [f"    {note}" for note in run.log.notes]
-        lines += [f"    {found}" for found in (run.spline, run.fitted, run.floor) if found is not None]
+        lines += [] if run.phases is None else [f"    {run.phases.sentence()}"]
+        lines += [] if run.floor is None else [f"    over the whole run: {run.floor}"]
         lines += [f"    {run.reason}"] if run.reason else []
     left = len(report.names) - len(report.runs)
     lines += [f"and {left} more runs, not described one by one"] if left else []

@@ -17,18 +17,15 @@ from odescale.cli.derivation import shipped_in_sync
 from odescale.cli.output import emit
 from odescale.compare.comparison import Comparison, compare
 from odescale.compare.report import to_json, write_report
-from odescale.generated.attention import quickstart_loss
 from odescale.plain_text import printable
 from odescale.solve.integrate import integrate
-from odescale.systems.attention import Attention
-from odescale.systems.attention_build import quickstart
+from odescale.systems.attention_build import quickstart, quickstart_loss
 from odescale.training.train import train
 
-MIN_DEPTH = 2.0  # the system's exponential phase is 2.7 to 2.8 e-folds deep
-LAST = 12.0  # end of the run, in S
-WINDOW = (0.2, LAST)
-TAIL = (6.0, LAST)
-PARAMETERS = {"strength": 1.0, "aligned": 0.05, "surplus": 0.3, "readout_scale": 4.0, "dimension": 200, "tokens": 64}
+LAST = 34.0  # end of the run, in u
+WINDOW = (0.05, LAST)
+TAIL = (10.0, LAST)
+PARAMETERS: dict[str, Any] = {"readout": 14.0, "surplus": 0.3, "value_scale": 4.0}
 
 
 def quickstart_line(options: argparse.Namespace) -> int:
@@ -40,7 +37,7 @@ def quickstart_line(options: argparse.Namespace) -> int:
 def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[str, Any], str]:
     """The whole line on the quickstart system; returns (JSON-ready record, text), and leaves the report in `folder`.
 
-    Times are in S = learning_rate sqrt(readout_scale) t, one unit of t being 200 SGD steps.
+    Times are in u = learning_rate t, one unit of t being 64 SGD steps.
     """
 
     def say(text: str) -> None:
@@ -50,17 +47,17 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
     began = time.perf_counter()
     say("1/5 derivation: " + shipped_in_sync("attention"))
     system = quickstart(**PARAMETERS)
-    speed = float(system.learning_rate) * np.sqrt(PARAMETERS["readout_scale"])
+    speed = float(system.learning_rate)
     silent = quickstart(**PARAMETERS, noise=0.0)
     flow = integrate(silent, LAST / speed, points=400, rtol=1e-11)  # as many as `find_transition`: one compilation
     gap = float(np.max(np.abs(flow.loss / _closed_form(flow.t * speed) - 1)))
     say(f"2/5 integration: ODE without noise against the closed form, largest relative difference {gap:.1e}")
-    formula = find_transition(lambda S: _closed_form(S), LAST, min_depth=MIN_DEPTH, time_unit="S")
-    noisy = find_transition(system, LAST / speed, min_depth=MIN_DEPTH)
+    formula = find_transition(lambda u: _closed_form(u), LAST, time_unit="u = learning_rate t")
+    noisy = find_transition(system, LAST / speed)
     assert noisy.t_x is not None and formula.t_x is not None
     say(
-        f"3/5 transition: t_x in S = {formula.t_x:.6f} (closed form, depth {formula.depth:.3f} e-folds), "
-        f"{noisy.t_x * speed:.6f} (ODE with SGD noise, depth {noisy.depth:.3f} e-folds)"
+        f"3/5 phases of the ODE with SGD noise: {noisy.phases}\n"
+        f"    t_x = {noisy.t_x:.6f} (u = {noisy.t_x * speed:.6f}; closed form without noise {formula.t_x:.6f}), exact, by the event"
     )
     say(f"4/5 training {seeds} seeds of the real transformer, {round(LAST / speed * system.trace)} SGD steps each ...")
     folder.mkdir(parents=True, exist_ok=True)
@@ -68,25 +65,28 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
         system,
         LAST / speed,
         seeds=seeds,
-        record_times=np.geomspace(WINDOW[0], WINDOW[1], 31) / speed,
+        record_times=np.geomspace(WINDOW[0], WINDOW[1], 33) / speed,
+        # Measuring the loss costs more than the steps between two records.
+        test_sequences=2048,
         checkpoint=folder / "checkpoint.npz",
     )
-    own = integrate(quickstart(**PARAMETERS, context="sampled"), ts=np.concatenate([[0.0], run.t]))
-    comparison = compare(system, run, min_depth=MIN_DEPTH, context=own)
-    figures = _figures(comparison, system, speed)
+    comparison = compare(system, run)
+    figures = _figures(comparison, speed)
     dense = np.geomspace(WINDOW[0], WINDOW[1], 200) / speed
     notes = (
-        f"In S = learning_rate sqrt(readout_scale) t: t_x = {formula.t_x:.6f} from the closed form without noise, "
+        f"In u = learning_rate t: t_x = {formula.t_x:.6f} from the closed form without noise, "
         f"{noisy.t_x * speed:.6f} from the ODE with SGD noise.",
         f"ODE without noise against the closed form: {gap:.1e} relative.",
-        f"Tail in S from {TAIL[0]:g} to {TAIL[1]:g}, against S + 1/(2 y1) (y1 = 0.3 at the start): "
+        f"Tail in u from {TAIL[0]:g} to {TAIL[1]:g}, against u + 1/(2 y sqrt(R)) with y at the start: "
         f"exponent {figures['tail']['exponent']:.3f} +- {figures['tail']['stderr']:.3f} (closed form: 2).",
     )
     extra = {
         "quickstart": {
-            "S_per_t": speed,
-            "t_x_formula_S": formula.t_x,
-            "t_x_ode_S": noisy.t_x * speed,
+            "u_per_t": speed,
+            "t_x_formula_u": formula.t_x,
+            "t_x_ode": noisy.t_x,
+            "t_x_ode_u": noisy.t_x * speed,
+            "name_ode": noisy.name,
             "ode_against_formula": gap,
             **figures,
             "seconds": round(time.perf_counter() - began, 1),
@@ -105,29 +105,28 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
     return _record(comparison, extra, page), _text(comparison, extra["quickstart"], page)
 
 
-def _closed_form(S: Any) -> Any:
-    beta, y0, y1 = (PARAMETERS[name] for name in ("strength", "aligned", "surplus"))
-    values = quickstart_loss(jnp.asarray(S), beta, y0, y1)
-    return np.asarray(values) if isinstance(S, np.ndarray) else values
+def _closed_form(u: Any) -> Any:
+    values = quickstart_loss(jnp.asarray(u), *(PARAMETERS[name] for name in ("readout", "surplus", "value_scale")))
+    return np.asarray(values) if isinstance(u, np.ndarray) else values
 
 
-def _figures(comparison: Comparison, system: Attention, speed: float) -> dict[str, Any]:
+def _figures(comparison: Comparison, speed: float) -> dict[str, Any]:
     """The numbers that the picture should be judged by."""
     run, kept, loss = comparison.run, comparison.kept, comparison.loss
-    S = run.t * speed
-    tail = S > TAIL[0]
+    u = run.t * speed
+    tail = u > TAIL[0]
     ratio = loss.ratio[kept]
-    fitted: TailExponent = tail_exponent(S, run["loss"], shift=1 / (2 * PARAMETERS["surplus"]), window=TAIL)
-    own = comparison.context_ratio
+    shift = 1 / (2 * PARAMETERS["surplus"] * PARAMETERS["value_scale"] ** 0.5)
+    fitted: TailExponent = tail_exponent(u, run["loss"], shift=shift, window=TAIL)
     theory, measured = comparison.transitions["theory"], comparison.transitions["run"]
     return {
         "ratio": [float(ratio.min()), float(ratio.max())],
         "ratio_in_tail": [float(loss.ratio[tail].min()), float(loss.ratio[tail].max())],
-        "ratio_at_own_context": None if own is None else [float(own[kept].min()), float(own[kept].max())],
         "tail": {"exponent": fitted.exponent, "stderr": fitted.stderr},
-        "t_x_theory_same_points_S": None if theory.t_x is None else theory.t_x * speed,
-        "t_x_run_S": None if measured.t_x is None else measured.t_x * speed,
-        "t_x_run_interval_S": None if measured.interval is None else [x * speed for x in measured.interval],
+        "name_run": measured.name,
+        "t_x_theory_same_points": theory.t_x,
+        "t_x_run": measured.t_x,
+        "t_x_run_interval": measured.interval,
         "fall": comparison.fall,
     }
 
@@ -147,22 +146,19 @@ def _record(comparison: Comparison, extra: dict[str, Any], page: Path) -> dict[s
 def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
     low, high = figures["ratio"]
     tail_low, tail_high = figures["ratio_in_tail"]
-    interval = figures["t_x_run_interval_S"]
-    own_low, own_high = figures["ratio_at_own_context"]
+    interval = figures["t_x_run_interval"]
     between = "" if interval is None else f" (95 % interval {interval[0]:.3f} to {interval[1]:.3f})"
-    exact = comparison.transitions["exact"]
-    run_t = "none" if figures["t_x_run_S"] is None else f"{figures['t_x_run_S']:.3f}"
-    theory_t = "none" if figures["t_x_theory_same_points_S"] is None else f"{figures['t_x_theory_same_points_S']:.3f}"
+    run_t, theory_t = (
+        "none" if figures[name] is None else f"{figures[name]:.3f}" for name in ("t_x_run", "t_x_theory_same_points")
+    )
     return "\n".join(
         [
             f"{comparison.verdict}",
             f"run/theory {low:.3f} to {high:.3f} while the loss falls {figures['fall']:.0f} times; tail {tail_low:.3f} to "
             f"{tail_high:.3f}, exponent {figures['tail']['exponent']:.3f} +- {figures['tail']['stderr']:.3f}",
-            f"against the ODE at the run's own context of {PARAMETERS['tokens']} tokens: {own_low:.3f} to {own_high:.3f}",
-            f"t_x in S, one spline on the run's points: run {run_t}{between}, theory {theory_t}; exact, by the event: "
-            f"{figures['t_x_ode_S']:.6f} at a depth of {exact.depth:.3f} e-folds"
-            if exact.depth is not None
-            else "no exact transition",
+            f"phases of the ODE: {figures['name_ode']}, t_x = {figures['t_x_ode']:.6f} (exact, by the event)",
+            f"phases of the runs: {figures['name_run']}, t_x = {run_t}{between}; ODE at the same points, "
+            f"by the same model: {theory_t}",
             f"report: {page}  (picture: {page.parent / 'comparison.png'}), {figures['seconds']:.0f} s",
         ]
     )

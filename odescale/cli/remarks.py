@@ -52,7 +52,15 @@ def _step_error(system: Any, t1: float) -> Remarks:
     return remarks_of_solve(system, (0.0, t1))
 
 
+def _coverage(system: Any, t1: float) -> Remarks:
+    """Whether the theory covers the system at its own number of tokens and learning rate."""
+    from odescale.systems.coverage import coverage
+
+    judged = coverage(system)
+    return {"coverage": judged.to_dict()}, [str(judged)]
+
+
 REMARKS: dict[str, Callable[[Any, float], Remarks]] = {
-    "mean_field": _nodes_and_coverage, "peaked": _asymptotic_law, "spectral": _step_error,
+    "attention": _coverage, "mean_field": _nodes_and_coverage, "peaked": _asymptotic_law, "spectral": _step_error,
 }  # fmt: skip
 """By `system.name`."""

@@ -9,9 +9,11 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from odescale.analysis.phases.contest import UNDECIDED
 from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.exponents import LocalExponent, TailExponent, local_exponent, tail_exponent
-from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
+from odescale.analysis.phases.record import Transition
+from odescale.analysis.phases.stretches import Thresholds
 from odescale.analysis.phases.transition import find_transition
 from odescale.compare.same import same_but_half, same_experiment
 from odescale.compare.sheets import Errors, Rules, rules_of
@@ -111,8 +113,10 @@ class Comparison(eqx.Module):
 
     - `system`, `run`, `theory`: what was compared; `at` (n,): places of the record times among the theory's; `kept` (n,): those
       that count. `quantities`: name -> `Quantity`, "loss" always.
-    - `transitions`: `theory` and `run` by one spline with one smoothing on the same points, and `exact`, by the event, where the
-      theory is the system's own; `exponents`: that of the run from the same spline. Both empty where they were not looked for.
+    - `transitions`: `run` by the contest of models, `theory` by the model that won it on the same points, and `exact`, by the
+      event,
+      where the theory is the system's own; `exponents`: the local exponent of the run, by a smoothing spline. Both empty where
+      they were not looked for.
     - `context`: a second theory of the loss, which does not enter the verdict, or None. `options`: what else was given.
     """
 
@@ -158,12 +162,16 @@ class Comparison(eqx.Module):
 
     @property
     def transition_agrees(self) -> bool | None:
-        """Within 5 % of each other, or the theory inside the run's interval; None where one of them is not known."""
+        """Within 5 % of each other, or the theory inside the run's interval; without a t_x in either, whether their names are one.
+
+        None where only one of them is known, or a curve cannot be told apart.
+        """
         if not self.transitions:
             return None
         theory, run = self.transitions["theory"], self.transitions["run"]
         if theory.t_x is None or run.t_x is None:
-            return None if (theory.t_x is None) != (run.t_x is None) else True
+            known = (theory.t_x is None) == (run.t_x is None) and UNDECIDED not in (theory.name, run.name)
+            return theory.name == run.name if known else None
         inside = run.interval is not None and run.interval[0] <= theory.t_x <= run.interval[1]
         return bool(inside or abs(run.t_x / theory.t_x - 1) <= 0.05)
 
@@ -209,7 +217,7 @@ def compare(
     context: Trajectory | None = None,
     half: Run | None = None,
     transitions: bool | None = None,
-    min_depth: float | None = None,
+    thresholds: Thresholds | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> Comparison:
@@ -229,7 +237,7 @@ def compare(
     - `context`: a second trajectory at the run's times, e.g. at its own context length: shown beside, no part of the verdict.
     - `half`: the same experiment at half the dimension: the finite-size error is then |<X_{d/2}> - <X_d>|, not an estimate.
     - `transitions`: whether exponential-to-power transitions are looked for in theory and run; None: where the sheet says so, or
-      `min_depth` (e-folds of the exponential, 2.5) or `seed` (of the bootstrap of the interval, 0) is given.
+      `thresholds` (from what length on a phase counts) or `seed` (of the draws behind the verdict, 0) is given.
     - `options`: what the theory's sheet names, such as `regime=kernel_regime(...)` of a kernel system.
 
     **Returns** a `Comparison`; its verdict is the worst of its quantities'. A quantity "differs" where it leaves the tolerance by
@@ -239,12 +247,12 @@ def compare(
     are correlated: count seeds, not points.
     """
     rules = rules_of(system)
-    asked = {"tolerance": tolerance, "half": half, "transitions": transitions, "min_depth": min_depth, "seed": seed}
+    asked = {"tolerance": tolerance, "half": half, "transitions": transitions, "thresholds": thresholds, "seed": seed}
     limits = check_options(system, **asked, **options)
     if not isinstance(run, Run):
         raise InputError("run", expected="a Run", got=type(run).__name__, remedy="odescale.train(system, t1)")
     searching = rules.transitions if transitions is None else transitions
-    searching = bool(searching or min_depth is not None or seed is not None)
+    searching = bool(searching or thresholds is not None or seed is not None)
     settings = rules.same(system)
     same_experiment(system, run, settings)
     if half is not None:
@@ -269,9 +277,8 @@ def compare(
     verdict = Verdict(verdict.status, (*verdict.reasons, *rules.remarks(system, run, verdict.status, options)))
     found, exponents = {}, {}
     if searching:
-        found = _transitions(system, run, theory, at, kept, own, min_depth, seed or 0)
-        smoothing = found["run"].smoothing
-        exponents = {"run": local_exponent(run.t[kept], run["loss"][:, kept], smoothing=smoothing)}
+        found = _transitions(system, run, theory, at, kept, own, thresholds, seed or 0)
+        exponents = {"run": local_exponent(run.t[kept], run["loss"][:, kept])}
     return Comparison(system, run, theory, at, kept, quantities, verdict, found, exponents, context, options)
 
 
@@ -295,7 +302,7 @@ def check_options(
     tolerance: Any = None,
     half: Any = None,
     transitions: bool | None = None,
-    min_depth: float | None = None,
+    thresholds: Thresholds | None = None,
     seed: int | None = None,
     **options: Any,
 ) -> dict[str, float | None]:
@@ -309,11 +316,11 @@ def check_options(
         raise InputError(
             "half", expected="a theory whose corrections are of order 1/d", got=system.name, remedy="leave it out"
         )
-    for name, value in (("min_depth", min_depth), ("seed", seed)):
+    for name, value in (("thresholds", thresholds), ("seed", seed)):
         if transitions is False and value is not None:
             raise InputError(name, expected="transitions to be looked for", got="transitions=False", remedy="drop one")
-    if min_depth is not None and not (np.isfinite(min_depth) and min_depth > 0):
-        raise InputError("min_depth", expected="a positive number of e-folds", got=min_depth, remedy="2.5 is usual")
+    if thresholds is not None and not isinstance(thresholds, Thresholds):
+        raise InputError("thresholds", expected="odescale.Thresholds(...)", got=thresholds, remedy="see its docstring")
     return _limits(tolerance, rules)
 
 
@@ -418,14 +425,15 @@ def _steepness(t: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -
     return np.where(np.isfinite(slope), slope, 0.0)
 
 
-def _transitions(system, run: Run, theory, at, kept, own: bool, min_depth, seed: int) -> dict[str, Transition]:
-    """By one spline on the same points, or the two estimates differ by the estimator alone; and by the event."""
-    depth = MIN_DEPTH if min_depth is None else float(min_depth)
+def _transitions(system, run: Run, theory, at, kept, own: bool, thresholds, seed: int) -> dict[str, Transition]:
+    """By one model on the same points, or the two estimates differ by the estimator alone; and by the event."""
     unit = f"t, one unit = {theory.clock.steps_per_unit:g} SGD steps"
-    common: dict[str, Any] = {"min_depth": depth, "time_unit": unit, "seed": seed, "loss_start": float(theory.loss[0])}
+    common: dict[str, Any] = {"thresholds": thresholds, "time_unit": unit, "seed": seed}
+    common["loss_start"] = float(theory.loss[0])
     t, predicted = run.t[kept], np.asarray(theory.loss)[at][kept]
     measured = find_transition_curve(t, run["loss"][:, kept], **common)
-    once: dict[str, Any] = {"bootstrap": 0, "smoothing": measured.smoothing, "min_aic_gap": None}
-    found = {"theory": find_transition_curve(t, predicted, **once, **common), "run": measured}
+    model = measured.model if measured.found else None
+    predicted = find_transition_curve(t, predicted, model=model, **common).without_intervals()
+    found = {"theory": predicted, "run": measured}
     # Another theory's transition is not the system's.
-    return ({"exact": find_transition(system, float(run.t[-1]), min_depth=depth)} if own else {}) | found
+    return ({"exact": find_transition(system, float(run.t[-1]), thresholds=thresholds)} if own else {}) | found

@@ -66,8 +66,9 @@ def report_record(report: LogReport) -> dict[str, Any]:
         runs[run.log.name] = {
             "source": run.log.source, "sha256": run.log.sha256, "points": int(run.log.step.size), "columns": dict(run.log.columns),
             "notes": list(run.log.notes), "clocks": list(run.clocks), "reason": run.reason,
-            "spline": None if run.spline is None else run.spline.to_dict(),
-            "fit": None if run.fitted is None else run.fitted.to_dict(),
+            "phases": None if run.phases is None else list(run.phases.rows),
+            "transition": None if run.phases is None or run.phases.transition is None else run.phases.transition.to_dict(),
+            "t_x_step": None if run.phases is None else run.phases.t_x_step,
             "power_floor": None if run.floor is None else run.floor.to_dict(),
         }  # fmt: skip
     forecasts = None
@@ -92,17 +93,32 @@ def report_record(report: LogReport) -> dict[str, Any]:
 
 
 def _parts(report: LogReport) -> list[Part]:
-    parts = [Part("Verdict", (f"**{report.verdict.status}**",), report.verdict.reasons)]
+    """First the answer, then phases, then laws, then the details behind them."""
+    asked = report.forecast is not None
+    parts = [_answer(report)]
+    parts += [_forecasts(report)] if asked else []
+    parts += [_phases(report), _laws(report)]
+    parts += [] if report.kernel is None else [_kernel(report)]
     parts.append(_data(report))
-    parts += [_regimes(run, drawn=number < PICTURES) for number, run in enumerate(report.runs)]
-    parts.append(_laws(report))
-    if report.forecast is not None or report.forecast_reason:
-        parts.append(_forecasts(report))
-    parts.append(_kernel(report))
+    parts += [_details(run) for run in report.runs[:PICTURES]]
     words = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     hashes = [f"{run.log.name}: sha256 {run.log.sha256[:16]}" for run in report.runs]
     parts.append(Part("How this was made", (f"{words}; {report.seconds:.1f} s.",), tuple(hashes)))
     return parts
+
+
+def _answer(report: LogReport) -> Part:
+    """What can and what cannot be said, in a few lines, over one picture of all runs with their rates."""
+    drawn = plot_curves([thinned(run.log) for run in report.runs])
+    picture = ("runs", "loss and learning rate of all runs", _png(drawn))
+    words = {
+        "agrees": "**The forecast agrees with the runs held out.**",
+        "differs": "**The forecast differs from the runs held out.**",
+        "undecided": "**Nothing was held out, so nothing here is a test of a forecast.**",
+    }.get(report.verdict.status, f"**{report.verdict.status}**")
+    if report.forecast is None and report.forecast_reason and report.table is None:
+        words = "**No forecast can be made from these logs; their phases are below.**"
+    return Part("Answer", (words,), report.verdict.reasons, (), (picture,))
 
 
 def _data(report: LogReport) -> Part:
@@ -132,27 +148,38 @@ def _data(report: LogReport) -> Part:
     return Part("Data and clocks", texts, tuple(dict.fromkeys(notes)), (rows, clocks))
 
 
-def _regimes(run: RunReport, drawn: bool) -> Part:
-    if run.spline is None or run.exponents is None or run.fitted is None:
-        return Part(f"Regimes of {run.log.name}", (run.reason,))
-    rows = [
-        {
-            "regime": r.kind, "from step": r.start, "to step": r.end, "exponent p": r.exponent, "rate per step": r.rate,
-            "e-folds": r.efolds,
-        }
-        for r in run.spline.regimes
-    ]  # fmt: skip
-    words = [f"By smoothing spline: {run.spline}.", f"By a two-regime fit: {run.fitted}."]
-    if run.floor is not None:
-        words.append(f"As a power law with a floor: {run.floor}.")
-    if not drawn:
-        return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,))
-    stem = _stem(run.log.name)
-    pictures = (
-        (f"curve_{stem}", "loss and learning rate", _png(plot_curves(thinned(run.log), transition=run.spline))),
-        (f"exponents_{stem}", "local exponent p and exponentiality q", _png(plot_indices(run.exponents, run.spline))),
+def _phases(report: LogReport) -> Part:
+    rows = []
+    for run in report.runs:
+        if run.phases is None:
+            rows.append({"run": run.log.name, "phase": run.reason})
+        else:
+            rows += [{"run": run.log.name} | row for row in run.phases.rows]
+    limits = next(
+        (run.phases.transition.thresholds for run in report.runs if run.phases and run.phases.transition is not None),
+        None,
     )
-    return Part(f"Regimes of {run.log.name}", tuple(words), (), (rows,), pictures)
+    words = [
+        "Phases are looked for after warm-up, as long as the learning rate stays within 20 % of its peak, in intrinsic time"
+        " where the rate is known; elsewhere what the curve does is the schedule's doing. 'between' belongs to no phase.",
+    ]
+    words += [] if limits is None else [f"From what length on a phase counts: {limits}."]
+    return Part("Phases", tuple(words), (), (rows,))
+
+
+def _details(run: RunReport) -> Part:
+    title = f"Details of {run.log.name}"
+    if run.phases is None or run.exponents is None:
+        return Part(title, (run.reason,))
+    found = run.phases.transition
+    words = [f"Phases: {found if found is not None else run.phases.reason}."]
+    if run.floor is not None:
+        words.append(f"Fitted as a power law with a floor over the whole run, whatever its phases: {run.floor}.")
+    if found is None:
+        return Part(title, tuple(words))
+    stem = _stem(run.log.name)
+    figure = _png(plot_indices(run.exponents, found, run.phases.t_x_step))
+    return Part(title, tuple(words), (), (), ((f"exponents_{stem}", "local exponent p and exponentiality q", figure),))
 
 
 def _laws(report: LogReport) -> Part:
@@ -177,6 +204,8 @@ def _laws(report: LogReport) -> Part:
         "instant: L = L0 + A tau^-alpha + B eta. relaxing: the noise B eta is reached at speed C in tau. spectral: a power law "
         "of such speeds. two_phase: an exponential and a power law. power_tau: no noise. one_third: exponent 1/3. multi_power: "
         "the published form of MultiPowerLaw.",
+        "Parameter intervals are those of noise along the curve: they do not count the misfit of the law, and a true L0 "
+        "may lie outside.",
     )
     known = [name for name, fit in report.table.fits.items() if fit.identified]
     pictures = ()
@@ -272,7 +301,7 @@ def _to_html(parts: Sequence[Part], title: str) -> str:
         f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body><h1>{_escaped(title)}</h1>",
     ]
     for part in parts:
-        boxed = part.title == "Verdict"
+        boxed = part.title == "Answer"
         out.append(f"<h2>{_escaped(part.title)}</h2>" + ('<div class="verdict">' if boxed else ""))
         out += [f"<p>{_bold(text)}</p>" for text in part.paragraphs]
         if part.bullets:

@@ -1,4 +1,4 @@
-"""What theory says of a user's own training logs: regimes, clocks, laws beside baselines, a forecast held out, a verdict."""
+"""What theory says of a user's own training logs: a forecast, phases, laws beside baselines, and how far each can be believed."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import numpy as np
 from odescale.analysis.forecast.choice import THEORY, LawTable, choose_from, compare_laws
 from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.analysis.forecast.predict import Forecast, forecast
-from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.exponents import LocalExponent, local_exponent
 from odescale.analysis.phases.power_floor import PowerFloor, fit_power_floor
-from odescale.analysis.phases.regimes import MIN_DEPTH, Transition
+from odescale.analysis.phases.stretches import Thresholds
 from odescale.compare.comparison import Comparison
 from odescale.compare.kernel import KernelRegime
+from odescale.compare.log_phases import LogPhases, phases_of_log
 from odescale.compare.verdict import Status, Verdict
 from odescale.errors import InputError, OdescaleError
 from odescale.logs.read import TrainingLog, log_names, named_logs
@@ -35,14 +35,13 @@ VERSIONS = ("odescale", "jax", "numpy", "scipy", "diffrax", "equinox")
 
 
 class RunReport(eqx.Module):
-    """One log: transition by spline and by fit, local exponents, power law with a floor, clocks. None with too few points.
+    """One log: its phases, local exponents, power law with a floor, clocks. None with too few points.
 
-    `clocks`: rows of one moment each: `moment` (first, transition, last), `steps`, and `tau`, `tokens`, `flops` where logged.
+    `clocks`: rows of one moment each: `moment` (first, t_x, last), `steps`, and `tau`, `tokens`, `flops` where logged.
     """
 
     log: TrainingLog
-    spline: Transition | None
-    fitted: Transition | None
+    phases: LogPhases | None
     exponents: LocalExponent | None
     floor: PowerFloor | None
     clocks: tuple[dict[str, Any], ...]
@@ -80,7 +79,7 @@ def report_logs(
     predict: str | Sequence[str] | None = None,
     law: str | None = None,
     after: float | None = None,
-    min_depth: float = MIN_DEPTH,
+    thresholds: Thresholds | None = None,
     irreducible: float = 0.0,
     kernel: KernelRegime | Comparison | None = None,
     draws: int = 40,
@@ -93,7 +92,7 @@ def report_logs(
       Without `fit_on` the first run is fitted alone; with it and without `predict`, nothing is held out.
     - `law`: None lets `choose_law` pick by cross-validation inside `fit_on`; or a name of `schedule_laws`.
     - `after`: first step that laws are fitted to; default the latest of `FIRST_SHARE` of the run, the end of the warm-up, and the
-      transition. `min_depth`, `irreducible`: of the transition, see `find_transition_curve`.
+      transition. `thresholds`, `irreducible`: of the phases, see `find_transition_curve`.
     - `kernel`: `kernel_regime`, or `compare` of the kernel system and its run. `draws`: bootstrap draws of the fits.
 
     Steps are SGD steps of the log. **Returns** `LogReport`. **Raises** `InputError` for names that match nothing.
@@ -109,8 +108,8 @@ def report_logs(
         raise InputError("predict", expected="runs that fit_on does not hold", got=both, remedy="name other runs")
     shown = dict.fromkeys((*(log.name for log in (*chosen, *others)), *(log.name for log in given)))
     by_name = {log.name: log for log in given}
-    runs = tuple(_describe(by_name[name], min_depth, irreducible) for name in list(shown)[:MOST_RUNS])
-    first = next((run.spline for run in runs if run.log is chosen[0]), None)
+    runs = tuple(_describe(by_name[name], thresholds, irreducible) for name in list(shown)[:MOST_RUNS])
+    first = next((run.phases.t_x_step for run in runs if run.log is chosen[0] and run.phases is not None), None)
     fitted, window, table, table_reason = _laws(chosen, first, law, after, draws)
     held: tuple[LossCurve, ...] = ()
     found, forecast_reason = None, "no run to predict was named (predict)"
@@ -162,31 +161,28 @@ def pick_logs(logs: Sequence[TrainingLog], words: str | Sequence[str], argument:
     return tuple(found.values())
 
 
-def _describe(log: TrainingLog, min_depth: float, irreducible: float) -> RunReport:
+def _describe(log: TrainingLog, thresholds: Thresholds | None, irreducible: float) -> RunReport:
     kept = log.step > 0
     step, loss = log.step[kept], log.loss[kept]
-    tau = log.tau()[kept] if log.learning_rate is not None else None
     if step.size < 8 or not (loss > irreducible).all():
         reason = (
             f"{step.size} points after step 0, 8 are needed" if step.size < 8 else f"losses at or below {irreducible:g}"
         )
-        return RunReport(log, None, None, None, None, _clocks(log, tau, None), reason)
-    asked: dict[str, Any] = {"min_depth": min_depth, "irreducible": irreducible, "time_unit": "SGD steps of the log"}
-    spline, fitted = (find_transition_curve(step, loss, estimator=e, bootstrap=100, **asked) for e in ("spline", "fit"))
+        return RunReport(log, None, None, None, _clocks(log, None), reason)
+    phases = phases_of_log(log, thresholds=thresholds, irreducible=irreducible)
     exponents = local_exponent(step, loss, irreducible=irreducible)
     floor = fit_power_floor(step, loss, time_unit="SGD steps")
-    return RunReport(log, spline, fitted, exponents, floor, _clocks(log, tau, spline), "")
+    return RunReport(log, phases, exponents, floor, _clocks(log, phases.t_x_step), "")
 
 
-def _clocks(log: TrainingLog, tau: Any, transition: Transition | None) -> tuple[dict[str, Any], ...]:
+def _clocks(log: TrainingLog, t_x: float | None) -> tuple[dict[str, Any], ...]:
     kept = log.step > 0
     step = log.step[kept]
     moments = [("first", float(step[0])), ("last", float(step[-1]))]
-    if transition is not None and transition.t_x is not None:
-        moments.insert(1, ("transition", transition.t_x))
-    series = {"tau": tau} | {
-        name: None if getattr(log, name) is None else getattr(log, name)[kept] for name in ("tokens", "flops")
-    }
+    if t_x is not None:
+        moments.insert(1, ("t_x", t_x))
+    series: dict[str, Any] = {"tau": log.tau()[kept] if log.learning_rate is not None else None}
+    series |= {name: None if getattr(log, name) is None else getattr(log, name)[kept] for name in ("tokens", "flops")}
     return tuple(
         {"moment": moment, "steps": at}
         | {name: float(np.interp(at, step, values)) for name, values in series.items() if values is not None}
@@ -195,7 +191,7 @@ def _clocks(log: TrainingLog, tau: Any, transition: Transition | None) -> tuple[
 
 
 def _laws(
-    chosen: Sequence[TrainingLog], transition: Transition | None, law: str | None, after: float | None, draws: int
+    chosen: Sequence[TrainingLog], t_x: float | None, law: str | None, after: float | None, draws: int
 ) -> tuple[tuple[LossCurve, ...], tuple[float, float] | None, LawTable | None, str]:
     unrated = [log.name for log in chosen if log.learning_rate is None]
     if unrated:
@@ -205,8 +201,8 @@ def _laws(
     first = after
     if first is None:
         first = first_step(curves)
-        if transition is not None and transition.t_x is not None and transition.t_x < 0.5 * last:
-            first = max(first, transition.t_x)
+        if t_x is not None and t_x < 0.5 * last:
+            first = max(first, t_x)
     try:
         cut = tuple(curve.between(first, np.inf) for curve in curves)
         table = compare_laws(cut, laws=(law,) if law else THEORY, draws=draws)
@@ -238,39 +234,51 @@ def _verdict(
     forecast_reason: str,
     kernel: KernelRegime | Comparison | None,
 ) -> Verdict:
-    """Agrees or differs only where something was held out."""
+    """Agrees or differs only where something was held out; the first reason answers what was asked."""
     reasons: list[str] = []
-    for run in runs:
-        if run.spline is None:
-            reasons.append(f"{run.log.name}: {run.reason}")
-        elif run.spline.found and run.spline.t_x is not None:
-            reasons.append(f"{run.log.name}: exponential until step {run.spline.t_x:.4g}, then a power law")
-        else:
-            reasons.append(f"{run.log.name}: {run.spline.reason}")
     status: Status = "undecided"
     known = (
         [] if table is None else [name for name, fit in table.fits.items() if fit.identified and name in (*THEORY, law)]
     )
+    if found is None:
+        reasons.append(f"no forecast: {forecast_reason}")
+    else:
+        held, inside = _covered(found)
+        if held:
+            share = inside / held
+            status = "agrees" if share >= COVERED else "differs"
+            error, rival = found.errors(), found.errors("power_tau")
+            count = sum(run.truth is not None for run in found.runs)
+            held_out, curves = ("1 run", "1 curve") if count == 1 else (f"{count} runs", f"{count} curves")
+            reasons.append(
+                f"forecast by '{found.fit.law}' against {held_out} held out: mean absolute error {error['mean_absolute']:.4f} "
+                f"({error['unseen']:.4f} where the learning rate has left that of the fitted runs; power law in tau "
+                f"{rival['mean_absolute']:.4f}); nominal 90 % intervals hold {inside} of {held} points, which are neighbours along "
+                f"{curves} and not as many independent cases"
+            )
+        else:
+            reasons.append(f"forecast by '{found.fit.law}', nothing held out to judge it by")
     if table is None:
-        reasons.append(f"laws: {table_reason}")
+        reasons.append(f"no law: {table_reason}")
     elif not known:
         whys = dict.fromkeys(fit.reason for name, fit in table.fits.items() if name in (*THEORY, law))
-        reasons.append(f"laws: unidentified ({'; '.join(whys)}); no forecast can be trusted")
+        reasons.append(f"the fitted runs identify no law ({'; '.join(whys)}); no forecast can be trusted")
     else:
-        reasons.append(f"laws that the fitted runs identify: {', '.join(known)}")
-    truths = [] if found is None else [row for row in found.at_horizons() if "covered" in row and row["unseen"]]
-    if found is None:
-        reasons.append(f"forecast: {forecast_reason}")
-    elif truths:
-        share = float(np.mean([row["covered"] for row in truths]))
-        status = "agrees" if share >= COVERED else "differs"
-        error, rival = found.errors(), found.errors("power_tau")
-        reasons.append(
-            f"forecast by '{found.fit.law}': mean absolute error {error['mean_absolute']:.4f} (unseen part {error['unseen']:.4f}; "
-            f"power law in tau {rival['mean_absolute']:.4f}), 90 % intervals hold {share:.0%} of {len(truths)} held-out points"
-        )
+        reasons.append(f"the fitted runs identify the laws {', '.join(known)}")
+    for run in runs:
+        reasons.append(f"{run.log.name}: {run.reason if run.phases is None else run.phases.sentence()}")
     if kernel is not None:
         reasons.append(f"kernel: {kernel.verdict}")
         if kernel.verdict.status == "outside the theory":
             reasons.append("a linear (kernel) theory describes this network no further than its first steps")
     return Verdict(status, tuple(reasons))
+
+
+def _covered(found: Forecast) -> tuple[int, int]:
+    """(points held out, of these inside the interval) over all runs with a truth."""
+    held = inside = 0
+    for run in found.runs:
+        if run.truth is not None:
+            held += run.truth.size
+            inside += int(((run.truth >= run.low) & (run.truth <= run.high)).sum())
+    return held, inside

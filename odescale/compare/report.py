@@ -164,7 +164,7 @@ def _transitions(comparison: Comparison) -> list[str]:
         *([f"- Theory, {found['exact']}"] if "exact" in found else []),
         f"- Theory, sampled as the run: {found['theory']}",
         f"- Run: {found['run']}",
-        f"- The last two use one estimator on the same points; they {relation} (5 %, or inside the run's 95 % interval).",
+        f"- The last two use one model on the same points; they {relation} (5 %, or inside the run's 95 % interval).",
         "",
     ]
 

@@ -4,7 +4,7 @@ Mean-field ODE of online SGD on a transformer with softmax attention, any depth 
 K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
 """
 
-# derivation: attention | api: 1 | sha256: fb3b10e04f0bb84506006fdc25ae2d58882903d98938a9bebeba5e33a0239c66
+# derivation: attention | api: 1 | sha256: ee1c582672e444db926e3e93605c87c4b364263e2d5a68bc4b254d13f91cd200
 # ruff: noqa: E501
 # fmt: off
 
@@ -366,8 +366,8 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
     return G, V
 
 
-def quickstart_loss(S: Array, beta: Array, y0: Array, y1: Array) -> Array:
-    """L(S) of the noise-free quickstart system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0."""
+def logistic_pair_loss(S: Array, beta: Array, y0: Array, y1: Array) -> Array:
+    """L(S) of the noise-free logistic_pair system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0."""
     u0 = 2 * S
     u1 = jnp.exp(-beta * u0)
     loss = 0.5 * y1 ** 2 / (u0 * y1 + 1) ** 2 + 0.5 * beta ** 2 * (-beta + y0) ** 2 * jnp.exp(-4 * S * beta) / (-y0 - beta * u1 + u1 * y0) ** 2

@@ -2,6 +2,7 @@ from odescale.networks.architecture import Architecture as Architecture
 from odescale.networks.architecture import FieldNetwork as FieldNetwork
 from odescale.networks.architecture import Head as Head
 from odescale.networks.architecture import build_architecture as build_architecture
+from odescale.networks.architecture import logistic_pair_architecture as logistic_pair_architecture
 from odescale.networks.architecture import quickstart_architecture as quickstart_architecture
 from odescale.networks.blocks import MLP as MLP
 from odescale.networks.blocks import HeadRows as HeadRows

@@ -193,7 +193,7 @@ def build_architecture(
     )
 
 
-def quickstart_architecture() -> Architecture:
+def logistic_pair_architecture() -> Architecture:
     """Two layers, value = identity, two frozen readouts shared with the teacher, whose second layer is uniform.
 
     Rows: q0, k0, q1, k1 (trained), r1, r2 (frozen, shared), q0*, k0*.
@@ -204,4 +204,19 @@ def quickstart_architecture() -> Architecture:
         student=FieldNetwork(((Head(0, 1),), (Head(2, 3),)), (4, 5)),
         teacher=FieldNetwork(((Head(6, 7),), (Head(None, None),)), (4, 5)),
         pairs=((0, 6), (1, 7)),
+    )
+
+
+def quickstart_architecture() -> Architecture:
+    """Two surplus layers that write through frozen value and output rows, and a trained readout that no layer reaches.
+
+    Rows: q0, k0, q1, k1, r0 (trained), v0, o0, v1, o1 (frozen, shared), r0*. The outputs are read by r0, o0 and o1; the teacher's
+    layers are uniform.
+    """
+    return Architecture(
+        rows=("q0", "k0", "q1", "k1", "r0", "v0", "o0", "v1", "o1", "r0*"),
+        trained=(True,) * 5 + (False,) * 5,
+        student=FieldNetwork(((Head(0, 1, 5, 6),), (Head(2, 3, 7, 8),)), (4, 6, 8)),
+        teacher=FieldNetwork(((Head(None, None, 5, 6),), (Head(None, None, 7, 8),)), (9, 6, 8)),
+        pairs=((4, 9),),
     )

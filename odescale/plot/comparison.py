@@ -60,7 +60,7 @@ def plot_comparison(
             slope_guide(drawn["loss"], t, loss.measured[kept], slope)
         drawn["loss"].legend(loc="lower left")
         _frame_loss(drawn, t, [loss.predicted[kept], loss.measured[kept]])
-        _name_transition(drawn["loss"], found.get("theory"), found.get("run"))
+        _name_transition(drawn["loss"], found)
         if "ratio" in drawn:
             _draw_ratio(drawn["ratio"], comparison, t)
         if "quantities" in drawn:
@@ -146,20 +146,26 @@ def _draw_losses(drawn: dict[str, Axes], comparison: Any, t: np.ndarray, formula
 def _frame_loss(drawn: dict[str, Axes], t: np.ndarray, curves: list[np.ndarray]) -> None:
     values = np.concatenate([curve[np.isfinite(curve) & (curve > 0)] for curve in curves])
     # Room above the curve for the words about the transition.
-    drawn["loss"].set_ylim(values.min() * 0.45, values.max() * 3.2)
+    drawn["loss"].set_ylim(values.min() * 0.45, values.max() * 8)
     if "semilog" in drawn:
         drawn["semilog"].set(xlim=(0, t.max() * 1.02), ylim=(values.min() * 0.6, values.max() * 2))
 
 
-def _name_transition(loss: Axes, theory: Any, run: Any) -> None:
-    words = [*transition_in_words(run, "run", "solid"), *transition_in_words(theory, "theory", "dashed")]
+def _name_transition(loss: Axes, found: dict[str, Any]) -> None:
+    """The name of the curves' phases, and t_x of each estimator by its own line."""
+    run, theory = found.get("run"), found.get("theory")
+    words = [
+        *transition_in_words(run, "run", "solid"),
+        *transition_in_words(theory, "theory", "dashed", "same fit and points"),
+        *transition_in_words(found.get("exact"), "theory", ""),
+    ]
     if not words:
         return
     shown = run if run is not None and run.found else theory
     if shown is None or not shown.found:
         loss.text(0.98, 0.97, "\n".join(words), transform=loss.transAxes, ha="right", va="top", fontsize=9.5)
         return
-    text = "\n".join([r"exponential $\rightarrow$ power law", *words])
+    text = "\n".join([f"{shown.name}, $t_x$:", *words])
     loss.annotate(
         text, xy=(shown.t_x, 0.90), xycoords=loss.get_xaxis_transform(), xytext=(0.985, 0.97),
         textcoords="axes fraction", ha="right", va="top", fontsize=9.5,

@@ -27,7 +27,7 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
     "list": {"loss": "logs:plot_curves"},
     "tuple": {"loss": "logs:plot_curves"},
     "LocalExponent": {"exponent": "trajectory:plot_exponent", "index": "trajectory:plot_index"},
-    "Transition": {"regimes": "trajectory:plot_transition"},
+    "Transition": {"phases": "trajectory:plot_transition"},
     "Run": {"loss": "trajectory:plot_run"},
     "Comparison": {"comparison": "comparison:plot_comparison", "overlaps": "comparison:plot_compared_overlaps"},
     "KernelRegime": {"error": "comparison:plot_regime"},

@@ -14,7 +14,7 @@ from odescale.analysis.forecast.fit import LawFit
 from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.analysis.forecast.predict import RunForecast
 from odescale.analysis.phases.exponents import LocalExponent
-from odescale.analysis.phases.regimes import Transition
+from odescale.analysis.phases.record import Transition
 from odescale.errors import InputError
 from odescale.plain_text import in_picture
 from odescale.plot.style import (
@@ -71,13 +71,12 @@ def plot_curves(result: Any, axes: Any = None, *, transition: Transition | None 
 
 
 def plot_report(report: Any, axes: Any = None) -> dict[str, Axes]:
-    """The runs of a `LogReport`, with the transition of the first that has one."""
-    found = next((run.spline for run in report.runs if run.spline is not None and run.spline.found), None)
-    return plot_curves([run.log for run in report.runs], axes, transition=found)
+    """The runs of a `LogReport` with their learning rates."""
+    return plot_curves([run.log for run in report.runs], axes)
 
 
-def plot_indices(found: LocalExponent, transition: Transition) -> dict[str, Axes]:
-    """p(t) = -dlog L/dlog t over q(t) = dlog p/dlog t, whose last fall through 1/2 before the maximum of p is the transition."""
+def plot_indices(found: LocalExponent, transition: Transition, t_x_step: float | None = None) -> dict[str, Axes]:
+    """p(t) = -dlog L/dlog t over q(t) = dlog p/dlog t, near 1 along an exponential and near 0 along a power law."""
     with shared_style():
         figure = new_figure(7.2, 4.8)
         upper, lower = figure.subplots(2, 1, sharex=True)
@@ -92,9 +91,9 @@ def plot_indices(found: LocalExponent, transition: Transition) -> dict[str, Axes
             lower.text(0.5, 0.75, words, transform=lower.transAxes, ha="center", va="center", color=COLOURS["grey"])
         lower.set(ylabel="exponentiality  q", xlabel="SGD steps", ylim=(-2, 2))
         name_index_levels(lower)
-        for axes in (upper, lower):
-            mark_transition(axes, transition, COLOURS["grey"], linestyle="--")
-        what = f"$t_x$ = {transition.t_x:.4g} steps" if transition.found else transition.reason.split(":")[0]
+        for axes in (upper, lower) if t_x_step is not None else ():
+            axes.axvline(t_x_step, color=COLOURS["grey"], linestyle="--", linewidth=1.3)
+        what = transition.name if t_x_step is None else f"{transition.name}: $t_x$ = {t_x_step:.4g} steps"
         upper.set_title(what, loc="left")
         plain_decades(lower)
     return {"exponent": upper, "index": lower}

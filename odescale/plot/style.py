@@ -23,6 +23,9 @@ COLOURS: Final = {
     "grey": "#6E6E6E",
 }
 CYCLE: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#6E6E6E")
+PHASE_COLOURS: Final = {
+    "exponential": COLOURS["run"], "power law": COLOURS["theory"], "stretched exponential": COLOURS["third"],
+}  # fmt: skip
 LOSS_LABEL: Final = "excess loss L"
 
 RC: Final[Any] = {
@@ -162,13 +165,18 @@ def mark_transition(
     return True
 
 
-def transition_in_words(transition: Any, who: str, line: str) -> list[str]:
-    """Lines for a picture: t_x, how it is drawn (`line`), its interval; or that there is none."""
+def transition_in_words(transition: Any, who: str, line: str, how: str = "") -> list[str]:
+    """Lines for a picture: t_x and `how` it was found, how it is drawn (`line`, "" for not at all), its interval; or the name."""
     if transition is None:
         return []
     if not transition.found:
-        return [f"{who}: {transition.reason.split(':')[0]}"]
-    words = [f"{who}: {transition.t_x:.4g} ({line} line)"]
-    if transition.interval is not None:
+        return [f"{who}: {transition.name}, no $t_x$", *(f"    {name}?" for name in transition.contenders[:3])]
+    if not how:
+        exact = transition.estimator.startswith("exact")
+        how = "by fit" if transition.model else "exact" if exact else "by differences"
+    # What is exact has as many digits here as everywhere else; an estimate has those that its interval leaves.
+    digits = f"{transition.t_x:.7g}" if how == "exact" else f"{transition.t_x:.4g}"
+    words = [f"{who}, {how}: {digits}" + (f" ({line})" if line else "")]
+    if transition.interval is not None and line:
         words.append(f"95 %: {transition.interval[0]:.3g} to {transition.interval[1]:.3g} (shaded)")
     return words

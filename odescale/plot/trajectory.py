@@ -18,6 +18,7 @@ from odescale.plot.style import (
     COLOURS,
     CYCLE,
     LOSS_LABEL,
+    PHASE_COLOURS,
     draw_runs,
     fraction,
     mark_transition,
@@ -83,7 +84,7 @@ def plot_loss(
         for name, panel in drawn.items():
             _draw_losses(panel, family, name == "loss")
             if transition is not None and transition.found:
-                words = f"exponential to power law at {transition.t_x:.4g} ({transition.depth:.1f} e-folds)"
+                words = f"{transition.name}: t_x = {transition.t_x:.4g}"
                 mark_transition(panel, transition, COLOURS["grey"], linestyle="--", label=words)
         if slope is not None:
             last = family.lines[-1]
@@ -222,31 +223,28 @@ def plot_overlaps(
 
 
 def plot_transition(transition: Any, axes: Axes | None = None) -> Axes:
-    """The regimes of a `Transition` in order: median local exponent of each, t_x with its 95 % interval, the cut-off."""
-    colours = {"exponential": COLOURS["run"], "power law": COLOURS["theory"], "plateau": COLOURS["grey"]}
+    """The phases of a `Transition` in order: median local exponent of each that counts, t_x with its 95 % interval, the cut-off."""
     with shared_style():
         axes = own_axes(axes)
         axes.set(xscale="log", ylabel=EXPONENT_LABEL + ", median", xlabel=transition.time_unit)
         named: set[str] = set()
-        first = min((r.end for r in transition.regimes), default=1.0) / 10
-        for r in transition.regimes:
-            label = None if r.kind in named else r.kind
-            axes.plot([max(r.start, first), r.end], [r.exponent] * 2, color=colours[r.kind], linewidth=4, label=label,
-                      solid_capstyle="butt")  # fmt: skip
-            named.add(r.kind)
+        phases = () if transition.phases is None else transition.phases.list
+        for phase in phases:
+            kind = phase.kind if phase.counts else "between"
+            label = None if kind in named else kind
+            axes.plot([phase.start, phase.end], [phase.exponent] * 2, color=PHASE_COLOURS.get(kind, COLOURS["grey"]),
+                      linewidth=4 if phase.counts else 1.5, label=label, solid_capstyle="butt")  # fmt: skip
+            named.add(kind)
         mark_transition(
-            axes, transition, COLOURS["formula"], linestyle="--", label="transition" if transition.found else None
+            axes, transition, COLOURS["formula"], linestyle="--", label="$t_x$" if transition.found else None
         )
         if transition.finite_size_cutoff is not None:
             axes.axvline(
                 transition.finite_size_cutoff, color=COLOURS["grey"], linestyle=":", label="finite-size cut-off"
             )
-        words = (
-            f"$t_x$ = {transition.t_x:.4g}, {transition.depth:.1f} e-folds"
-            if transition.found
-            else transition.reason.split(":")[0]
+        axes.set_title(
+            f"{transition.name}: $t_x$ = {transition.t_x:.4g}" if transition.found else transition.name, loc="left"
         )
-        axes.set_title(words, loc="left")
         plain_decades(axes)
         if axes.get_legend_handles_labels()[1]:
             axes.legend(loc="best")

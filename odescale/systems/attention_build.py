@@ -1,4 +1,6 @@
-"""The builders of `attention` and `quickstart`: parameters in whole words turned into a system at infinite context."""
+"""The builders of `attention`, `quickstart` and `logistic_pair`: parameters in whole words turned into a system at
+infinite context.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,21 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Real
+from jaxtyping import Array, Real
 
 from odescale.clock import Schedule, parse_schedule
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.sampled import SampledContext, sample_context
-from odescale.networks.architecture import Architecture, build_architecture, quickstart_architecture
+from odescale.networks.architecture import (
+    Architecture,
+    build_architecture,
+    logistic_pair_architecture,
+    quickstart_architecture,
+)
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.attention import Attention
-from odescale.systems.initial import quickstart_overlaps, teacher_student_overlaps
+from odescale.systems.initial import logistic_pair_overlaps, quickstart_overlaps, teacher_student_overlaps
 from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
 
@@ -81,26 +88,57 @@ def attention(
     return _system(rows, initial_overlaps, spectrum, values, schedule, "attention")
 
 
-@shown(tables.QUICKSTART)
-def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
-    """Exponential, then t^-2: two softmax layers, two frozen readouts, a surplus layer that only a product can remove.
+@shown(tables.LOGISTIC_PAIR)
+def logistic_pair(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
+    """A logistic rise, then t^-2: two softmax layers, two frozen readouts, a surplus layer that only a product can remove.
 
     `L = beta^2/2 / (1 + y0/(beta - y0) e^(2 beta S))^2 + y1^2/2 / (1 + 2 y1 S)^2`, `S = learning_rate sqrt(R) t`, without
     noise, where `beta = strength`, `y0 = aligned`, `y1 = surplus`, `R = readout_scale`. One unit of t is `dimension` SGD
     steps. Good values: aligned >= 0.05 (a smaller start amplifies a 1 % error of rate into 10 % of loss).
 
-    **Arguments**: the words of `odescale.systems.tables.QUICKSTART`; `schedule` may be a callable. **Raises** `InputError`.
+    Its rate climbs all along its fall, so that it has no exponential phase: q = dlog p/dlog t stays within 0.2 of 1 for 0.3
+    e-folds. An example of what `find_transition` refuses, although a two-term model fits it.
+
+    **Arguments**: the words of `odescale.systems.tables.LOGISTIC_PAIR`; `schedule` may be a callable. **Raises** `InputError`.
     Source: docs/attention.md and derivations/attention/script.py.
     """
-    require_x64("quickstart")
-    values = complete(tables.QUICKSTART, given | schedule_texts(schedule=schedule), "quickstart")
+    require_x64("logistic_pair")
+    values = complete(tables.LOGISTIC_PAIR, given | schedule_texts(schedule=schedule), "logistic_pair")
     if not any(is_traced(values[name]) for name in ("aligned", "strength")) and values["aligned"] >= values["strength"]:
         raise InputError(
             "aligned", expected=f"less than strength = {values['strength']}", got=values["aligned"], remedy="lower it"
         )
-    overlaps = quickstart_overlaps(**{k: values[k] for k in ("strength", "aligned", "surplus", "readout_scale")})
+    overlaps = logistic_pair_overlaps(**{k: values[k] for k in ("strength", "aligned", "surplus", "readout_scale")})
     spectrum = isotropic(values["dimension"])
-    return _system(quickstart_architecture(), overlaps, spectrum, values, schedule, "quickstart")
+    return _system(logistic_pair_architecture(), overlaps, spectrum, values, schedule, "logistic_pair")
+
+
+@shown(tables.QUICKSTART)
+def quickstart(*, schedule: Schedule | str | None = None, **given: Any) -> Attention:
+    """Exponential, then t^-2: a readout row that is trained alone, and two surplus softmax layers that only a product can remove.
+
+        L(u) = A/2 e^(-2 u) + y^2/(1 + 2 y sqrt(R) u)^2,    u = learning_rate t,
+
+    without noise, where `A = readout`, `y = surplus`, `R = value_scale`. One unit of t is `dimension` SGD steps. The exponential
+    (|q - 1| <= 0.1 over 3.9 e-folds) hands over at u = 2.93 by default, and is a power law from u = 7.8 on. The readout is
+    orthogonal to all that the layers write, so that neither disturbs the other, at a finite number of tokens too.
+
+    **Arguments**: the words of `odescale.systems.tables.QUICKSTART`; `schedule` may be a callable. **Raises** `InputError`.
+    **Good values**: readout * value_scale >= 50, or the exponential is short; learning_rate/batch <= 1/20, or the noise bends
+    the tail.
+    Source: `quickstart_loss`, docs/attention.md; the two decays are those of A. M. Saxe et al., ICLR 2014 (one and two factors).
+    """
+    require_x64("quickstart")
+    values = complete(tables.QUICKSTART, given | schedule_texts(schedule=schedule), "quickstart")
+    overlaps = quickstart_overlaps(**{k: values[k] for k in ("readout", "surplus", "value_scale")})
+    values |= {"context": "infinite"}
+    return _system(quickstart_architecture(), overlaps, isotropic(values["dimension"]), values, schedule, "quickstart")
+
+
+def quickstart_loss(u: Any, readout: Any, surplus: Any, value_scale: Any) -> Array:
+    """L(u) = A/2 e^(-2 u) + y^2/(1 + 2 y sqrt(R) u)^2 of the quickstart system without noise, u = learning_rate t >= 0."""
+    A, y, R = (jnp.asarray(x, dtype=float) for x in (readout, surplus, value_scale))
+    return A / 2 * jnp.exp(-2 * u) + (y / (1 + 2 * y * jnp.sqrt(R) * u)) ** 2
 
 
 def _system(

@@ -65,8 +65,8 @@ def _teacher_rows(network: FieldNetwork, size: int) -> np.ndarray:
     return rows
 
 
-def quickstart_overlaps(*, strength: Any, aligned: Any, surplus: Any, readout_scale: Any) -> Float[Array, "1 8 8"]:
-    """Overlaps of (q0, k0, q1, k1, r1, r2, q0*, k0*) for the balanced start of the quickstart system, rank 4.
+def logistic_pair_overlaps(*, strength: Any, aligned: Any, surplus: Any, readout_scale: Any) -> Float[Array, "1 8 8"]:
+    """Overlaps of (q0, k0, q1, k1, r1, r2, q0*, k0*) for the balanced start of the logistic pair, rank 4.
 
     With `y = (k.r/N) sqrt(|q|^2/N)` equal to `aligned` (layer 1), `surplus` (layer 2) and `strength` (teacher), and
     `|r|^2/N = readout_scale = R`: balance `kappa^2/R = |q|^2/N` gives `|q|^2/N = |k|^2/N = y/sqrt(R)`. The queries q0
@@ -78,6 +78,24 @@ def quickstart_overlaps(*, strength: Any, aligned: Any, surplus: Any, readout_sc
     rows = jnp.stack(
         [small * own[0], small * own[1], extra * own[3], extra * own[2], root * own[1], root * own[2]]
         + [star * own[0], star * own[1]]
+    )
+    return (rows @ rows.T)[None]
+
+
+def quickstart_overlaps(*, readout: Any, surplus: Any, value_scale: Any) -> Float[Array, "1 10 10"]:
+    """Overlaps of (q0, k0, q1, k1, r0, v0, o0, v1, o1, r0*) for the start of the quickstart system.
+
+    `|r0*|^2/N = readout = A`, r0 = 0; `|v|^2/N = value_scale = R` and `|o|^2/N = 1`. In each layer k lies along v, q has a
+    direction of
+    its own and `|q|^2/N = |k|^2/N = surplus/sqrt(R)`, so that `y = (k.v/N) sqrt(|q|^2/N) = surplus`. All directions are orthogonal.
+    """
+    root = jnp.sqrt(jnp.asarray(value_scale, dtype=float))
+    own = jnp.eye(7)  # directions: q0, q1, v0, v1, r0*, o0, o1
+    small = jnp.sqrt(jnp.asarray(surplus, dtype=float) / root)
+    far = jnp.sqrt(jnp.asarray(readout, dtype=float))
+    rows = jnp.stack(
+        [small * own[0], small * own[2], small * own[1], small * own[3], 0 * own[4]]
+        + [root * own[2], own[5], root * own[3], own[6], far * own[4]]
     )
     return (rows @ rows.T)[None]
 

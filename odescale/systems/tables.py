@@ -210,7 +210,7 @@ ATTENTION = (
 )
 
 
-QUICKSTART = (
+LOGISTIC_PAIR = (
     Parameter("strength", 1.0, "a positive finite number", positive, "1", "beta, the teacher's attention y*"),
     Parameter("aligned", 0.05, "a positive finite number", positive, "1", "y0(0), the layer that must learn beta"),
     Parameter("surplus", 0.3, "a positive finite number", positive, "1", "y1(0), the layer that must vanish"),
@@ -225,6 +225,28 @@ QUICKSTART = (
         str,
     ),  # fmt: skip
     *_SHARED,
+)
+
+
+QUICKSTART = (
+    Parameter(
+        "readout",
+        14.0,
+        "a positive finite number",
+        positive,
+        "1",
+        "A = |r0*|^2/d, what the trained readout starts off by",
+    ),
+    Parameter("surplus", 0.3, "a positive finite number", positive, "1", "y(0) of the two layers that must vanish"),
+    Parameter("value_scale", 4.0, "a positive finite number", positive, "1", "R = |v|^2/d of the frozen value rows"),
+    Parameter("learning_rate", 0.4, "a positive finite number", positive, "1", "plain SGD learning rate eta"),
+    Parameter("batch", 8.0, "a number >= 1", at_least_one, "sequences", "sequences averaged in one step"),
+    *(one for one in ATTENTION_NUMBERS if one.name not in ("learning_rate", "batch", "tokens")),
+    Parameter("tokens", 32.0, "a number >= 2, inf allowed", lambda x: x >= 2, "tokens", "context length T of a run"),
+    Parameter("dimension", 64, "an integer >= 8", lambda x: x >= 8, "1", "d, SGD steps in one unit of t", int),
+    Parameter(
+        "schedule", "constant", "a schedule such as cosine:30:0.1", lambda x: True, "times in t", "eta(t)/eta", str
+    ),
 )
 
 

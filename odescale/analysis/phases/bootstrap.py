@@ -95,17 +95,20 @@ def correlated_noise(
     return out * stderr
 
 
-def residual_memory(residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"]) -> float:
+def residual_memory(
+    residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"], *, slack: float = 1.0
+) -> float:
     """rho in [0, 0.995] of AR(1) noise u whose residuals M u have the autocorrelation of `residual` (n,).
 
     A fit or a spline follows slow noise, so the autocorrelation of what it leaves, M u with M = `projection` (n, n), is far
     below that of the noise. E sum (Mu)_i (Mu)_(i+1)/E sum (Mu)_i^2 is computed for every rho and solved for it. Along an
     exponential phase log L of one SGD run is a random walk (rho = 1): its drift goes into the fitted rate, out of sight.
+    `slack`: standard errors 1/sqrt(n) that are added to what is seen.
     """
     n = residual.size
     lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
     # One standard error more than seen: a memory missed makes the interval far too narrow, one too long a little too wide.
-    seen = autocorrelation(residual) + n**-0.5
+    seen = autocorrelation(residual) + slack * n**-0.5
 
     def left(rho: float) -> float:
         covariance = projection @ (rho**lag) @ projection.T

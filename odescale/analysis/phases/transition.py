@@ -1,6 +1,6 @@
-"""The transition of a system or of a formula: exact p and q along the flow, one root, and its gradient.
+"""The phases and the transition of a system or of a formula: exact p and q along the flow, one root, and its gradient.
 
-A sampled curve goes to `odescale.analysis.phases.curves` instead. The definition is in `odescale.analysis.phases.regimes`.
+A sampled curve goes to `odescale.analysis.phases.curves` instead. The definitions are in `odescale.analysis.phases.stretches`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from scipy import stats
 from scipy.optimize import brentq
 
 from odescale.analysis.phases.curves import find_transition_curve
-from odescale.analysis.phases.regimes import MIN_DEPTH, Transition, require_depth, select_transition
+from odescale.analysis.phases.record import Transition, acceptance, select_transition
+from odescale.analysis.phases.stretches import Thresholds
 from odescale.errors import InputError, PrecisionError, SolveError
 from odescale.precision import require_x64
 from odescale.solve.integrate import integrate
@@ -36,16 +37,16 @@ def find_transition(
     t1: float | None = None,
     *,
     window: tuple[float, float] | None = None,
-    min_depth: float = MIN_DEPTH,
+    thresholds: Thresholds | None = None,
     points: int = 400,
     rtol: float | None = None,
     precision: str = "float64",
     time_unit: str | None = None,
 ) -> Transition:
-    """t_x: the down-crossing of `q = dlog p/dlog t = 1/2` nearest before the global maximum of `p = -dlog L/dlog t`.
+    """The phases of L(t), and t_x: where `q = dlog p/dlog t` falls through 1/2 between an exponential and the power law after it.
 
-    For a system, p and q are exact derivatives along the flow on `points` log-spaced times; the crossing is then refined
-    by a diffrax event with a root finder on an integration that starts at the grid point before it. For a formula
+    p = -dlog L/dlog t. For a system, p and q are exact derivatives along the flow on `points` log-spaced times; the crossing is
+    then refined by a diffrax event with a root finder on an integration that starts at the grid point before it. For a formula
     L(t) they come from automatic differentiation and the root is bracketed. One unit of t: see `time_unit` in the
     answer (tr Sigma SGD steps for a system).
 
@@ -53,14 +54,14 @@ def find_transition(
 
     - `subject`: a system or its name in the register, or a JAX-traceable function of one time (domain t > 0, values > 0).
     - `t1`: end of the window; or `window` = (first, last) for a formula.
-    - `min_depth`: e-folds log L(0)/L(t_x) that the exponential must cover; 2.5 by default, 2 for the quickstart system.
+    - `thresholds`: how near q must be to 1 or 0, and for how long, before a phase counts: see `Thresholds`.
     - `rtol`: tolerance of the integration (1e-10). `precision`: float64; anything else is refused, since the
       transition needs second derivatives.
 
-    For a `MeanField` system p and q are those of a spline through its losses, and `interval` is the 95 % interval over its
-    independent node sets.
+    For a `MeanField` system p and q are those of the model that fits its losses best (`find_transition_curve`), and `interval`
+    is the 95 % interval over its independent node sets.
 
-    **Returns** a `Transition`; "no exponential phase" is an answer (`found=False`, with its reason and depth).
+    **Returns** a `Transition`; "no exponential phase" is an answer (`found=False`, with its name, phases and reason).
     **Failure regime.** Two crossings closer than a grid cell are missed: raise `points`.
     """
     if precision != "float64":
@@ -71,14 +72,13 @@ def find_transition(
             remedy="leave precision at float64",
         )
     require_x64("find_transition")
-    require_depth(min_depth)
     if isinstance(subject, AbstractSystem | str):
-        return _of_system(subject, t1, min_depth, points, rtol, time_unit)
+        return _of_system(subject, t1, thresholds, points, rtol, time_unit)
     if not callable(subject):
         raise InputError(
             "subject", expected="a system or a function L(t)", got=subject, remedy="for data use find_transition_curve"
         )
-    return _of_formula(subject, t1, window, min_depth, points, time_unit)
+    return _of_formula(subject, t1, window, thresholds, points, time_unit)
 
 
 def transition_time(
@@ -162,7 +162,7 @@ def _event(system, before, state, after, rtol, solver, upwards=False):
     return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y), local_exponents(system, t_x, y)[2] - 0.5
 
 
-def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
+def _of_system(system, t1, thresholds, points, rtol, time_unit) -> Transition:
     if t1 is None:
         raise InputError("t1", expected="the end of the window", got=None, remedy="pass t1=...")
     system = as_system(system)
@@ -170,12 +170,12 @@ def _of_system(system, t1, min_depth, points, rtol, time_unit) -> Transition:
     trajectory = integrate(system, t1, points=points, rtol=asked.fine_rtol if rtol is None else rtol)
     unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
     if asked.over_nodes:
-        return _over_nodes(system, trajectory, min_depth, unit)
+        return _over_nodes(system, trajectory, thresholds, unit)
     exact = SOLVERS[trajectory.meta["solver"]].exact
-    chosen = transition_of_trajectory(trajectory, min_depth=min_depth, time_unit=unit)
+    chosen = transition_of_trajectory(trajectory, thresholds=thresholds, time_unit=unit)
     if exact and chosen.finite_size_cutoff is not None:
         cutoff = _located(system, trajectory, chosen.finite_size_cutoff, upwards=True)[0]
-        chosen = _changed(chosen, finite_size_cutoff=cutoff)
+        chosen = chosen.changed(finite_size_cutoff=cutoff)
     if not chosen.found or chosen.t_x is None or not exact:
         # Between output times of the structure-preserving solver the grid's own interpolation is as good as its steps.
         return chosen
@@ -201,49 +201,42 @@ def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[fl
     return time, loss, slope
 
 
-def _over_nodes(system: Any, trajectory: Trajectory, min_depth: float, unit: str) -> Transition:
-    """The transition of a loss that is an average over nodes, known to a few digits: that of a spline through it.
+def _over_nodes(system: Any, trajectory: Trajectory, thresholds: Thresholds | None, unit: str) -> Transition:
+    """The transition of a loss that is an average over nodes, known to a few digits: that of the model that fits it.
 
-    Where independent node sets were followed, the 95 % interval is that of their own transitions: every curve goes through one
-    spline with the same smoothing, so that the scatter is that of the closure alone.
+    Where independent node sets were followed, the 95 % interval is that of their own transitions: every curve is fitted by one
+    model, so that the scatter is that of the closure alone.
     """
     keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
     t = trajectory.t[keep]
-    common: dict[str, Any] = {"min_depth": min_depth, "bootstrap": 0, "min_aic_gap": None, "time_unit": unit}
+    common: dict[str, Any] = {"thresholds": thresholds, "time_unit": unit}
     found = find_transition_curve(t, trajectory.loss[keep], loss_start=float(trajectory.loss[0]), **common)
-    if "replicate_loss" not in trajectory.observables:
+    found = found.without_intervals()
+    if "replicate_loss" not in trajectory.observables or not found.found or found.t_x is None:
         return found
     curves = np.asarray(trajectory.observables["replicate_loss"])
     sets = curves.shape[1]
-    estimator = f"spline through the losses, interval from {sets} independent node sets"
+    estimator = f"{found.estimator}; interval from {sets} independent node sets"
     if sets < 2:
-        return _changed(found, estimator="spline through the losses of one node set (no interval)")
-    common["smoothing"] = found.smoothing
+        return found.changed(estimator=f"{found.estimator}; one node set, no interval")
     each = [
-        find_transition_curve(t, curve, loss_start=float(start), **common)
+        find_transition_curve(t, curve, loss_start=float(start), model=found.model, **common)
         for curve, start in zip(curves[keep].T, curves[0], strict=True)
     ]
     times = np.array([one.t_x for one in each if one.t_x is not None])
-    agree = f"{times.size} of {sets} node sets have a transition"
-    if not found.found or found.t_x is None:
-        return _changed(found, estimator=estimator, caveat=f"{agree} by themselves" if times.size else found.caveat)
     if times.size < sets:
-        return _changed(found, estimator=estimator, caveat=f"{agree}: no interval; raise nodes")
+        caveat = f"{times.size} of {sets} node sets have a transition: no interval; raise nodes"
+        return found.changed(estimator=estimator, caveat=caveat)
     half = float(system.estimate(times)[1])
     quantile = float(stats.t.ppf(0.975, sets - 1)) if sets > 2 else 2.0
     interval = (found.t_x - half, found.t_x + half)
-    return _changed(found, estimator=estimator, interval=interval, stderr=half / quantile)
-
-
-def _changed(transition: Transition, **changes: Any) -> Transition:
-    fields = {name: getattr(transition, name) for name in transition.__dataclass_fields__}
-    return Transition(**(fields | changes))
+    return found.changed(estimator=estimator, interval=interval, stderr=half / quantile)
 
 
 def transition_of_trajectory(
-    trajectory: Trajectory, *, min_depth: float = MIN_DEPTH, time_unit: str | None = None
+    trajectory: Trajectory, *, thresholds: Thresholds | None = None, time_unit: str | None = None
 ) -> Transition:
-    """The transition read off a trajectory's own p and q, by interpolation on its output times."""
+    """The phases and the transition read off a trajectory's own p and q, by interpolation on its output times."""
     keep = np.asarray(trajectory.valid) & (trajectory.t > 0)
     first = np.flatnonzero(np.asarray(trajectory.valid))[0]
     return select_transition(
@@ -252,7 +245,7 @@ def transition_of_trajectory(
         trajectory.index[keep],
         np.log(trajectory.loss[keep]),
         log_loss_start=float(np.log(trajectory.loss[first])),
-        min_depth=min_depth,
+        thresholds=thresholds,
         estimator="exact derivatives along the flow, event at q = 1/2"
         if SOLVERS[trajectory.meta["solver"]].exact
         else "differences of log L on the output times",
@@ -262,10 +255,9 @@ def transition_of_trajectory(
 
 
 def _replace(chosen: Transition, t_x: float, depth: float, slope: float) -> Transition:
-    reason = (
-        f"q falls through 1/2 at t = {t_x:.7g}, {depth:.3f} e-folds down, p rises to {chosen.max_exponent:.3f} later"
-    )
-    return _changed(chosen, t_x=t_x, depth=depth, conditioning=slope, reason=reason)
+    both = None if chosen.phases is None else chosen.phases.handover
+    assert both is not None
+    return chosen.changed(t_x=t_x, depth=depth, conditioning=slope, reason=acceptance(both, t_x))
 
 
 def formula_exponents(loss: LossFormula, t: Float[Array, " n"]) -> tuple[Array, Array, Array]:
@@ -283,7 +275,7 @@ def formula_exponents(loss: LossFormula, t: Float[Array, " n"]) -> tuple[Array, 
     return jax.vmap(at)(jnp.log(t))
 
 
-def _of_formula(loss, t1, window, min_depth, points, time_unit) -> Transition:
+def _of_formula(loss, t1, window, thresholds, points, time_unit) -> Transition:
     if window is None:
         if t1 is None:
             raise InputError("window", expected="(first, last) times", got=None, remedy="pass t1 or window")
@@ -297,7 +289,7 @@ def _of_formula(loss, t1, window, min_depth, points, time_unit) -> Transition:
     if not (np.isfinite(start) and start > 0):
         start = float(values[0])
     chosen = select_transition(
-        t, p, q, np.log(values), log_loss_start=float(np.log(start)), min_depth=min_depth,
+        t, p, q, np.log(values), log_loss_start=float(np.log(start)), thresholds=thresholds,
         estimator="automatic differentiation of the formula, bracketed root of q = 1/2",
         grid=f"{t.size} times from {t[0]:.4g} to {t[-1]:.4g}", time_unit=time_unit or "t of the formula",
     )  # fmt: skip

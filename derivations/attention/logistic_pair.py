@@ -1,4 +1,4 @@
-"""The quickstart system: two layers, frozen orthogonal readouts, reduced to two numbers and solved.
+"""The logistic pair: two layers, frozen orthogonal readouts, reduced to two numbers and solved.
 
 The rows of the ansatz are put into the derived gradient of the two-layer network; the flow is seen to keep them in their
 directions, what is left are two products y0, y1, and sympy solves their equations.
@@ -111,7 +111,7 @@ def reduce_and_solve(
                     "ansatz",
                     expected=f"row {NAMES[i]} to keep its direction",
                     got=str(force[i, j]),
-                    remedy="this assumption breaks the invariant manifold of the quickstart system",
+                    remedy="this assumption breaks the invariant manifold of The logistic pair",
                 )
     rate = {a0: force[0, 0], b0: force[1, 1], a1: force[2, 3], b1: force[3, 2]}
 
@@ -140,8 +140,8 @@ def reduce_and_solve(
         S.Zero,
     )
     step = Step(
-        "quickstart",
-        "The quickstart system: two order parameters, solved",
+        "logistic pair",
+        "The logistic pair: two order parameters, solved",
         "Two layers, two frozen orthogonal readouts of squared length R N. Put the rows q0 || q0* || u, k0 || "
         "k0* || r1, "
         "k1 || r2, q1 orthogonal to all of these into G: every trained row stays in its direction, |q|^2 - |k|^2 is "
@@ -185,14 +185,14 @@ def _decaying(expression: sympy.Expr) -> sympy.Expr:
 
 
 def write(reduction: Reduction) -> Output:
-    """`quickstart_loss`."""
+    """`logistic_pair_loss`."""
     body = assignments([("loss", reduction.curve)], {Time: "S"}, prefix="u") + ["return loss"]
     return Output(
-        "quickstart_loss",
+        "logistic_pair_loss",
         function_source(
-            "quickstart_loss",
+            "logistic_pair_loss",
             ("S: Array", "beta: Array", "y0: Array", "y1: Array"),
-            "L(S) of the noise-free quickstart system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0.",
+            "L(S) of the noise-free logistic_pair system, S = eta sqrt(R) t; 0 < y0 < beta, y1 > 0.",
             body,
             "Array",
         ),

@@ -1,0 +1,460 @@
+"""Which model of `shapes` the points of a loss curve prefer, on equal terms, and the phases that it has.
+
+Every model is fitted to log L with AR(1) errors of its own memory rho and size sigma,
+
+    -2 log likelihood = n log(sum_i e_i^2/n) - log(1 - rho^2),   e_i = (r_i - rho r_(i-1))/s_i,   r = residual of log L,
+
+and weighed by the Akaike criterion with its small-sample term. Names are those of the fitted curves' phases: two models of one name
+do not compete. An answer is given only where no model of another name comes within `AIC_GAP` of the best, and where the name
+survives the uncertainty of the parameters; otherwise the curve "cannot be told apart", with the names in question.
+Source: H. Akaike, IEEE Trans. Autom. Control 19 (1974) 716; C. M. Hurvich and C.-L. Tsai, Biometrika 76 (1989) 297.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import equinox as eqx
+import numpy as np
+from jaxtyping import Float
+from scipy import stats
+from scipy.optimize import brentq, leastsq
+
+from odescale.analysis.phases.bootstrap import autocorrelation, residual_memory
+from odescale.analysis.phases.shapes import MODELS, TERMS, bounds, derivatives, evaluate, parameters
+from odescale.analysis.phases.starts import starting_points
+from odescale.analysis.phases.stretches import Phases, Thresholds, find_phases
+from odescale.errors import SolveError
+
+AIC_GAP = 10.0
+SAFE_GAP = 100.0
+"""Up to this lead a model that misses the points by five times as much needs no second look."""
+DRAWS = 40
+AGREE = 0.95
+GRID = 240
+MOST_MEMORY = 0.98
+SCALE_SEEDS = 4
+"""Seeds from which on their scatter tells how the noise changes along the curve."""
+# Residuals below this in log L are those of the optimiser: no model is preferred for having stopped later.
+LEAST_RESIDUAL = 1e-6
+UNDECIDED = "cannot be told apart"
+
+
+class CurveFit(eqx.Module):
+    """One fitted model: `terms` with the optimiser's `vector`, AR(1) `memory` and innovation size `sigma`, `aic`, `rms` of log L.
+
+    `residual (n,)` of log L; `jacobian (n, k)` of log L in the vector; `phases` are those of the fitted curve.
+    """
+
+    model: str
+    vector: np.ndarray
+    memory: float
+    sigma: float
+    aic: float
+    rms: float
+    residual: np.ndarray
+    jacobian: np.ndarray
+    phases: Phases
+
+    @property
+    def terms(self) -> tuple[str, ...]:
+        return MODELS[self.model]
+
+    def log_loss(self, t: Any) -> np.ndarray:
+        """log L of the fit at times t >= 0."""
+        return evaluate(self.terms, self.vector, np.asarray(t, dtype=float))[0]
+
+    def exponent_and_index(self, t: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(log L, p, q) of the fit at times t > 0."""
+        return derivatives(self.terms, self.vector, np.asarray(t, dtype=float))
+
+    def parameters(self) -> list[dict[str, float]]:
+        """By term: a, k (per unit of t), beta, tau, g, t_e."""
+        return parameters(self.terms, self.vector)
+
+
+class Contest(eqx.Module):
+    """The outcome: `fits` of all models in order of AIC, `name` of the whole, and what could not be told apart.
+
+    `weights`: Akaike weights by name; `contenders`: the names that remain (one: the answer). `gap`: AIC of the best model of
+    another name minus that of the best. `deciding`: what would tell, in words. `covariance (k, k)` of the best model's vector, for
+    noise with
+    the memory that its residuals show (those of several seeds if there are any); `degrees`: effective degrees of freedom behind it.
+    """
+
+    fits: tuple[CurveFit, ...]
+    name: str
+    contenders: tuple[str, ...]
+    weights: dict[str, float]
+    gap: float
+    deciding: str
+    covariance: np.ndarray
+    degrees: float
+
+    @property
+    def best(self) -> CurveFit:
+        return self.fits[0]
+
+    @property
+    def decided(self) -> bool:
+        return len(self.contenders) == 1
+
+
+def hold_contest(
+    t: Float[np.ndarray, " n"],
+    log_loss: Float[np.ndarray, " n"],
+    *,
+    deviations: Float[np.ndarray, "s n"] | None = None,
+    scale: Float[np.ndarray, " n"] | None = None,
+    log_loss_start: float | None = None,
+    thresholds: Thresholds | None = None,
+    gap: float = AIC_GAP,
+    seed: int = 0,
+    only: str | None = None,
+) -> Contest:
+    """Fits every model of `shapes.MODELS` to y = log L at t > 0 and compares them by the names of their phases.
+
+    **Arguments**: `deviations (seeds, n)`: log of each seed minus log of their mean: memory and size of the noise are then theirs.
+    `scale (n,)`: relative size of the noise along the curve (1). `gap`: AIC by which the best must lead. `seed`: of the draws.
+    `only`: fit this model alone and ask for no lead.
+    """
+    limits = Thresholds() if thresholds is None else thresholds
+    t, y = np.asarray(t, dtype=float), np.asarray(log_loss, dtype=float)
+    if deviations is not None and np.abs(deviations).max() < LEAST_RESIDUAL:
+        deviations = None  # seeds of a curve without noise tell nothing
+    s = np.ones(t.size) if scale is None else np.asarray(scale, dtype=float)
+    if deviations is not None and len(deviations) >= SCALE_SEEDS:
+        s = _scale_of(deviations)
+    s = s / s.min()
+    known = None if deviations is None or len(deviations) < 2 else _memory_of(deviations / s)
+    grid = np.geomspace(t[0], t[-1], GRID)
+    rho = known or 0.0
+    found = {}
+    for model, starts in starting_points(t, y, (only,) if only else tuple(MODELS)).items():
+        if starts:
+            walls = bounds(MODELS[model], t, y)
+            tried = [_least_squares(MODELS[model], start, t, y, s, rho, walls) for start in starts]
+            found[model] = min(tried, key=lambda pair: pair[1])
+    if not found:
+        raise SolveError(f"the model {only} has no term that falls within the window")
+    # A model that misses the points by five times as much as another is out of the contest, whatever the memory of the noise.
+    most = 25 * max(min(cost for _, cost in found.values()), t.size * LEAST_RESIDUAL**2)
+    fits = [
+        _fit(model, vector, t, y, s, known, grid, log_loss_start, limits)
+        for model, (vector, cost) in found.items()
+        if cost <= most or only or gap > SAFE_GAP
+    ]
+    fits.sort(key=lambda fit: fit.aic)
+    best = fits[0]
+    covariance, degrees = _covariance(best, t, y, s, deviations)
+    names = {stem(best.phases.name): 0.0}
+    for fit in fits:
+        names.setdefault(stem(fit.phases.name), fit.aic - best.aic)
+    lead = min([distance for name, distance in names.items() if name != stem(best.phases.name)], default=np.inf)
+    contenders = [name for name, distance in names.items() if distance < gap]
+    shares = {} if only else _drawn_names(best, covariance, degrees, t, s, grid, log_loss_start, limits, seed)
+    if only is None and shares.get(stem(best.phases.name), 0.0) < AGREE:
+        contenders += [name for name, share in shares.items() if share > 1 - AGREE and name not in contenders]
+    raw = np.exp(-0.5 * np.array([min(fit.aic - best.aic, 1400.0) for fit in fits]))
+    weights: dict[str, float] = {}
+    for fit, weight in zip(fits, raw / raw.sum(), strict=True):
+        weights[fit.phases.name] = weights.get(fit.phases.name, 0.0) + float(weight)
+    name = best.phases.name if len(contenders) == 1 else UNDECIDED
+    rival = next((fit for fit in fits if stem(fit.phases.name) != stem(best.phases.name)), None)
+    deciding = "" if len(contenders) == 1 else _deciding(best, rival, t, contenders, names, gap)
+    return Contest(tuple(fits), name, tuple(contenders), weights, float(lead), deciding, covariance, float(degrees))
+
+
+def stem(name: str) -> str:
+    """A floor at the end does not make another curve of what comes before it."""
+    return name.removesuffix(", then a floor")
+
+
+def _scale_of(deviations: np.ndarray) -> np.ndarray:
+    """Size of the noise along the curve, from the scatter of the seeds over neighbouring points; within a factor of ten."""
+    n = deviations.shape[1]
+    width = np.ones(2 * max(n // 16, 2) + 1)
+    local = np.convolve((deviations**2).mean(axis=0), width, mode="same") / np.convolve(np.ones(n), width, mode="same")
+    size = np.sqrt(local)
+    return np.maximum(size, 0.1 * size.max())
+
+
+def _memory_of(deviations: np.ndarray) -> float:
+    """AR(1) memory of rows of noise, with the bias of its estimate put back."""
+    centred = deviations - deviations.mean(axis=1, keepdims=True)
+    total = float((centred**2).sum())
+    rho = float((centred[:, 1:] * centred[:, :-1]).sum()) / total if total > 0 else 0.0
+    return float(np.clip(rho + (1 + 3 * rho) / deviations.shape[1], 0.0, MOST_MEMORY))
+
+
+def _whitened(values: np.ndarray, s: np.ndarray, rho: float) -> np.ndarray:
+    scaled = (values.T / s).T
+    out = np.empty_like(scaled)
+    out[0] = scaled[0] * np.sqrt(1 - rho**2)
+    out[1:] = scaled[1:] - rho * scaled[:-1]
+    return out
+
+
+def _least_squares(terms, start, t, y, s, rho: float, limits: np.ndarray, most: int = 60) -> tuple[np.ndarray, float]:
+    low, high = limits[:, 0], limits[:, 1]
+
+    last: list[Any] = [None, None]
+
+    def both(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        # MINPACK asks for the Jacobian where it has just asked for the residual.
+        if last[0] is None or not np.array_equal(last[0], v):
+            last[0], last[1] = v.copy(), evaluate(terms, v, t)
+        return last[1]
+
+    def residual(v: np.ndarray) -> np.ndarray:
+        # A wall of the noise's own size keeps what the points do not determine within reach.
+        wall = 0.3 * (np.maximum(v - high, 0.0) - np.maximum(low - v, 0.0))
+        return np.concatenate([_whitened(both(v)[0] - y, s, rho), wall])
+
+    def jacobian(v: np.ndarray) -> np.ndarray:
+        inside = 0.3 * np.diag(((v > high) | (v < low)).astype(float))
+        return np.concatenate([_whitened(both(v)[1], s, rho), inside])
+
+    with np.errstate(over="ignore", invalid="ignore"):
+        vector, _, info, _, _ = leastsq(
+            residual, np.clip(start, low, high), Dfun=jacobian, full_output=True, maxfev=most, xtol=1e-9, ftol=1e-9
+        )
+    cost = float(info["fvec"] @ info["fvec"])
+    return (vector, cost) if np.isfinite(vector).all() and np.isfinite(cost) else (np.asarray(start), np.inf)
+
+
+def _fit(model, vector, t, y, s, known: float | None, grid, log_loss_start, thresholds) -> CurveFit:
+    terms = MODELS[model]
+    limits = bounds(terms, t, y)
+    rho = known or 0.0
+    if known is None:
+        for _ in range(3):
+            value, _ = evaluate(terms, vector, t)
+            before = rho
+            rho = float(np.clip(autocorrelation((value - y) / s), 0.0, MOST_MEMORY))
+            if abs(rho - before) < 0.02:
+                break
+            vector, _ = _least_squares(terms, vector, t, y, s, rho, limits)
+    else:
+        vector, _ = _least_squares(terms, vector, t, y, s, rho, limits, most=120)
+    value, jacobian = evaluate(terms, vector, t)
+    r = value - y
+    e = _whitened(r, s, rho)
+    n, k = t.size, vector.size + 2
+    sigma2 = max(float(e @ e) / n, LEAST_RESIDUAL**2)
+    aic = n * np.log(sigma2) - np.log(1 - rho**2) + 2 * k + 2 * k * (k + 1) / max(n - k - 1, 1)
+    phases = phases_of(terms, vector, grid, t, log_loss_start, thresholds)
+    return CurveFit(
+        model, vector, rho, float(np.sqrt(sigma2)), float(aic), float(np.sqrt(np.mean(r**2))), r, jacobian, phases
+    )
+
+
+def phases_of(terms, vector, grid, t, log_loss_start, thresholds) -> Phases:
+    log_loss, p, q = derivatives(terms, vector, grid)
+    start = None
+    if log_loss_start is not None:
+        start = float(evaluate(terms, vector, np.array([min(grid[0] * 1e-9, 1e-9)]))[0][0])
+    found = find_phases(grid, p, q, log_loss, log_loss_start=start, thresholds=thresholds, points=t)
+    origin = _origin(terms, vector)
+    if origin is None or len(found.counted("exponential", "power law", "stretched exponential")) > 1:
+        return found
+    # A power law in t + tau that begins with the window: its phases are those in its own time.
+    shifted = 1 + (q - 1) * (grid + origin) / grid
+    own = find_phases(
+        grid + origin, p * (grid + origin) / grid, shifted, log_loss, thresholds=thresholds, points=t + origin
+    )
+    if len(own.counted("exponential", "power law")) <= len(found.counted()):
+        return found
+    return own.moved(origin)
+
+
+def _origin(terms: Sequence[str], vector: np.ndarray) -> float | None:
+    """The start time of a model whose first term is a power law."""
+    if terms[0] not in ("power", "cutoff"):
+        return None
+    times = [p["tau"] for term, p in zip(terms, parameters(terms, vector), strict=True) if term in ("power", "cutoff")]
+    return min(times)
+
+
+def _covariance(fit: CurveFit, t, y, s, deviations) -> tuple[np.ndarray, float]:
+    """Covariance of the parameters, (J^T W J)^-1 J^T W Omega W J (J^T W J)^-1 with the noise Omega that the data
+    show, and its degrees.
+    """
+    terms, n, k = fit.terms, t.size, fit.vector.size
+    limits = bounds(terms, t, y)
+    half_width = 0.5 * (limits[:, 1] - limits[:, 0])
+    white = _whitened(fit.jacobian, s, fit.memory)
+    r = fit.residual / s
+    variance = max(float(np.mean(_whitened(fit.residual, s, fit.memory) ** 2)), LEAST_RESIDUAL**2)
+    # What the points leave open is as wide as the bounds, no wider.
+    normal = white.T @ white + np.diag(variance / half_width**2)
+    inverse = np.linalg.inv(normal)
+    if deviations is not None and len(deviations) > 1:
+        seeds = len(deviations)
+        rho = _memory_of(deviations / s)
+        size2 = float(((deviations / s) ** 2).sum()) / (n * (seeds - 1)) / seeds * (1 - rho**2)
+        size2 = max(size2, LEAST_RESIDUAL**2)
+        degrees = (seeds - 1) * n * (1 - rho) / (1 + rho)
+        # Seeds say nothing of a misfit of the model: the residuals may say that the noise is larger.
+        left = variance * n / max(n - k, 1)
+        return inverse * max(size2, left), max(degrees, 2.0)
+    to_fit = inverse @ _transposed_whitening(white, s, fit.memory)
+    projection = np.eye(n) - (fit.jacobian / s[:, None]) @ (to_fit * s)
+    rho = min(residual_memory(r, projection, slack=0.0), MOST_MEMORY)
+    lag = np.abs(np.subtract.outer(np.arange(n), np.arange(n)))
+    noise = rho**lag
+    expected = float(np.trace(projection @ noise @ projection.T))
+    size2 = max(float(r @ r), n * LEAST_RESIDUAL**2) / max(expected, 1e-12)
+    omega = noise * np.outer(s, s) * size2
+    degrees = max(n * (1 - rho) / (1 + rho) - k, 3.0)
+    return to_fit @ omega @ to_fit.T, degrees
+
+
+def _transposed_whitening(white: np.ndarray, s: np.ndarray, rho: float) -> np.ndarray:
+    """white^T W with W the whitening matrix: (k, n)."""
+    n = s.size
+    W = np.eye(n)
+    W[0, 0] = np.sqrt(1 - rho**2)
+    W[np.arange(1, n), np.arange(n - 1)] = -rho
+    return white.T @ (W / s)
+
+
+def _drawn_names(fit: CurveFit, covariance, degrees, t, s, grid, log_loss_start, limits, seed: int) -> dict[str, float]:
+    """Shares of the names over parameters drawn from their errors."""
+    rng = np.random.default_rng(seed)
+    roots, axes = np.linalg.eigh(covariance)
+    widen = np.sqrt(degrees / rng.chisquare(degrees, DRAWS))
+    steps = rng.standard_normal((DRAWS, roots.size)) * np.sqrt(np.maximum(roots, 0.0)) * widen[:, None]
+    # What the points leave open lets a linear draw run far outside what they allow: back until the curve itself is likely.
+    white = _whitened(fit.jacobian, s, fit.memory)
+    noise2 = max(float(np.trace(white @ covariance @ white.T)) / roots.size, 1e-300)
+    most = float(stats.chi2.ppf(0.99, roots.size)) * noise2
+    names: dict[str, float] = {}
+    for step, wide in zip(steps @ axes.T, widen, strict=True):
+        with np.errstate(all="ignore"):
+            for _ in range(8):
+                moved = evaluate(fit.terms, fit.vector + step, t)[0] - fit.log_loss(t)
+                if float((_whitened(moved, s, fit.memory) ** 2).sum()) <= most * wide**2:
+                    break
+                step = 0.5 * step
+            name = stem(phases_of(fit.terms, fit.vector + step, grid, t, log_loss_start, limits).name)
+        names[name] = names.get(name, 0.0) + 1 / DRAWS
+    return names
+
+
+def _deciding(best: CurveFit, rival: CurveFit | None, t, contenders, names, gap: float) -> str:
+    """Which further points would tell the contenders apart: where two fitted curves part by five times the noise."""
+    if rival is None or names.get(stem(rival.phases.name), np.inf) >= gap:
+        return "the phases are near the length from which they count: longer ones would tell"
+    ahead = np.geomspace(t[-1], 100 * t[-1], 200)
+    apart = np.abs(best.log_loss(ahead) - rival.log_loss(ahead)) > 5 * max(best.rms, rival.rms)
+    words = "less noise or more seeds in this window would tell"
+    if apart.any():
+        words = f"a run to t = {ahead[np.argmax(apart)]:.3g} would tell; so would less noise"
+    return words
+
+
+def term_value(fit: CurveFit, term: str, name: str) -> float | None:
+    """A parameter (`k`, `beta`, `g`) of the first term of this kind of a fitted model; None without one."""
+    place = _place(fit.terms, term, name)
+    return None if place is None else float(np.exp(fit.vector[place]))
+
+
+def _place(terms: Sequence[str], term: str, name: str) -> int | None:
+    place = 0
+    for one in terms:
+        if one == term and f"log_{name}" in TERMS[one]:
+            return place + TERMS[one].index(f"log_{name}")
+        place += len(TERMS[one])
+    return None
+
+
+def term_interval(contest: Contest, term: str, name: str, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval of a positive parameter of the best model: log x +- Student quantile times its standard error,
+    between models included.
+    """
+    found = _place(contest.best.terms, term, name)
+    if found is None:
+        return None
+    values = [term_value(fit, term, name) for fit in _allies(contest)]
+    return _interval(contest, contest.best.vector[found], contest.covariance[found, found], values, level)
+
+
+def handover_interval(contest: Contest, level: float = 0.95) -> tuple[float, float] | None:
+    """Interval of t_x: log t_x +- Student quantile times sqrt(g^T covariance g), g = dlog t_x/d(parameters), between
+    models included.
+    """
+    fit = contest.best
+    centre = handover_time(fit)
+    if centre is None:
+        return None
+    scales = np.sqrt(np.maximum(np.diag(contest.covariance), 0.0))
+    gradient = np.zeros(fit.vector.size)
+    for i, scale in enumerate(scales):
+        h = max(1e-4 * scale, 1e-7)
+        moved = [handover_time(fit, fit.vector + sign * h * np.eye(scales.size)[i]) for sign in (1, -1)]
+        if moved[0] is None or moved[1] is None:
+            return None
+        gradient[i] = (np.log(moved[0]) - np.log(moved[1])) / (2 * h)
+    variance = float(gradient @ contest.covariance @ gradient)
+    return _interval(contest, np.log(centre), variance, [handover_time(ally) for ally in _allies(contest)], level)
+
+
+def _allies(contest: Contest) -> list[CurveFit]:
+    """The models of the best one's name."""
+    return [fit for fit in contest.fits if stem(fit.phases.name) == stem(contest.best.phases.name)]
+
+
+def _interval(contest: Contest, centre: float, variance: float, values: list[float | None], level: float):
+    """Centre +- quantile sqrt(variance + sum_m w_m (log x_m - centre)^2), w the Akaike weights of the models of one name.
+
+    Source: S. T. Buckland, K. P. Burnham and N. H. Augustin, Biometrics 53 (1997) 603.
+    """
+    known = [(fit.aic, np.log(x)) for fit, x in zip(_allies(contest), values, strict=True) if x is not None and x > 0]
+    if known:
+        aic, logs = np.array(known).T
+        weights = np.exp(-0.5 * np.minimum(aic - aic.min(), 1400.0))
+        variance += float(weights @ (logs - centre) ** 2 / weights.sum())
+    half = float(stats.t.ppf(0.5 + level / 2, contest.degrees)) * np.sqrt(max(variance, 0.0))
+    return float(np.exp(centre - half)), float(np.exp(centre + half))
+
+
+def handover_time(fit: CurveFit, vector: np.ndarray | None = None) -> float | None:
+    """t_x of a fitted curve: the first down-crossing of q = 1/2 after the exponential has ended."""
+    both = fit.phases.handover
+    if both is None:
+        return None
+    v = fit.vector if vector is None else vector
+
+    def above(x: np.ndarray) -> np.ndarray:
+        return derivatives(fit.terms, v, np.exp(x))[2] - 0.5
+
+    # A little before the end of the exponential: another vector may end it earlier.
+    x = np.linspace(np.log(both[0].end) - 0.3, np.log(both[1].start) + 0.1, 200)
+    gap = above(x)
+    down = np.flatnonzero((gap[:-1] >= 0) & (gap[1:] < 0))
+    if down.size == 0:
+        return None
+    return float(np.exp(brentq(lambda at: float(above(np.array([at]))[0]), x[down[0]], x[down[0] + 1])))
+
+
+def equal_terms(fit: CurveFit) -> float | None:
+    """t_eq where the first term and the power law are equal: the last time at which the first is the larger; None without both."""
+    if len(fit.terms) < 2 or fit.terms[0] not in ("exponential", "escape") or fit.terms[1] not in ("power", "cutoff"):
+        return None
+    width = len(TERMS[fit.terms[0]])
+
+    def gap(x: float) -> float:
+        t = np.array([np.exp(x)])
+        first = evaluate(fit.terms[:1], fit.vector[:width], t)[0]
+        second = evaluate(fit.terms[1:2], fit.vector[width : width + len(TERMS[fit.terms[1]])], t)[0]
+        return float(first[0] - second[0])
+
+    both = fit.phases.handover
+    if both is None:
+        return None
+    x = np.linspace(np.log(both[0].end) - 1.0, np.log(both[1].end), 200)
+    values = np.array([gap(one) for one in x])
+    down = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
+    return float(np.exp(brentq(gap, x[down[-1]], x[down[-1] + 1]))) if down.size else None
