@@ -101,8 +101,8 @@ def test_a_sweep_that_would_need_a_kernel_for_each_value_is_refused_before_one_i
     "options",
     [
         ("solve", "--solver", "euler"), ("solve", "--accuracy", "slow"), ("solve", "--precision", "float16"),
-        ("solve", "--rtol", "nan"), ("solve", "--points", "1"), ("solve", "--t1", "nan"), ("transition", "--min-depth", "nan"),
-        ("compare", "--tolerance", "x"),
+        ("solve", "--rtol", "nan"), ("solve", "--points", "1"), ("solve", "--t1", "nan"),
+        ("transition", "--threshold", "efolds=nan"), ("compare", "--tolerance", "x"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused_before_a_system_is_built(

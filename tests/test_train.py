@@ -17,7 +17,7 @@ from odescale.compare.log_report import report_logs
 from odescale.errors import CheckpointError, InputError, SolveError
 from odescale.networks.language_model import LanguageModel
 from odescale.run import Run
-from odescale.systems.attention_build import logistic_pair
+from odescale.systems.attention_build import logistic_pair, quickstart
 from odescale.systems.kernel_build import kernel
 from odescale.systems.peaked import peaked
 from odescale.systems.register import SYSTEMS

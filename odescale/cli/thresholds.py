@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from odescale.analysis.phases.stretches import Thresholds
-from odescale.cli.verbs import named_value
+from odescale.cli.named_values import named_value
 from odescale.errors import InputError
 
 

@@ -11,10 +11,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Float
 
+from odescale.cli.named_values import named_value
 from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
+from odescale.cli.thresholds import thresholds
 from odescale.clock import Clock
-from odescale.errors import InputError, require_number
+from odescale.errors import InputError
 from odescale.plain_text import one_line
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.integrate import require_choice
@@ -106,8 +108,8 @@ def _check_options(options: argparse.Namespace) -> None:
         require_choice("accuracy", options.accuracy, ("fast", "check"))
     if "rtol" in options and options.rtol is not None:
         check_tolerance(options.rtol, dtype)
-    if "min_depth" in options and options.min_depth is not None:
-        require_number("min_depth", options.min_depth, open_=True)
+    if "threshold" in options:
+        thresholds(options.threshold)
     if options.__dict__.get("points") == 1:
         raise InputError("points", expected="a whole number >= 2", got=1, remedy="200 is a good value")
     tolerances(options.__dict__.get("tolerance") or [])
@@ -179,14 +181,6 @@ def values_of(
     if len(set(sizes.values())) > 1:
         raise InputError("--vary", expected="equally many values of each", got=sizes, remedy="they are varied together")
     return found
-
-
-def named_value(option: str, text: str, form: str, example: str) -> tuple[str, str]:
-    """(name, value) of NAME=VALUE; `InputError` for anything else."""
-    name, separator, value = text.partition("=")
-    if not separator or not name.strip():
-        raise InputError(option, expected=form, got=text, remedy=f"e.g. {option} {example}")
-    return name.strip(), value
 
 
 def tolerances(texts: list[str]) -> float | dict[str, float] | None:
