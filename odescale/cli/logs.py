@@ -124,7 +124,7 @@ def plan_schedule(options: argparse.Namespace) -> int:
 
 def _check_numbers(options: argparse.Namespace) -> None:
     """Refuses numbers that no log could make good, and laws that are none, before a log is read."""
-    for name, open_ in (("steps", True), ("peak", True), ("min_depth", True), ("warmup", False), ("after", False)):
+    for name, open_ in (("steps", True), ("peak", True), ("warmup", False), ("after", False)):
         value = getattr(options, name, None)
         if value is not None:
             require_number(f"--{name.replace('_', '-')}", value, open_=open_)

@@ -92,8 +92,8 @@ def coverage(system: AbstractSystem) -> Coverage:
 
     A judgement of sizes at the start and near the teacher; the comparison with a run (`compare`) has the last
     word. For a `MeanField` system and for `Attention`; takes about a second (one compilation). One unit of t is N = tr Sigma SGD
-    steps. **Raises** `InputError` for a theory without such a judgement. **Failure regime**: gradients of heavy tails (two layers of
-    linear attention, quadratic units) can diverge in single runs although every size here is small.
+    steps. **Raises** `InputError` for a theory without such a judgement. **Failure regime**: gradients of heavy tails (two layers
+    of linear attention, quadratic units) can diverge in single runs although every size here is small.
     """
     if system.name not in JUDGES:
         raise InputError(

@@ -167,8 +167,8 @@ def hold_contest(
 
 
 def stem(name: str) -> str:
-    """A floor at the end does not make another curve of what comes before it."""
-    return name.removesuffix(", then a floor")
+    """What a name claims: a floor at the end, or none, does not make another curve of what comes before it."""
+    return name.removesuffix(", then a floor").removesuffix(" to the end")
 
 
 def _scale_of(deviations: np.ndarray) -> np.ndarray:
