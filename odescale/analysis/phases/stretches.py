@@ -9,6 +9,7 @@ is cut here; `odescale.analysis.phases.contest` does the same for noisy points.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import equinox as eqx
@@ -263,7 +264,9 @@ class _Cutter:
 
     def __init__(self, t, p, q, log_loss, log_loss_start, limits: Thresholds, points) -> None:
         self.t, self.x, self.p, self.q, self.y = t, np.log(t), np.asarray(p), np.asarray(q), np.asarray(log_loss)
-        self.limits, self.points = limits, points
+        # Plain attributes: a module looks each of its own up at length, and a contest cuts some fifty curves.
+        self.limits = SimpleNamespace(**{name: getattr(limits, name) for name in limits.__dataclass_fields__})
+        self.points = points
         self.start = self.y[0] if log_loss_start is None else float(log_loss_start)
 
     def phase(self, kind: PhaseKind, start: float, end: float) -> Phase:
@@ -315,6 +318,8 @@ class _Cutter:
         limits, out = self.limits, []
         inside = (self.q > limits.near) & (self.q < 1 - limits.near) & (self.p > 0)
         for first, last in _runs(inside):
+            if self.x[last] - self.x[first] < np.log(limits.ratio_stretched):
+                continue
             best, left = (first, first), first
             for right in range(first, last + 1):
                 while np.ptp(self.q[left : right + 1]) > 2 * limits.steady:
