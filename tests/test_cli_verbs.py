@@ -143,7 +143,7 @@ def test_transition_says_phases_steps_and_intrinsic_time(cli, tmp_path):
     assert found["steps"] == pytest.approx(64 * found["t_x"]) and found["tau"] == pytest.approx(0.4 * found["t_x"])
     assert record["t"] == found["steps"] and record["time_unit"] == "SGD steps"
     status, out, _ = cli("transition", "quickstart")
-    assert status == 0 and "\nexponential, then power law: t_x = 7.32202, 5.549 e-folds down" in out
+    assert status == 0 and "\nexponential, then power law: t_x = 7.322016, 5.549 e-folds down" in out
     assert "= 468.609 SGD steps" in out and "\n  exponential from 0.0085 to 5.995 (4.59 e-folds, rate 0.781)" in out
     status, out, _ = cli("transition", "quickstart", "--threshold", "efolds=5")
     assert status == 0 and "\nno exponential phase: power law" in out and "4.59 e-folds at the most (5 count)" in out

@@ -110,7 +110,7 @@ class Transition(eqx.Module):
         if not self.found:
             fall = "" if self.fall is None else f" (the loss falls {self.fall:.3f} e-folds in the window)"
             return f"{self.reason}{fall}; {how}"
-        parts = [f"{self.name}: t_x = {self.t_x:.6g}"]
+        parts = [f"{self.name}: t_x = {self.t_x:.7g}"]
         if self.interval is not None:
             parts.append(f"95 % interval {self.interval[0]:.6g} to {self.interval[1]:.6g}")
         if self.depth is not None:
