@@ -11,6 +11,7 @@ from scipy.optimize import brentq
 from benchmarks.phases import FAMILIES, judge
 from odescale import InputError, Thresholds, find_transition, find_transition_curve
 from odescale.analysis.phases.contest import hold_contest
+from odescale.analysis.phases.record import select_transition
 from odescale.analysis.phases.shapes import MODELS, bounds, derivatives, evaluate
 from odescale.analysis.phases.starts import starting_points
 from odescale.analysis.phases.stretches import EXPONENTIAL_TO_POWER, find_phases
@@ -207,3 +208,19 @@ def test_families_are_not_called_what_they_are_not(family):
     held = [one[key] for one in records for key in ("t_x", "rate", "exponent") if one.get(key) is not None]
     if held:  # nominal 95 %: fewer than four of five has a probability below 1e-3
         assert sum(held) >= 0.8 * len(held)
+
+
+def test_the_crossing_is_read_between_grid_points():
+    """On a coarse grid t_x is the linear interpolation of q = 1/2 in log t, within a tenth of a cell of the root."""
+
+    def exact(t):
+        first, second = np.exp(-t), 2e-3 / (1 + t)
+        slope, curve = -first - second / (1 + t), first + 2 * second / (1 + t) ** 2
+        loss = first + second
+        return np.log(loss), -t * slope / loss, 1 + t * curve / slope - t * slope / loss
+
+    t = np.geomspace(0.05, 300, 160)
+    log_loss, p, q = exact(t)
+    found = select_transition(t, p, q, log_loss, estimator="by hand", grid="coarse", time_unit="t")
+    root = brentq(lambda x: exact(x)[2] - 0.5, 3.0, 7.0)
+    assert found.found and abs(np.log(found.t_x / root)) < 0.1 * np.log(t[1] / t[0])
