@@ -138,7 +138,10 @@ def test_transition_time_of_the_crossing_is_the_crossing(silent):
         ({"precision": "float32"}, PrecisionError, "precision: expected float64 for a transition"),
         ({"window": (0.0, 5.0)}, InputError, "window: expected 0 < first < last"),
         ({"window": (5.0, 1.0)}, InputError, "window: expected 0 < first < last"),
-        ({"t1": -1.0}, InputError, "window: expected 0 < first < last"),
+        ({"t1": -1.0}, InputError, "t1: expected a finite number"),
+        ({"t1": np.inf}, InputError, "t1: expected a finite number"),
+        ({"points": 3}, InputError, "points: expected a whole number >= 20"),
+        ({"points": 10**30}, InputError, "points: expected a whole number"),
         ({}, InputError, "window: expected"),
     ],
 )

@@ -21,7 +21,7 @@ from scipy.optimize import brentq
 from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.record import Transition, acceptance, select_transition
 from odescale.analysis.phases.stretches import Thresholds
-from odescale.errors import InputError, PrecisionError, SolveError
+from odescale.errors import InputError, PrecisionError, SolveError, require_number, whole
 from odescale.precision import require_x64
 from odescale.solve.integrate import integrate
 from odescale.solve.solvers import SOLVERS, method_of
@@ -72,6 +72,9 @@ def find_transition(
             remedy="leave precision at float64",
         )
     require_x64("find_transition")
+    points = whole("points", points, 20, 100_000, remedy="400 is the default")
+    if t1 is not None and not isinstance(subject, np.ndarray):
+        require_number("t1", t1, open_=True)
     if isinstance(subject, AbstractSystem | str):
         return _of_system(subject, t1, thresholds, points, rtol, time_unit)
     if not callable(subject):
