@@ -7,7 +7,7 @@ import pytest
 from test_analysis_curves import GRID, POINTS, correlated, gap_like, logistic_pair
 
 from odescale import InputError, find_transition_curve
-from odescale.analysis.phases.bootstrap import block_bootstrap, correlated_noise, seed_bootstrap, student_factor
+from odescale.analysis.phases.bootstrap import block_bootstrap, seed_bootstrap, student_factor
 
 
 def test_loss_at_zero_gives_the_full_depth():
@@ -104,8 +104,6 @@ def test_bootstrap_keeps_size_and_correlation():
     neighbours = (drawn[:, 1:] * drawn[:, :-1]).mean() / (drawn**2).mean()
     assert neighbours == pytest.approx(0.8, abs=0.05), "single points would give 0"
     assert np.ptp(block_bootstrap(np.zeros(20), 5, rng)) == 0
-    given = correlated_noise(np.full(300, 0.1), 400, rng, length=4.0)
-    assert given.std() == pytest.approx(0.1, rel=0.05)
     # The spread of the mean of 5 seeds, averaged over many sets, is sigma/sqrt(5).
     spread = [seed_bootstrap(1 + 0.01 * rng.standard_normal((5, 1)), 400, rng).var() for _ in range(200)]
     assert np.sqrt(np.mean(spread)) == pytest.approx(0.01 / np.sqrt(5), rel=0.1)

@@ -358,6 +358,7 @@ def log_names(logs: Sequence[TrainingLog], most: int = 8) -> str:
 
 
 def digest(fields: dict[str, Any]) -> str:
+    """SHA-256 of the numbers of a log, in the order of its fields."""
     digest = hashlib.sha256()
     for name in ("step", "loss", *SERIES):
         values = fields.get(name)

@@ -30,6 +30,7 @@ from odescale.expectations.closure import factor
 from odescale.expectations.nodes import sobol_nodes
 from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
+from odescale.networks.architecture import FieldNetwork
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.systems.attention import Attention
 from odescale.systems.base import AbstractSystem
@@ -145,7 +146,9 @@ def _of_attention(system: Attention) -> dict[str, float]:
     numbers = {
         "rows": float(system.trained.sum()) / whole if system.eigenvalues.shape[0] == 1 else 0.0,
         "noise": float(system.noise) * float(system.learning_rate) / float(system.stability_bound()),
-        "softmax": softmax_load(C, R, system),
+        "softmax": max(
+            float(softmax_load(C, R, n)) for n in (system.architecture.student, system.architecture.teacher)
+        ),
     }
     limitless = not (system.finite_context or system.sampled is not None)
     simple = not system.writes_back and system.eigenvalues.shape[0] == 1
@@ -156,16 +159,15 @@ def _of_attention(system: Attention) -> dict[str, float]:
     return numbers
 
 
-def softmax_load(C: Float[Array, "P P"], R: Float[Array, "P P"], system: Attention) -> float:
-    """max over the heads of student and teacher of 2 C_kk C_qq in the fields that enter the head's layer."""
-    load = 0.0
-    for network in (system.architecture.student, system.architecture.teacher):
-        maps = formulas.layers(C, R, network)
-        for depth, layer in enumerate(network.layers):
-            for head in layer:
-                if head.query is not None and head.key is not None:
-                    fields = np.asarray(maps[depth] @ C @ maps[depth].T)
-                    load = max(load, 2 * float(fields[head.key, head.key] * fields[head.query, head.query]))
+def softmax_load(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, ""]:
+    """max over heads of 2 C_kk C_qq in the fields that enter the head's layer; 0 without heads that query."""
+    maps = formulas.layers(C, R, network)
+    load = jnp.zeros((), C.dtype)
+    for depth, layer in enumerate(network.layers):
+        covariance = maps[depth] @ C @ maps[depth].T
+        for head in layer:
+            if head.query is not None and head.key is not None:
+                load = jnp.maximum(load, 2 * covariance[head.key, head.key] * covariance[head.query, head.query])
     return load
 
 

@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.signal import lfilter
 
 from odescale.errors import InputError
 
@@ -81,20 +80,6 @@ def block_bootstrap(
     return drawn[np.arange(draws)[:, None], offset[:, None] + np.arange(n)] * size
 
 
-def correlated_noise(
-    stderr: Float[np.ndarray, " n"], draws: int, rng: np.random.Generator, length: float
-) -> Float[np.ndarray, "draws n"]:
-    """Gaussian deviations of given standard errors (n,), correlation exp(-|i - j|/length) between places i and j."""
-    n = stderr.size
-    keep = np.exp(-1.0 / length)
-    noise = rng.standard_normal((draws, n))
-    out = np.empty((draws, n))
-    out[:, 0] = noise[:, 0]
-    for i in range(1, n):
-        out[:, i] = keep * out[:, i - 1] + np.sqrt(1 - keep**2) * noise[:, i]
-    return out * stderr
-
-
 def residual_memory(
     residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"], *, slack: float = 1.0
 ) -> float:
@@ -117,26 +102,3 @@ def residual_memory(
     if left(0.0) >= 0:
         return 0.0
     return 0.995 if left(0.995) <= 0 else float(brentq(left, 0.0, 0.995, xtol=1e-4))
-
-
-def memory_bootstrap(
-    residual: Float[np.ndarray, " n"], projection: Float[np.ndarray, "n n"], draws: int, rng: np.random.Generator
-) -> Float[np.ndarray, "draws n"]:
-    """AR(1) series u_i = rho u_(i-1) + e_i (draws, n), rho from `residual_memory`, e from the residual's own innovations.
-
-    Innovations are divided by their local size, drawn with random signs and multiplied by the size of the place where they
-    land; all are scaled so that E|M u|^2 = |residual|^2, M = `projection`: what the fit had absorbed is put back.
-    """
-    n, rho = residual.size, residual_memory(residual, projection)
-    if not np.abs(residual).max() > 0:
-        return np.zeros((draws, n))
-    innovation = np.concatenate([residual[:1], residual[1:] - rho * residual[:-1]])
-    width = np.ones(2 * max(n // 8, 3) + 1)
-    size = np.sqrt(np.convolve(innovation**2, width, mode="same") / np.convolve(np.ones(n), width, mode="same"))
-    size = np.maximum(size, 1e-12 * size.max())
-    unit = innovation / size
-    unit /= np.sqrt(np.mean(unit**2))
-    absorbed = projection @ (np.tril(rho ** np.maximum(np.subtract.outer(np.arange(n), np.arange(n)), 0)) * size)
-    size = size * np.sqrt(np.sum(residual**2) / np.sum(absorbed**2))
-    drawn = rng.choice(unit, size=(draws, n)) * rng.choice([-1.0, 1.0], size=(draws, n)) * size
-    return np.asarray(lfilter([1.0], [1.0, -rho], drawn, axis=1))

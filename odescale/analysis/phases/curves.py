@@ -9,18 +9,15 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from odescale.analysis.phases.contest import (
-    AIC_GAP,
-    UNDECIDED,
-    Contest,
+from odescale.analysis.phases.contest import AIC_GAP, UNDECIDED, Contest, hold_contest
+from odescale.analysis.phases.exponents import bin_curve, check_curve, grid_in_words
+from odescale.analysis.phases.intervals import (
     equal_terms,
     handover_interval,
     handover_time,
-    hold_contest,
     term_interval,
     term_value,
 )
-from odescale.analysis.phases.exponents import bin_curve, check_curve, grid_in_words
 from odescale.analysis.phases.record import Transition, acceptance, cutoff, refusal
 from odescale.analysis.phases.shapes import MODELS
 from odescale.analysis.phases.stretches import CONSTANT, Thresholds

@@ -12,12 +12,12 @@ from jaxtyping import Float
 from odescale.compare.sheets import Errors, Rules, relative_of_order, shared_settings
 from odescale.compare.verdict import Status
 from odescale.errors import InputError
-from odescale.generated import attention as formulas
 from odescale.networks.architecture import FieldNetwork
 from odescale.run import Run
 from odescale.solve.integrate import integrate, output_times
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention
+from odescale.systems.coverage import softmax_load
 
 
 def _same(system: Attention) -> dict[str, Any]:
@@ -81,20 +81,8 @@ def outside(system: Attention, run: Run, theory: Trajectory) -> tuple[str, ...]:
 
 
 def _loads(C: Any, R: Any, network: FieldNetwork) -> float:
-    """max over times and heads of 2 C_kk C_qq in the fields that enter the head's layer."""
-    heads = [(depth, head) for depth, layer in enumerate(network.layers) for head in layer if head.query is not None]
-    if not heads:
-        return 0.0
-
-    def at(C, R):
-        maps = formulas.layers(C, R, network)
-        sizes = []
-        for depth, head in heads:
-            covariance = maps[depth] @ C @ maps[depth].T
-            sizes.append(2 * covariance[head.key, head.key] * covariance[head.query, head.query])
-        return jnp.stack(sizes)
-
-    return float(jnp.max(jax.vmap(at)(C, R)))
+    """The largest softmax load over times."""
+    return float(jnp.max(jax.vmap(lambda C, R: softmax_load(C, R, network))(C, R)))
 
 
 def _remarks(system: Attention, run: Run, status: Status, options: dict[str, Any]) -> tuple[str, ...]:
