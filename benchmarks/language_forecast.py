@@ -81,7 +81,7 @@ def train_best(folder: Path, found: Forecast, optimizer: str, width: int) -> Non
     """The best schedule under the fitted law, trained on the same seeds."""
     ends = {name: curves_of(folder, name)[0] for name in ("constant", "decay", "cosine")}
     steps = int(ends["constant"][0].step[-1])
-    best = best_schedule(found.fit, steps=steps, peak=RATES[optimizer], warmup=WARMUP * steps, bias=found.bias)
+    best = best_schedule(found.mean, steps=steps, peak=RATES[optimizer], warmup=WARMUP * steps)
     print(best)
     middle = np.arange(steps) + 0.5
     schedule = LoggedSchedule(

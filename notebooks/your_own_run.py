@@ -133,8 +133,8 @@ if known:
 # %% [markdown]
 # ## Forecast
 #
-# The law is chosen by cross-validation inside the fitted runs; the run to predict is never looked at. If nothing is identified
-# there is no forecast.
+# Laws are chosen by cross-validation inside the fitted runs, and their mean forecasts; the run to predict is never looked at. If
+# nothing is identified there is no forecast.
 
 # %%
 found = None
@@ -153,8 +153,8 @@ except OutsideTheoryError as error:
 # were fitted: train it before you believe it (`python -m benchmarks.language_forecast` does).
 
 # %%
-if found is not None and found.fit.law in ("relaxing", "spectral"):
-    best = odescale.best_schedule(found.fit, steps=float(first.step[-1]), peak=peak, warmup=warmup, bias=found.bias)
+if found is not None and {"relaxing", "spectral"} & set(found.mean.weights):
+    best = odescale.best_schedule(found.mean, steps=float(first.step[-1]), peak=peak, warmup=warmup)
     print(best)
     odescale.plot(best)
 else:

@@ -2,6 +2,8 @@ from odescale.analysis.forecast.choice import choose_law as choose_law
 from odescale.analysis.forecast.choice import compare_laws as compare_laws
 from odescale.analysis.forecast.fit import LawFit as LawFit
 from odescale.analysis.forecast.isolated import fit_isolated as fit_isolated
+from odescale.analysis.forecast.law_mean import LawMean as LawMean
+from odescale.analysis.forecast.law_mean import law_mean as law_mean
 from odescale.analysis.forecast.loss_curve import LossCurve as LossCurve
 from odescale.analysis.forecast.loss_curve import curve_from_rates as curve_from_rates
 from odescale.analysis.forecast.loss_curve import planned_curve as planned_curve

@@ -118,6 +118,24 @@ def test_forecast_of_another_schedule(fit: LawFit) -> None:
     assert "cosine" in str(made)
 
 
+def test_one_run_forecasts_another_length_and_another_schedule() -> None:
+    """A step-down alone identifies the law: its interval holds the truth and grows with time."""
+    truths = [run("longer", lambda s: PEAK if s < 30000 else 0.1 * PEAK, steps=40000), run("cosine", cosine)]
+    made = forecast(pair()[1], truths, law="relaxing", draws=10, baselines=())
+    assert np.mean([row["covered"] for row in made.at_horizons()]) >= 0.75
+    before_the_drop = [row["high"] - row["low"] for row in made["longer"].at_horizons((0.1, 0.3, 0.6))]
+    assert np.all(np.diff(before_the_drop) > 0), before_the_drop
+
+
+def test_a_law_without_a_noise_term_says_nothing_of_another_rate() -> None:
+    flat = run("constant", constant, sigma=5e-4)
+    longer = run("longer", constant, steps=40000)
+    made = forecast(flat, longer, law="power_tau", draws=5, baselines=())
+    assert np.all(made["longer"].high > made["longer"].low)
+    with pytest.raises(OutsideTheoryError, match="identify no noise term"):
+        forecast(flat, run("cosine", cosine), law="power_tau", draws=5, baselines=())
+
+
 def test_a_law_that_is_wrong_shows_in_residuals_and_forecast() -> None:
     """Negative: the power law in tau cannot follow a step-down."""
     wrong, right = (fit_law(pair(), law=name, draws=0) for name in ("power_tau", "relaxing"))

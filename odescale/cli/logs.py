@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from odescale.analysis.forecast.best_schedule import best_schedule
-from odescale.analysis.forecast.choice import choose_law, model_bias
-from odescale.analysis.forecast.fit import fit_law
+from odescale.analysis.forecast.choice import choose_law
+from odescale.analysis.forecast.law_mean import law_mean
 from odescale.analysis.forecast.laws import law_named
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
@@ -76,7 +76,7 @@ def forecast_runs(options: argparse.Namespace) -> int:
     rows = found.at_horizons()
     record: dict[str, Any] = {
         "system": "forecast", "time_unit": "SGD steps of the log", "t": found.runs[0].step, "loss": found.runs[0].loss,
-        "law": found.fit.to_dict(), "model_bias": found.bias, "horizons": rows,
+        "law": found.fit.to_dict(), "weights": found.mean.weights, "horizons": rows,
         "error": found.errors() if options.predict else None,
         "runs": {run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in found.runs},
     }  # fmt: skip
@@ -93,17 +93,14 @@ def plan_schedule(options: argparse.Namespace) -> int:
     logs = _read(options)
     chosen = pick_logs(logs, _names(options.fit_on) or tuple(log.name for log in logs), "--fit-on")
     curves, _ = _fitted(chosen, options.after)
-    if options.law is None:
-        choice = choose_law(curves, laws=("relaxing", "spectral"))
-        fit, bias = choice.fit, choice.bias
-    else:
-        fit = fit_law(curves, law=options.law)
-        bias = model_bias(curves, options.law)
+    choice = choose_law(curves, laws=("relaxing", "spectral")) if options.law is None else None
+    mean = law_mean(curves, law=options.law, choice=choice)
     top = max(float(np.max(np.asarray(curve.learning_rate))) for curve in curves)
     peak = top if options.peak is None else options.peak
     if options.steps is None:
         raise InputError("--steps", expected="the budget in SGD steps", got=None, remedy="e.g. --steps 20000")
-    best = best_schedule(fit, steps=options.steps, peak=peak, warmup=options.warmup or 0.0, bias=bias)
+    best = best_schedule(mean, steps=options.steps, peak=peak, warmup=options.warmup or 0.0)
+    fit = mean.fits[mean.law]
     draw(best, options.plot)
     if options.save:
         with Path(options.save).open("w", newline="", encoding="utf-8") as stream:

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from odescale.analysis.forecast.law_mean import COVERED
 from odescale.compare.log_report import LogReport, RunReport, thinned
 from odescale.files import plain
 from odescale.plain_text import in_markdown, one_line
@@ -74,7 +75,8 @@ def report_record(report: LogReport) -> dict[str, Any]:
     forecasts = None
     if report.forecast is not None:
         forecasts = {
-            "law": report.forecast.fit.law, "bias": report.forecast.bias, "horizons": report.forecast.at_horizons(),
+            "law": report.forecast.fit.law, "weights": report.forecast.mean.weights, "covered": COVERED,
+            "horizons": report.forecast.at_horizons(),
             "runs": {
                 run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in report.forecast.runs
             },
@@ -236,7 +238,7 @@ def _forecasts(report: LogReport) -> Part:
             row |= {name: f"{run.errors(name)['mean_absolute']:.4f}" for name in run.baselines}
         rows.append(row)
     words = (
-        f"By the law '{report.forecast.fit.law}' with a relative model bias of {report.forecast.bias:.3%}; 90 % intervals. Grey in "
+        f"By {report.forecast.mean.name}; {COVERED}. Grey in "
         "the pictures: there the learning-rate history is one of the fitted runs'. Baselines: their mean absolute errors.",
     )
     pictures = tuple(

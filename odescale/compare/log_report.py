@@ -90,7 +90,8 @@ def report_logs(
 
     - `logs`: from `read_logs`. `fit_on`, `predict`: names of runs of one network and batch size, or patterns such as "25M/*".
       Without `fit_on` the first run is fitted alone; with it and without `predict`, nothing is held out.
-    - `law`: None lets `choose_law` pick by cross-validation inside `fit_on`; or a name of `schedule_laws`.
+    - `law`: None lets `choose_law` pick by cross-validation inside `fit_on`, and forecasts by the mean of what it keeps; or a name
+      of `schedule_laws`.
     - `after`: first step that laws are fitted to; default the latest of `FIRST_SHARE` of the run, the end of the warm-up, and the
       transition. `thresholds`, `irreducible`: of the phases, see `find_transition_curve`.
     - `kernel`: `kernel_regime`, or `compare` of the kernel system and its run. `draws`: bootstrap draws of the fits.
@@ -251,13 +252,13 @@ def _verdict(
             count = sum(run.truth is not None for run in found.runs)
             held_out, curves = ("1 run", "1 curve") if count == 1 else (f"{count} runs", f"{count} curves")
             reasons.append(
-                f"forecast by '{found.fit.law}' against {held_out} held out: mean absolute error {error['mean_absolute']:.4f} "
+                f"forecast by {found.mean.name} against {held_out} held out: mean absolute error {error['mean_absolute']:.4f} "
                 f"({error['unseen']:.4f} where the learning rate has left that of the fitted runs; power law in tau "
                 f"{rival['mean_absolute']:.4f}); nominal 90 % intervals hold {inside} of {held} points, which are neighbours along "
                 f"{curves} and not as many independent cases"
             )
         else:
-            reasons.append(f"forecast by '{found.fit.law}', nothing held out to judge it by")
+            reasons.append(f"forecast by {found.mean.name}, nothing held out to judge it by")
     if table is None:
         reasons.append(f"no law: {table_reason}")
     elif not known:

@@ -11,8 +11,10 @@ import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
+from scipy.stats import norm
 
 from odescale.analysis.forecast.fit import LawFit, evaluate
+from odescale.analysis.forecast.law_mean import LawMean
 from odescale.analysis.forecast.laws import course_of, law_named
 from odescale.analysis.forecast.loss_curve import planned_curve
 from odescale.errors import InputError, OutsideTheoryError
@@ -69,13 +71,12 @@ def final_loss(
 
 
 def best_schedule(
-    fit: LawFit,
+    fit: LawFit | LawMean,
     *,
     steps: float,
     peak: float,
     warmup: float = 0.0,
     floor: float = 0.0,
-    bias: float = 0.0,
 ) -> BestSchedule:
     """min over eta(r) of L(steps): monotone from `peak` after linear warm-up, >= `floor`, by Adam on 200 stairs.
 
@@ -83,17 +84,23 @@ def best_schedule(
 
     Stairs are finer towards the end, where the optimum bends. Started from four decays; the best is returned.
 
-    **Arguments**: `fit`: relaxing or spectral, identified. `steps`: budget in SGD steps, warm-up included; `peak`: eta, that of
-    the fit or near it (the law says nothing of stability). `floor`: least rate. `bias`: relative model bias, see `forecast`.
+    **Arguments**: `fit`: relaxing or spectral, identified; or the `mean` of a `forecast`, whose heavier law of these two is
+    taken. `steps`: budget in SGD steps, warm-up included; `peak`: eta, that of the fit or near it (the law says nothing of
+    stability). `floor`: least rate.
 
-    **The 90 % interval** of a run that will be trained is +- 1.645 s, s^2 = s_fit^2 + s_noise^2 + bias^2 (1 + h), in the words of
-    `forecast`: the run's own noise and the law's bias add up.
+    **The 90 % interval** is that of `forecast` for this schedule with a `mean`. A bare fit knows nothing of what its law misses:
+    +- 1.645 (s_fit^2 + s_noise^2)^(1/2) then, too narrow for a promise.
 
     **Raises** `OutsideTheoryError` for an unidentified fit and for the instant law, under which any schedule is best that falls to
     its floor in the last step.
     **Failure regime**: rates below all fitted ones; the gain is then the law's extrapolation.
     """
     require_x64("best_schedule")
+    mean = None
+    if isinstance(fit, LawMean):
+        able = [law for law in ("relaxing", "spectral") if law in fit.weights] or [fit.law]
+        mean = fit.alone(max(able, key=fit.weights.__getitem__))
+        fit = mean.fits[mean.law]
     fit.require()
     if fit.law not in ("relaxing", "spectral"):
         raise OutsideTheoryError(
@@ -106,9 +113,6 @@ def best_schedule(
     ):  # fmt: skip
         if not (np.isfinite(float(value)) and fine):
             raise InputError(name, expected="0 <= warmup < steps and 0 <= floor < peak", got=value, remedy="mend it")
-    if not 0 <= bias < 1e100:
-        raise InputError("bias", expected="a relative bias >= 0", got=bias, remedy="of a law without a cross-validated one "
-                         "there is no interval: fit two runs, or a longer one")  # fmt: skip
     rise = np.linspace(0, warmup, 17)[1:] if warmup > 0 else np.zeros(0)
     # Quadratically finer towards the end: down to 1/40000 of the run.
     body = steps - (steps - warmup) * (1 - np.arange(1, STAIRS + 1) / STAIRS) ** 2
@@ -128,14 +132,16 @@ def best_schedule(
     }
     runs = {"best": rate} | {name: np.concatenate([up, peak * shape]) for name, shape in shapes.items()}
     law = law_named(fit.law)
-    courses = {name: course_of(planned_curve(name, step, values, step[-1:])) for name, values in runs.items()}
+    plans = {name: planned_curve(name, step, values, step[-1:]) for name, values in runs.items()}
+    courses = {name: course_of(plan) for name, plan in plans.items()}
     middle = {name: float(evaluate(law, course, fit.vector)[-1]) for name, course in courses.items()}
     drawn = {name: np.array([evaluate(law, c, v)[-1] for v in fit.draws]) for name, c in courses.items()}
-    ahead = max(float(np.log(courses["best"].tau[-1] / fit.end_tau)), 0.0)
-    spread = float(drawn["best"].std()) if fit.draws.size else 0.0
-    # A run that does not exist yet is off by its own noise and by the law's bias, and the two are independent.
-    share = np.hypot(fit.rms, bias * np.sqrt(1 + ahead))
-    half = 1.645 * float(np.hypot(spread, share * middle["best"]))
+    if mean is None:
+        spread = float(drawn["best"].std()) / middle["best"] if fit.draws.size else 0.0
+        share = float(norm.ppf(0.95)) * float(np.hypot(spread, fit.rms))
+    else:
+        share = float(mean.parts(plans["best"]).half(np.ones(1, bool))[0])
+    half = share * middle["best"]
     gain: dict[str, tuple[float, float, float]] = {}
     for name in REFERENCES:
         low, high = np.percentile(drawn[name] - drawn["best"], [5, 95]) if fit.draws.size else (np.nan, np.nan)

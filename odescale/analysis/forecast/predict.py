@@ -8,17 +8,16 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import norm
 
-from odescale.analysis.forecast.choice import Choice, choose_law, model_bias
+from odescale.analysis.forecast.choice import Choice
 from odescale.analysis.forecast.fit import LawFit, evaluate, fit_law
+from odescale.analysis.forecast.law_mean import COVERED, SAME_RATE, LawMean, law_mean
 from odescale.analysis.forecast.laws import course_of, law_named
 from odescale.analysis.forecast.loss_curve import LossCurve
 from odescale.errors import InputError
 
 BASELINES = ("power_tau", "one_third")
 HORIZONS = (0.25, 0.5, 0.75, 1.0)
-SAME_RATE = 0.02
 
 
 class RunForecast(eqx.Module):
@@ -73,13 +72,14 @@ class RunForecast(eqx.Module):
 
 
 class Forecast(eqx.Module):
-    """Forecasts of several runs from one fit: `runs`, the `fit`, its relative model `bias`, and `choice` (None where the caller
-    named the law)."""
+    """Forecasts of several `runs` by one `mean` of laws; `fit`, the heaviest of them."""
 
-    fit: LawFit
-    bias: float
+    mean: LawMean
     runs: tuple[RunForecast, ...]
-    choice: Choice | None
+
+    @property
+    def fit(self) -> LawFit:
+        return self.mean.fits[self.mean.law]
 
     def __getitem__(self, name: str) -> RunForecast:
         for run in self.runs:
@@ -98,7 +98,8 @@ class Forecast(eqx.Module):
 
     def __str__(self) -> str:
         lines = [
-            str(self.fit),
+            *(str(self.mean.fits[name]) for name in self.mean.weights),
+            f"forecast by {self.mean.name}; {COVERED}",
             "run                    mean |error|     R2     unseen   " + "  ".join(self.runs[0].baselines),
         ]
         for run in self.runs:
@@ -129,61 +130,34 @@ def forecast(
     `choose_law` pick one of the theory's; it never sees `predict`. `choice`: made already, of the same runs. `baselines`: laws
     fitted to the same runs, for comparison, identified or not.
 
-    **The 90 % interval** is +- 1.645 s around the forecast,
+    **The 90 % interval** adds three parts in quadrature (`law_mean` has the formula): the block bootstrap of the fit, its
+    residual, and, where the learning-rate history is unseen, what laws miss. That last part is calibrated on other people's
+    runs, not on these: `COVERED` says what such intervals held on families that had no part in it.
 
-        s^2 = s_fit^2 + max(s_noise^2, [unseen] bias^2 (1 + h)),
+    One run is enough where it identifies a law: a decay, a step-down, a cosine. One unit of tau is 1/eta SGD steps.
 
-    s_fit the block bootstrap of the fit, s_noise the residual of the fit, bias the geometric mean of the candidates' errors in
-    cross-validation (whole runs and last segments left out inside `fit_on`), h = log(tau/last fitted tau) >= 0: the variance of the
-    bias doubles with an e-fold of tau. The bias acts only where the learning-rate history is unseen.
-
-    **Raises** `OutsideTheoryError`, "unidentified", as `choose_law`. **Failure regime**: a schedule unlike all fitted ones
-    (constant from cosines alone: too high by .02 to .05), tau more than ten times beyond the fit.
+    **Raises** `OutsideTheoryError`, "unidentified", as `choose_law`; and for a law without a noise term whose runs cannot carry
+    one, asked for another rate. **Failure regime**: a schedule unlike all fitted ones (constant from cosines alone: too high by
+    .02 to .05), tau more than ten times beyond the fit.
     """
     runs = (fit_on,) if isinstance(fit_on, LossCurve) else tuple(fit_on)
     others = (predict,) if isinstance(predict, LossCurve) else tuple(predict)
     if not others:
         raise InputError("predict", expected="at least one LossCurve", got=others, remedy="pass the run to forecast")
-    if law is None:
-        choice = choose_law(runs, draws=draws, seed=seed) if choice is None else choice
-        fit, bias = choice.fit, choice.bias
-    else:
-        choice = None
-        fit = fit_law(runs, law=law, draws=draws, seed=seed)
-        fit.require()
-        bias = model_bias(runs, law)
-    rivals = {name: fit_law(runs, law=name, draws=0) for name in baselines}
-    made = tuple(_one(fit, bias, rivals, runs, curve) for curve in others)
-    return Forecast(fit, bias, made, choice)
+    mean = law_mean(runs, law=law, choice=choice, draws=draws, seed=seed)
+    rivals = {name: mean.fits.get(name) or fit_law(runs, law=name, draws=0) for name in baselines}
+    return Forecast(mean, tuple(_one(mean, rivals, runs, curve) for curve in others))
 
 
-def interval(
-    fit: LawFit, curve: LossCurve, bias: float, unseen: Bool[np.ndarray, " n"]
-) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """(forecast, low, high), 90 %: see `forecast`."""
-    law, course = law_named(fit.law), course_of(curve, fit.law)
-    middle = evaluate(law, course, fit.vector)
-    spread = np.std([evaluate(law, course, v) for v in fit.draws], axis=0) if fit.draws.size else np.zeros(middle.size)
-    ahead = np.maximum(np.log(course.tau / fit.end_tau), 0.0)
-    grown = bias * np.sqrt(1 + ahead)
-    own = np.maximum(fit.rms, np.where(unseen, grown, 0.0)) * middle
-    half = float(norm.ppf(0.95)) * np.sqrt(spread**2 + own**2)
-    return middle, middle - half, middle + half
-
-
-def _one(
-    fit: LawFit, bias: float, rivals: dict[str, LawFit], runs: Sequence[LossCurve], curve: LossCurve
-) -> RunForecast:
+def _one(mean: LawMean, rivals: dict[str, LawFit], runs: Sequence[LossCurve], curve: LossCurve) -> RunForecast:
     unseen = unseen_part(runs, curve)
-    if not np.isfinite(bias):
-        raise InputError(
-            "fit_on", expected="runs of which a part can be left out", got="none: no cross-validated bias",
-            remedy="pass two runs with different schedules, or a longer one",
-        )  # fmt: skip
-    middle, low, high = interval(fit, curve, bias, unseen)
+    parts = mean.parts(curve)
+    half = parts.half(unseen) * parts.loss
     beside = {n: evaluate(law_named(n), course_of(curve, n), f.vector) for n, f in rivals.items()}
     truth = None if curve.planned else curve.loss
-    return RunForecast(curve.name, curve.step, curve.tau, middle, low, high, unseen, beside, truth)
+    return RunForecast(
+        curve.name, curve.step, curve.tau, parts.loss, parts.loss - half, parts.loss + half, unseen, beside, truth
+    )
 
 
 def unseen_part(runs: Sequence[LossCurve], curve: LossCurve) -> Bool[np.ndarray, " n"]:
