@@ -22,9 +22,9 @@ from scipy import stats
 from scipy.optimize import leastsq
 
 from odescale.analysis.phases.bootstrap import autocorrelation, residual_memory
-from odescale.analysis.phases.shapes import MODELS, bounds, derivatives, evaluate, parameters
+from odescale.analysis.phases.shapes import MODELS, bounds, derivatives, evaluate, evaluate_rows, parameters
 from odescale.analysis.phases.starts import starting_points
-from odescale.analysis.phases.stretches import Phases, Thresholds, find_phases
+from odescale.analysis.phases.stretches import Phases, Thresholds, counted_kinds, find_phases
 from odescale.errors import SolveError
 
 AIC_GAP = 10.0
@@ -189,6 +189,7 @@ def _memory_of(deviations: np.ndarray) -> float:
 
 
 def _whitened(values: np.ndarray, s: np.ndarray, rho: float) -> np.ndarray:
+    """Innovations of values along their first axis."""
     scaled = (values.T / s).T
     out = np.empty_like(scaled)
     out[0] = scaled[0] * np.sqrt(1 - rho**2)
@@ -198,27 +199,41 @@ def _whitened(values: np.ndarray, s: np.ndarray, rho: float) -> np.ndarray:
 
 def _least_squares(terms, start, t, y, s, rho: float, limits: np.ndarray, most: int = 60) -> tuple[np.ndarray, float]:
     low, high = limits[:, 0], limits[:, 1]
+    n, k = t.size, len(limits)
     last: list[Any] = [None, None]
+    first, inverse = np.sqrt(1 - rho**2), 1 / s
 
     def both(v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         # MINPACK asks for the Jacobian where it has just asked for the residual.
-        if last[0] is None or not np.array_equal(last[0], v):
-            last[0], last[1] = v.copy(), evaluate(terms, v, t)
+        key = v.tobytes()
+        if last[0] != key:
+            last[:] = key, evaluate_rows(terms, v, t)
         return last[1]
 
+    def whiten(rows: np.ndarray, out: np.ndarray) -> None:
+        """`_whitened` along the last axis."""
+        scaled = rows * inverse
+        out[..., 0] = scaled[..., 0] * first
+        np.subtract(scaled[..., 1:], rho * scaled[..., :-1], out=out[..., 1:])
+
     def residual(v: np.ndarray) -> np.ndarray:
+        out = np.empty(n + k)
+        whiten(both(v)[0] - y, out[:n])
         # A wall of the noise's own size keeps what the points do not determine within reach.
-        wall = 0.3 * (np.maximum(v - high, 0.0) - np.maximum(low - v, 0.0))
-        return np.concatenate([_whitened(both(v)[0] - y, s, rho), wall])
+        out[n:] = 0.3 * (np.maximum(v - high, 0.0) - np.maximum(low - v, 0.0))
+        return out
 
     def jacobian(v: np.ndarray) -> np.ndarray:
-        inside = 0.3 * np.diag(((v > high) | (v < low)).astype(float))
-        return np.concatenate([_whitened(both(v)[1], s, rho), inside])
+        out = np.zeros((k, n + k))
+        whiten(both(v)[1], out[:, :n])
+        out[np.arange(k), n + np.arange(k)] = 0.3 * ((v > high) | (v < low))
+        return out
 
     with np.errstate(over="ignore", invalid="ignore"):
         vector, _, info, _, _ = leastsq(
-            residual, np.clip(start, low, high), Dfun=jacobian, full_output=True, maxfev=most, xtol=1e-9, ftol=1e-9
-        )
+            residual, np.clip(start, low, high), Dfun=jacobian, col_deriv=True, full_output=True, maxfev=most,
+            xtol=1e-9, ftol=1e-9,
+        )  # fmt: skip
     cost = float(info["fvec"] @ info["fvec"])
     return (vector, cost) if np.isfinite(vector).all() and np.isfinite(cost) else (np.asarray(start), np.inf)
 
@@ -251,22 +266,46 @@ def _fit(model, vector, t, y, s, known: float | None, grid, log_loss_start, thre
 
 def phases_of(terms, vector, grid, t, log_loss_start, thresholds) -> Phases:
     """The phases of a sum of terms on `grid`, held by the points `t`; a power law that comes first has them in its own time."""
+    plain, own, origin = _curves(terms, vector, grid, t, log_loss_start, thresholds)
+    found = find_phases(*plain[0], **plain[1])
+    if own is None or _several(tuple(phase.kind for phase in found.counted())):
+        return found
+    # A power law in t + tau that begins with the window: its phases are those in its own time.
+    moved = find_phases(*own[0], **own[1])
+    if len(moved.counted("exponential", "power law")) <= len(found.counted()):
+        return found
+    return moved.moved(origin)
+
+
+def _name_of(terms, vector, grid, t, log_loss_start, thresholds) -> str:
+    """The name of `phases_of`."""
+    plain, own, _ = _curves(terms, vector, grid, t, log_loss_start, thresholds)
+    name, kinds = counted_kinds(*plain[0], **plain[1])
+    if own is None or _several(kinds):
+        return name
+    other, theirs = counted_kinds(*own[0], **own[1])
+    return name if sum(kind in ("exponential", "power law") for kind in theirs) <= len(kinds) else other
+
+
+def _several(kinds: tuple[str, ...]) -> bool:
+    return sum(kind in ("exponential", "power law", "stretched exponential") for kind in kinds) > 1
+
+
+def _curves(terms, vector, grid, t, log_loss_start, thresholds) -> tuple[Any, Any, float]:
+    """What is cut into phases: (arguments, options) of the curve, and of a curve that begins with a power law in its own time,
+    with the start of that time; None without.
+    """
     log_loss, p, q = derivatives(terms, vector, grid)
     start = None
     if log_loss_start is not None:
         start = float(evaluate(terms, vector, np.array([min(grid[0] * 1e-9, 1e-9)]))[0][0])
-    found = find_phases(grid, p, q, log_loss, log_loss_start=start, thresholds=thresholds, points=t)
+    plain = (grid, p, q, log_loss), {"log_loss_start": start, "thresholds": thresholds, "points": t}
     origin = _origin(terms, vector)
-    if origin is None or len(found.counted("exponential", "power law", "stretched exponential")) > 1:
-        return found
-    # A power law in t + tau that begins with the window: its phases are those in its own time.
-    shifted = 1 + (q - 1) * (grid + origin) / grid
-    own = find_phases(
-        grid + origin, p * (grid + origin) / grid, shifted, log_loss, thresholds=thresholds, points=t + origin
-    )
-    if len(own.counted("exponential", "power law")) <= len(found.counted()):
-        return found
-    return own.moved(origin)
+    if origin is None:
+        return plain, None, 0.0
+    later = grid + origin
+    own = (later, p * later / grid, 1 + (q - 1) * later / grid, log_loss)
+    return plain, (own, {"thresholds": thresholds, "points": t + origin}), origin
 
 
 def _origin(terms: Sequence[str], vector: np.ndarray) -> float | None:
@@ -322,14 +361,15 @@ def _drawn_names(fit: CurveFit, covariance, degrees, t, s, grid, log_loss_start,
     noise2 = max(float(np.trace(white @ covariance @ white.T)) / roots.size, 1e-300)
     most = float(stats.chi2.ppf(0.99, roots.size)) * noise2
     names: dict[str, float] = {}
+    fitted = fit.log_loss(t)
     for step, wide in zip(steps @ axes.T, widen, strict=True):
         with np.errstate(all="ignore"):
             for _ in range(8):
-                moved = evaluate(fit.terms, fit.vector + step, t)[0] - fit.log_loss(t)
+                moved = evaluate_rows(fit.terms, fit.vector + step, t)[0] - fitted
                 if float((_whitened(moved, s, fit.memory) ** 2).sum()) <= most * wide**2:
                     break
                 step = 0.5 * step
-            name = stem(phases_of(fit.terms, fit.vector + step, grid, t, log_loss_start, limits).name)
+            name = stem(_name_of(fit.terms, fit.vector + step, grid, t, log_loss_start, limits))
         names[name] = names.get(name, 0.0) + 1 / DRAWS
     return names
 

@@ -8,22 +8,27 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import ArrayLike
-from scipy.optimize import minimize_scalar
 
-from odescale.analysis.phases.bootstrap import block_bootstrap
+from odescale.analysis.phases.bootstrap import autocorrelation, block_bootstrap
 from odescale.analysis.phases.exponents import bin_curve, check_curve, check_window
 from odescale.errors import MOST_DRAWS, InputError, whole
 
 EXPONENTS = (0.01, 4.0)
 """The range in which a is sought; an answer at its end is none."""
 POINTS = 60
+GOLDEN = (5**0.5 - 1) / 2
+MISFIT = 0.9
+MISFIT_SIZE = 0.01
+"""Correlation of neighbouring residuals, and their size as a share of the fall of log L, from which they are those of a curve of
+another form. Slow noise has the correlation, rounding and bins leave residuals that are smaller."""
 
 
 class PowerFloor(eqx.Module):
     """L = c/t^a + L0 over `window`: `exponent` a, `amplitude` c, `floor` L0 with 95 % intervals, and whether they mean anything.
 
-    `identified` is False, with `reason`, where the interval of a is wider than a itself or reaches the end of the range, or where
-    halving the window moves a by more than the interval: then a is a number about the window and not about the curve.
+    `identified` is False, with `reason`, where the interval of a is wider than a itself or reaches the end of the range, where
+    halving the window moves a by more than the interval, or where the residuals are those of a curve of another form: then a is a
+    number about the window and not about the curve. The intervals hold a and L0 by construction.
     `rms`: relative residual. `late_exponent`: the same fit on the later half (in log t).
     """
 
@@ -41,15 +46,17 @@ class PowerFloor(eqx.Module):
     time_unit: str
 
     def __str__(self) -> str:
+        where = (
+            f"{self.points} bins in [{self.window[0]:.4g}, {self.window[1]:.4g}] {self.time_unit}, rms {self.rms:.2%}"
+        )
+        if not self.identified:
+            return f"L = c/t^a + L0: unidentified ({self.reason}); {where}"
         low, high = self.interval
         head = f"L = c/t^a + L0: a = {self.exponent:.3f} ({low:.3f} to {high:.3f}), L0 = {self.floor:.4g}"
         head += (
             f" ({self.floor_interval[0]:.4g} to {self.floor_interval[1]:.4g}), later half a = {self.late_exponent:.3f}"
         )
-        where = (
-            f"{self.points} bins in [{self.window[0]:.4g}, {self.window[1]:.4g}] {self.time_unit}, rms {self.rms:.2%}"
-        )
-        return f"{head}; {where}" + ("" if self.identified else f"; unidentified: {self.reason}")
+        return f"{head}; {where}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -89,41 +96,66 @@ def fit_power_floor(
     y = binned[0] / unit
     if x.size < 8:
         raise InputError("t", expected="points in at least 8 bins of log t", got=x.size, remedy="widen the window")
-    exponent, amplitude, floor = _fit(x, y)
+    exponent, amplitude, floor = map(float, _fit(x, y[None])[0])
     model = amplitude * x**-exponent + floor
     residual = np.log(y / model)
     late = x >= np.sqrt(x[0] * x[-1])
-    late_exponent = _fit(x[late], y[late])[0]
+    late_exponent = float(_fit(x[late], y[None, late])[0, 0])
     drawn = block_bootstrap(residual, draws, np.random.default_rng(seed))
-    fits = np.array([_fit(x, model * np.exp(noise)) for noise in drawn])
+    fits = _fit(x, model * np.exp(drawn))
     (low, floor_low), (high, floor_high) = np.percentile(fits[:, [0, 2]], [2.5, 97.5], axis=0)
-    interval, floors = (float(low), float(high)), (float(floor_low), float(floor_high))
-    reason = _doubt(exponent, interval, late_exponent, x)
-    bounds = (floors[0] * unit, floors[1] * unit)
+    rms = float(np.sqrt(np.mean(residual**2)))
+    reason = _doubt(exponent, (float(low), float(high)), late_exponent, x)
+    if not reason and rms > MISFIT_SIZE * abs(float(np.log(model[0] / model[-1]))):
+        kept = autocorrelation(residual)
+        if kept > MISFIT:
+            reason = f"neighbouring residuals are correlated by {kept:.2f}: no single power law plus constant"
+    interval = (float(min(low, exponent)), float(max(high, exponent)))
+    floors = (float(min(floor_low, floor) * unit), float(max(floor_high, floor) * unit))
     return PowerFloor(
-        exponent, interval, float(amplitude * unit), float(floor * unit), (float(bounds[0]), float(bounds[1])),
-        float(np.sqrt(np.mean(residual**2))), late_exponent, (float(x[0]), float(x[-1])), int(x.size), not reason, reason,
+        exponent, interval, float(amplitude * unit), float(floor * unit), floors,
+        rms, late_exponent, (float(x[0]), float(x[-1])), int(x.size), not reason, reason,
         time_unit,
     )  # fmt: skip
 
 
-def _fit(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> tuple[float, float, float]:
-    def solve(exponent: float) -> tuple[float, float, float]:
-        power = (x / x[0]) ** -exponent / y
-        design = np.stack([power, 1 / y], axis=1)
-        c, floor = np.linalg.lstsq(design, np.ones_like(y), rcond=None)[0]
-        if floor < 0:
-            c, floor = float(power.sum() / (power @ power)), 0.0
-        error = float(np.sum((design @ np.array([c, floor]) - 1) ** 2))
-        return error, float(c), float(floor)
-
+def _fit(x: Float[np.ndarray, " n"], rows: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, "draws 3"]:
+    """(a, c, L0) of least squares of the relative residual for every row, L0 >= 0: c and L0 from a in closed form, a searched in a
+    grid and by golden sections around its best place."""
     grid = np.geomspace(*EXPONENTS, 60)
-    errors = [solve(a)[0] for a in grid]
-    best = int(np.argmin(errors))
-    bracket = grid[max(best - 1, 0)], grid[min(best + 1, grid.size - 1)]
-    found = float(minimize_scalar(lambda a: solve(a)[0], bounds=bracket, method="bounded", options={"xatol": 1e-7}).x)
-    _, c, floor = solve(found)
-    return found, c * float(x[0]) ** found, floor
+    errors = np.stack([_amplitudes(x, rows, np.full(len(rows), a))[0] for a in grid])
+    best = np.argmin(errors, axis=0)
+    low, high = grid[np.maximum(best - 1, 0)], grid[np.minimum(best + 1, grid.size - 1)]
+    inner, outer = high - GOLDEN * (high - low), low + GOLDEN * (high - low)
+    first, second = _amplitudes(x, rows, inner)[0], _amplitudes(x, rows, outer)[0]
+    while (high - low).max() > 1e-7:
+        left = first < second
+        low, high = np.where(left, low, inner), np.where(left, outer, high)
+        kept, value = np.where(left, inner, outer), np.where(left, first, second)
+        new = np.where(left, high - GOLDEN * (high - low), low + GOLDEN * (high - low))
+        error = _amplitudes(x, rows, new)[0]
+        inner, outer = np.where(left, new, kept), np.where(left, kept, new)
+        first, second = np.where(left, error, value), np.where(left, value, error)
+    exponent = 0.5 * (low + high)
+    _, c, floor = _amplitudes(x, rows, exponent)
+    return np.stack([exponent, c * float(x[0]) ** exponent, floor], axis=1)
+
+
+def _amplitudes(
+    x: Float[np.ndarray, " n"], rows: Float[np.ndarray, "draws n"], exponent: Float[np.ndarray, " draws"]
+) -> tuple[Float[np.ndarray, " draws"], Float[np.ndarray, " draws"], Float[np.ndarray, " draws"]]:
+    """(error, c, L0) of the best c (x/x_0)^-a + L0, L0 >= 0, for every row at its own a: sum of squares relative to the row."""
+    power = np.exp(-exponent[:, None] * np.log(x / x[0]))
+    weight = rows**-2.0
+    total = weight.sum(axis=1)
+    mean, middle = (weight * power).sum(axis=1) / total, (weight * rows).sum(axis=1) / total
+    apart = power - mean[:, None]
+    c = (weight * apart * rows).sum(axis=1) / (weight * apart**2).sum(axis=1)
+    floor = middle - c * mean
+    alone = (weight * power * rows).sum(axis=1) / (weight * power**2).sum(axis=1)
+    c, floor = np.where(floor < 0, alone, c), np.maximum(floor, 0.0)
+    error = ((c[:, None] * power + floor[:, None]) / rows - 1) ** 2
+    return error.sum(axis=1), c, floor
 
 
 def _doubt(exponent: float, interval: tuple[float, float], late: float, x: np.ndarray) -> str:
@@ -136,4 +168,8 @@ def _doubt(exponent: float, interval: tuple[float, float], late: float, x: np.nd
         return "less than one decade: a and L0 trade against each other"
     if abs(late - exponent) > max(high - low, 0.5 * exponent):
         return f"the later half gives a = {late:.3f}: no single power law plus constant"
+    if not low <= exponent <= high:
+        return (
+            f"resampled curves give a = {low:.3f} to {high:.3f}, the curve another: no single power law plus constant"
+        )
     return ""

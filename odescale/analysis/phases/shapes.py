@@ -80,23 +80,36 @@ def evaluate(
     terms: Sequence[str], vector: Float[np.ndarray, " k"], t: Float[np.ndarray, " n"]
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n k"]]:
     """log L and its derivatives in the parameters."""
+    value, rows = evaluate_rows(terms, vector, t)
+    return value, np.ascontiguousarray(rows.T)
+
+
+def evaluate_rows(
+    terms: Sequence[str], vector: Float[np.ndarray, " k"], t: Float[np.ndarray, " n"]
+) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "k n"]]:
+    """`evaluate` with a row of derivatives to a parameter: what a fit asks for some hundred thousand times."""
     shapes, place = [], 0
     for term in terms:
         width = len(TERMS[term])
         shapes.append(_shape(term, vector[place : place + width], t))
         place += width
-    logs = np.stack([shape.log for shape in shapes])
-    top = logs.max(axis=0)
-    parts = np.exp(logs - top)
-    total = parts.sum(axis=0)
-    jacobian = np.empty((t.size, place))
+    rows = np.empty((place, t.size))
+    if len(shapes) == 1:
+        for row, column in zip(rows, shapes[0].columns, strict=True):
+            row[:] = column
+        return shapes[0].log, rows
+    top = shapes[0].log
+    for shape in shapes[1:]:
+        top = np.maximum(top, shape.log)
+    parts = [np.exp(shape.log - top) for shape in shapes]
+    total = sum(parts[1:], start=parts[0])
     place = 0
     for shape, part in zip(shapes, parts, strict=True):
         share = part / total
         for column in shape.columns:
-            jacobian[:, place] = share * column
+            np.multiply(share, column, out=rows[place])
             place += 1
-    return top + np.log(total), jacobian
+    return top + np.log(total), rows
 
 
 def _shape(term: str, v: np.ndarray, t: np.ndarray) -> Shape:
@@ -121,7 +134,7 @@ def _shape(term: str, v: np.ndarray, t: np.ndarray) -> Shape:
         u = 0.5 * k * (t - v[2])
         gate = expit(u)
         return Shape(v[0] - 2 * np.logaddexp(0.0, u), (1.0, -2 * gate * u, gate * k))
-    return Shape(np.full_like(t, v[0]), (1.0,))
+    return Shape(v[0] + np.zeros_like(t), (1.0,))
 
 
 def derivatives(

@@ -29,7 +29,7 @@ def starting_points(
     columns, sizes = [], {}
     place = 0
     for term, rows in tables.items():
-        logs = np.stack([_shape(term, row, t).log for row in rows])
+        logs = _shape(term, rows.T[..., None], t).log
         columns.append(np.exp(np.clip(logs - y, -700.0, 50.0)))
         sizes[term] = slice(place, place + len(rows))
         place += len(rows)

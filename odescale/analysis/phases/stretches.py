@@ -8,9 +8,10 @@ is cut here; `odescale.analysis.phases.contest` does the same for noisy points.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import equinox as eqx
 import numpy as np
@@ -102,6 +103,17 @@ class Phase(eqx.Module):
         return f"{self.kind} from {self.start:.4g} to {self.end:.4g} ({self.efolds:.2f} e-folds{number})"
 
 
+class _Stretch(NamedTuple):
+    """A `Phase` without its medians: a contest cuts a thousand stretches and shows three."""
+
+    kind: PhaseKind
+    start: float
+    end: float
+    efolds: float
+    counts: bool
+    established: bool
+
+
 class Phases(eqx.Module):
     """The ordered phases of one curve and its name.
 
@@ -140,6 +152,8 @@ class Phases(eqx.Module):
         if not any(phase.kind == "exponential" for phase in counted):
             most = self.nearest.get("exponential")
             seen = f"for {most.efolds:.2f} e-folds at the most" if most is not None else "nowhere"
+            if most is not None and most.efolds >= limits.efolds:
+                return f"|q - 1| <= {limits.near:g} for {most.efolds:.2f} e-folds on fewer than {limits.points} points"
             return f"|q - 1| <= {limits.near:g} {seen} ({limits.efolds:g} count)"
         if not any(phase.kind == "power law" for phase in counted):
             most = self.nearest.get("power law")
@@ -148,6 +162,8 @@ class Phases(eqx.Module):
                 if most is None
                 else f"over a ratio of {most.ratio:.2g} and {most.efolds:.2f} e-folds at the most"
             )
+            if most is not None and most.ratio >= limits.ratio and most.efolds >= limits.power_efolds:
+                return f"|q| <= {limits.near:g} over a ratio of {most.ratio:.2g} on fewer than {limits.points} points"
             return f"|q| <= {limits.near:g} {seen} ({limits.ratio:g} and {limits.power_efolds:g} count)"
         return "no power law follows an exponential phase directly"
 
@@ -195,6 +211,30 @@ def find_phases(
     """
     limits = Thresholds() if thresholds is None else thresholds
     cut = _Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points)
+    name, filled, nearest = _cut(cut)
+    longest = {kind: cut.whole(stretch) for kind, stretch in nearest.items()}
+    return Phases(name, tuple(cut.whole(stretch) for stretch in filled), longest, limits)
+
+
+def counted_kinds(
+    t: Float[np.ndarray, " n"],
+    exponent: Float[np.ndarray, " n"],
+    index: Float[np.ndarray, " n"],
+    log_loss: Float[np.ndarray, " n"],
+    *,
+    log_loss_start: float | None = None,
+    thresholds: Thresholds | None = None,
+    points: Float[np.ndarray, " m"] | None = None,
+) -> tuple[str, tuple[str, ...]]:
+    """(name, kinds of the phases that count) of `find_phases`, a third of the work: what a draw of a contest is asked for."""
+    limits = Thresholds() if thresholds is None else thresholds
+    name, filled, _ = _cut(_Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points))
+    return name, tuple(stretch.kind for stretch in filled if stretch.counts)
+
+
+def _cut(cut: _Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
+    """(name, stretches without gaps, the longest near each of q = 1 and q = 0)."""
+    limits, t = cut.limits, cut.t
     found = [
         *cut.band("exponential", 1 - limits.near, 1 + limits.near),
         *cut.band("power law", -limits.near, limits.near),
@@ -207,7 +247,7 @@ def find_phases(
         for phase in more:
             found += cut.outside(phase, found)
     ordered = sorted(found, key=lambda phase: phase.start)
-    filled: list[Phase] = []
+    filled: list[_Stretch] = []
     last = float(t[0])
     for phase in ordered:
         if phase.start > last * (1 + 1e-9):
@@ -218,12 +258,12 @@ def find_phases(
         filled.append(cut.phase("between", last, float(t[-1])))
     end = float(t[-1])
     if filled and filled[-1].kind == "plateau" and filled[-1].end >= end and len(filled) > 1:
-        filled[-1] = eqx.tree_at(lambda phase: phase.kind, filled[-1], "floor")
-    fall = (float(log_loss[0]) if log_loss_start is None else log_loss_start) - float(log_loss[-1])
-    return Phases(_name(filled, fall, end, limits), tuple(filled), nearest, limits)
+        filled[-1] = filled[-1]._replace(kind="floor")
+    fall = float(cut.start) - float(cut.y[-1])
+    return _name(filled, fall, limits), filled, nearest
 
 
-def _name(phases: Sequence[Phase], fall: float, end: float, limits: Thresholds) -> str:
+def _name(phases: Sequence[_Stretch], fall: float, limits: Any) -> str:
     if fall < limits.flat:
         return CONSTANT
     falls = _falls(phases)
@@ -248,7 +288,7 @@ def _name(phases: Sequence[Phase], fall: float, end: float, limits: Thresholds) 
     return words
 
 
-def _falls(phases: Sequence[Phase]) -> list[float]:
+def _falls(phases: Sequence[_Stretch]) -> list[float]:
     """E-folds between plateaus: of what comes before the first, between two, and after the last."""
     falls = [0.0]
     for phase in phases:
@@ -266,18 +306,28 @@ class _Cutter:
         self.t, self.x, self.p, self.q, self.y = t, np.log(t), np.asarray(p), np.asarray(q), np.asarray(log_loss)
         # Plain attributes: a module looks each of its own up at length, and a contest cuts some fifty curves.
         self.limits = SimpleNamespace(**{name: getattr(limits, name) for name in limits.__dataclass_fields__})
-        self.points = points
+        self.points = None if points is None else np.sort(points)
         self.start = self.y[0] if log_loss_start is None else float(log_loss_start)
 
-    def phase(self, kind: PhaseKind, start: float, end: float) -> Phase:
-        a, b = np.log(start), np.log(end)
+    def whole(self, stretch: _Stretch) -> Phase:
+        """The stretch with the medians of p and of p/t on it."""
+        a, b = np.log(stretch.start), np.log(stretch.end)
         inside = np.concatenate([[a], self.x[(self.x > a) & (self.x < b)], [b]])
         p = np.interp(inside, self.x, self.p)
-        ya, yb = np.interp([a, b], self.x, self.y)
+        return Phase(
+            stretch.kind, stretch.start, stretch.end, stretch.efolds, float(np.median(p)), float(np.median(p / np.exp(inside))),
+            stretch.counts, stretch.established,
+        )  # fmt: skip
+
+    def phase(self, kind: PhaseKind, start: float, end: float) -> _Stretch:
+        ya, yb = np.interp([np.log(start), np.log(end)], self.x, self.y)
         if kind == "exponential" and start <= self.t[0]:
             ya = self.start
         efolds, ratio = float(ya - yb), end / start
-        held = self.points is None or int(((self.points >= start) & (self.points <= end)).sum()) >= self.limits.points
+        held = True
+        if self.points is not None:
+            first, last = self.points.searchsorted(start), self.points.searchsorted(end, side="right")
+            held = int(last - first) >= self.limits.points
         limits = self.limits
         long = {
             "exponential": (efolds >= limits.efolds, efolds >= limits.efolds_established),
@@ -288,12 +338,9 @@ class _Cutter:
             "stretched exponential": (True, efolds >= limits.efolds_established),
             "plateau": (True, ratio >= limits.ratio_established),
         }.get(kind, (False, False))
-        return Phase(
-            kind, float(start), float(end), efolds, float(np.median(p)), float(np.median(p / np.exp(inside))),
-            bool(long[0] and held), bool(long[1] and held),
-        )  # fmt: skip
+        return _Stretch(kind, float(start), float(end), efolds, bool(long[0] and held), bool(long[1] and held))
 
-    def band(self, kind: PhaseKind, low: float, high: float) -> list[Phase]:
+    def band(self, kind: PhaseKind, low: float, high: float) -> list[_Stretch]:
         """Maximal stretches with low <= q <= high, edges interpolated in log t."""
         inside = (self.q >= low) & (self.q <= high) & (self.p > 0)
         out = []
@@ -313,19 +360,14 @@ class _Cutter:
         share = 0.0 if span == 0 else np.clip((level - self.q[outer]) / span, 0.0, 1.0)
         return float(self.x[outer] + share * (self.x[inner] - self.x[outer]))
 
-    def stretched(self) -> list[Phase]:
+    def stretched(self) -> list[_Stretch]:
         """The longest stretches on which q lies in (near, 1 - near) and within `steady` of its middle."""
         limits, out = self.limits, []
         inside = (self.q > limits.near) & (self.q < 1 - limits.near) & (self.p > 0)
         for first, last in _runs(inside):
             if self.x[last] - self.x[first] < np.log(limits.ratio_stretched):
                 continue
-            best, left = (first, first), first
-            for right in range(first, last + 1):
-                while np.ptp(self.q[left : right + 1]) > 2 * limits.steady:
-                    left += 1
-                if self.x[right] - self.x[left] > self.x[best[1]] - self.x[best[0]]:
-                    best = (left, right)
+            best = self._steadiest(first, last)
             start, end = self.t[best[0]], self.t[best[1]]
             if end >= limits.ratio_stretched * start:
                 phase = self.phase("stretched exponential", float(start), float(end))
@@ -333,7 +375,29 @@ class _Cutter:
                     out.append(phase)
         return out
 
-    def plateaus(self) -> list[Phase]:
+    def _steadiest(self, first: int, last: int) -> tuple[int, int]:
+        """The longest part of [first, last] on which q stays within twice `steady`: a window that carries its extremes along."""
+        q, x, most = self.q.tolist(), self.x.tolist(), 2 * self.limits.steady
+        best, left = (first, first), first
+        highest, lowest = deque[int](), deque[int]()
+        for right in range(first, last + 1):
+            while highest and q[highest[-1]] <= q[right]:
+                highest.pop()
+            while lowest and q[lowest[-1]] >= q[right]:
+                lowest.pop()
+            highest.append(right)
+            lowest.append(right)
+            while q[highest[0]] - q[lowest[0]] > most:
+                left += 1
+                if highest[0] < left:
+                    highest.popleft()
+                if lowest[0] < left:
+                    lowest.popleft()
+            if x[right] - x[left] > x[best[1]] - x[best[0]]:
+                best = (left, right)
+        return best
+
+    def plateaus(self) -> list[_Stretch]:
         """Unions of windows [t, 3 t] over which the loss falls less than `flat`."""
         width = np.log(3.0)
         fits = self.x + width <= self.x[-1] + 1e-12
@@ -347,7 +411,7 @@ class _Cutter:
             out.append(self.phase("plateau", float(self.t[first]), end))
         return out
 
-    def outside(self, phase: Phase, others: Sequence[Phase]) -> list[Phase]:
+    def outside(self, phase: _Stretch, others: Sequence[_Stretch]) -> list[_Stretch]:
         """What of a stretch lies outside the phases already found, if that is a ratio of 3 at least."""
         pieces = [(phase.start, phase.end)]
         for other in others:
