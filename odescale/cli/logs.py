@@ -12,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from odescale.analysis.forecast.best_schedule import best_schedule
 from odescale.analysis.forecast.choice import choose_law
 from odescale.analysis.forecast.law_mean import law_mean
 from odescale.analysis.forecast.laws import law_named
@@ -21,7 +20,7 @@ from odescale.analysis.forecast.predict import forecast
 from odescale.cli.output import draw, emit, require_picture, table
 from odescale.cli.thresholds import thresholds
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
-from odescale.compare.log_pages import report_record
+from odescale.compare.log_pages import forecast_rows, law_rows, report_record
 from odescale.compare.log_report import LogReport, first_step, pick_logs, report_logs, thinned
 from odescale.compare.report import write_report
 from odescale.errors import InputError, require_number
@@ -46,7 +45,7 @@ def report_on_logs(options: argparse.Namespace) -> int:
         for (name, entry), run in zip(whole["runs"].items(), report.runs, strict=True)
     }
     record = {"t": first.step, "loss": first.loss, "logs": entries, "path": str(page)}
-    emit(whole | record, _text(report, page), options.json)
+    emit(whole | record, report_in_words(report, page), options.json)
     return 0
 
 
@@ -88,6 +87,8 @@ def forecast_runs(options: argparse.Namespace) -> int:
 
 def plan_schedule(options: argparse.Namespace) -> int:
     """The learning-rate schedule of least final loss for a budget, under the law that the logs identify."""
+    from odescale.analysis.forecast.best_schedule import best_schedule  # and with it the solvers, a second of imports
+
     _check_numbers(options)
     require_picture(options.plot)
     logs = _read(options)
@@ -181,23 +182,32 @@ def _planned(options: argparse.Namespace, curves: Sequence[LossCurve], start: fl
     return planned_curve(f"{options.schedule}, peak {options.peak:g}", edges[1:], rate, edges[1:][place])
 
 
-def _text(report: LogReport, page: Path) -> str:
+def report_in_words(report: LogReport, page: Path) -> str:
     lines = []
     for run in report.runs:
         column = dict(run.log.columns).get("loss", "loss")
         lines.append(f"{run.log.name}: {run.log.step.size} points, column {column} of {run.log.source}")
         lines += [f"    {note}" for note in run.log.notes]
-        lines += [] if run.phases is None else [f"    {run.phases.sentence()}"]
         lines += [] if run.floor is None else [f"    over the whole run: {run.floor}"]
-        lines += [f"    {run.reason}"] if run.reason else []
     left = len(report.names) - len(report.runs)
     lines += [f"and {left} more runs, not described one by one"] if left else []
-    lines.append(str(report.table) if report.table is not None else f"laws: {report.table_reason}")
-    if report.forecast is not None:
-        lines.append(str(report.forecast))
+    lines += _aligned(law_rows(report)) if report.table is not None else [f"laws: {report.table_reason}"]
+    lines += _aligned(forecast_rows(report))
     lines += [
         f"verdict: {report.verdict.status}",
         *(f"    {reason}" for reason in report.verdict.reasons),
         f"report: {page}",
     ]
     return "\n".join(lines)
+
+
+def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows of words under their heads, each column as wide as it needs."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([str(row.get(name, "-")) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    return (
+        ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        if rows
+        else []
+    )

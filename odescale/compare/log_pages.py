@@ -15,11 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from odescale.analysis.forecast.law_mean import COVERED
-from odescale.compare.log_report import LogReport, RunReport, thinned
+from odescale.compare.log_phases import in_steps
+from odescale.compare.log_report import LogReport, RunReport, block_rows, covered, end_of, thinned
 from odescale.files import plain
 from odescale.plain_text import in_markdown, one_line
 from odescale.plot.logs import plot_curves, plot_forecast, plot_indices, plot_residuals
 
+_CLOCK = {"steps": "SGD steps", "tau": "intrinsic time tau, the sum of learning rates"}
 PICTURES = 3
 """Runs and forecasts that are drawn; the tables name all."""
 
@@ -70,6 +72,9 @@ def report_record(report: LogReport) -> dict[str, Any]:
             "phases": None if run.phases is None else list(run.phases.rows),
             "transition": None if run.phases is None or run.phases.transition is None else run.phases.transition.to_dict(),
             "t_x_step": None if run.phases is None else run.phases.t_x_step,
+            "t_x_interval_step": None if run.phases is None else run.phases.t_x_interval,
+            "phases_window": None if run.phases is None else run.phases.window,
+            "rises_from": None if run.phases is None else run.phases.rises_from,
             "power_floor": None if run.floor is None else run.floor.to_dict(),
         }  # fmt: skip
     forecasts = None
@@ -81,13 +86,16 @@ def report_record(report: LogReport) -> dict[str, Any]:
                 run.name: {name: getattr(run, name) for name in ("step", "loss", "low", "high")} for run in report.forecast.runs
             },
             "errors": {run.name: run.errors() for run in report.forecast.runs if run.truth is not None},
+            "inside": {
+                run.name: dict(zip(("points", "inside"), covered(run), strict=True)) for run in report.forecast.runs
+            },
         }  # fmt: skip
     record = {
         "time_unit": "SGD steps of the log", "names": list(report.names), "runs": runs, "fit_window": report.window,
         "fitted": [curve.name for curve in report.fitted],
         "laws": None if report.table is None else {name: fit.to_dict() for name, fit in report.table.fits.items()},
         "law_table": None if report.table is None else report.table.rows(), "laws_reason": report.table_reason,
-        "forecast": forecasts, "forecast_reason": report.forecast_reason,
+        "forecast": forecasts, "forecast_reason": report.forecast_reason, "asked": list(report.asked),
         "kernel": None if report.kernel is None else report.kernel.verdict.to_dict(),
         "verdict": report.verdict.to_dict(), "versions": report.versions, "seconds": report.seconds,
     }  # fmt: skip
@@ -113,20 +121,22 @@ def _answer(report: LogReport) -> Part:
     """What can and what cannot be said, in a few lines, over one picture of all runs with their rates."""
     drawn = plot_curves([thinned(run.log) for run in report.runs])
     picture = ("runs", "loss and learning rate of all runs", _png(drawn))
+    held_out = "the run" if len(report.asked) == 1 else "the runs"
     words = {
-        "agrees": "**The forecast agrees with the runs held out.**",
-        "differs": "**The forecast differs from the runs held out.**",
+        "agrees": f"**The forecast agrees with {held_out} held out.**",
+        "differs": f"**The forecast differs from {held_out} held out.**",
         "undecided": "**Nothing was held out, so nothing here is a test of a forecast.**",
     }.get(report.verdict.status, f"**{report.verdict.status}**")
-    if report.forecast is None and report.forecast_reason and report.table is None:
-        words = "**No forecast can be made from these logs; their phases are below.**"
+    if report.forecast is None and (report.asked or report.table is None):
+        words = f"**No forecast can be made{' of ' + held_out + ' held out' if report.asked else ' from these logs'}.**"
     return Part("Answer", (words,), report.verdict.reasons, (), (picture,))
 
 
 def _data(report: LogReport) -> Part:
     rows = [
         {
-            "run": run.log.name, "points": run.log.step.size, "steps": f"{run.log.step[0]:g} to {run.log.step[-1]:g}",
+            "run": run.log.name, "points": run.log.step.size,
+            "steps": f"{in_steps(run.log.step[0])} to {in_steps(run.log.step[-1])}",
             "loss": f"{run.log.loss[0]:.4g} to {run.log.loss[-1]:.4g}",
             "read as": ", ".join(f"{role} = {column}" for role, column in run.log.columns),
         }
@@ -174,7 +184,8 @@ def _details(run: RunReport) -> Part:
     if run.phases is None or run.exponents is None:
         return Part(title, (run.reason,))
     found = run.phases.transition
-    words = [f"Phases: {found if found is not None else run.phases.reason}."]
+    words = [f"Phases: {run.phases.sentence()}."]
+    words += [] if found is None else [f"In {_CLOCK[run.phases.clock]}: {run.phases.own_clock(str(found))}."]
     if run.floor is not None:
         words.append(f"Fitted as a power law with a floor over the whole run, whatever its phases: {run.floor}.")
     if found is None:
@@ -188,21 +199,10 @@ def _laws(report: LogReport) -> Part:
     title = "Laws and baselines"
     if report.table is None:
         return Part(title, (f"None was fitted: {report.table_reason}.",))
-    least = min((a for a in report.table.aic.values() if np.isfinite(a)), default=0.0)
-    rows = []
-    for row in report.table.rows():
-        fit = report.table.fits[row["law"]]
-        held = row["cross_validated"]
-        rows.append({
-            "law": row["law"], "parameters": row["parameters"], "rms": f"{fit.rms:.3%}" if np.isfinite(fit.rms) else "-",
-            "AIC - least": f"{row['aic'] - least:.1f}" if np.isfinite(row["aic"]) else "-",
-            "cross-validated error": "-" if held is None or not np.isfinite(held) else f"{held:.3%}",
-            "parameters, 90 % interval": fit.numbers(),
-        })  # fmt: skip
     first, last = report.window or (0.0, 0.0)
     words = (
-        f"Fitted to {', '.join(curve.name for curve in report.fitted)}, steps {first:.6g} to {last:.6g}. Errors are relative to "
-        "the loss.",
+        f"Fitted to {', '.join(curve.name for curve in report.fitted)}, steps {in_steps(first)} to {in_steps(last)}"
+        f"{_blocks(report, [curve.name for curve in report.fitted])}. Errors are relative to the loss.",
         "instant: L = L0 + A tau^-alpha + B eta. relaxing: the noise B eta is reached at speed C in tau. spectral: a power law "
         "of such speeds. two_phase: an exponential and a power law. power_tau: no noise. one_third: exponent 1/3. multi_power: "
         "the published form of MultiPowerLaw.",
@@ -217,35 +217,68 @@ def _laws(report: LogReport) -> Part:
             best = report.forecast.fit.law
         fit = report.table.fits.get(best, report.table.fits[known[0]])
         pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, curves=report.fitted))),)
-    return Part(title, words, (), (rows,), pictures)
+    return Part(title, words, (), (law_rows(report),), pictures)
+
+
+def law_rows(report: LogReport) -> list[dict[str, Any]]:
+    """The laws side by side, as the page and the terminal print them."""
+    if report.table is None:
+        return []
+    least = min((a for a in report.table.aic.values() if np.isfinite(a)), default=0.0)
+    rows = []
+    for row in report.table.rows():
+        fit = report.table.fits[row["law"]]
+        held = row["cross_validated"]
+        rows.append({
+            "law": row["law"], "parameters": row["parameters"], "rms": f"{fit.rms:.3%}" if np.isfinite(fit.rms) else "-",
+            "AIC - least": f"{row['aic'] - least:.1f}" if np.isfinite(row["aic"]) else "-",
+            "cross-validated error": "-" if held is None or not np.isfinite(held) else f"{held:.3%}",
+            "parameters, 90 % interval": fit.numbers(),
+        })  # fmt: skip
+    return rows
+
+
+def _blocks(report: LogReport, names: Sequence[str]) -> str:
+    """What `thinned` did to these runs, in a clause; nothing if it left them as they are."""
+    rows = [
+        f"{run.log.name}: {block_rows(run.log)}"
+        for run in report.runs
+        if run.log.name in names and block_rows(run.log) > 1
+    ]
+    return f", means over blocks of rows ({', '.join(rows)})" if rows else ""
 
 
 def _forecasts(report: LogReport) -> Part:
     title = "Forecast"
     if report.forecast is None:
         return Part(title, (f"None: {report.forecast_reason}.",))
-    rows = []
-    for run in report.forecast.runs:
-        row: dict[str, Any] = {
-            "run": run.name,
-            "loss at the end": f"{run.loss[-1]:.4f} ({run.low[-1]:.4f} to {run.high[-1]:.4f})",
-        }
-        if run.truth is not None:
-            errors = run.errors()
-            row |= {"truth": f"{run.truth[-1]:.4f}", "mean abs. error": f"{errors['mean_absolute']:.4f}"}
-            row |= {"unseen part": f"{errors['unseen']:.4f}" if np.isfinite(errors["unseen"]) else "-"}
-            row |= {"R2": f"{errors['r2']:.4f}"}
-            row |= {name: f"{run.errors(name)['mean_absolute']:.4f}" for name in run.baselines}
-        rows.append(row)
     words = (
         f"By {report.forecast.mean.name}; {COVERED}. Grey in "
         "the pictures: there the learning-rate history is one of the fitted runs'. Baselines: their mean absolute errors.",
     )
+    blocks = _blocks(report, report.asked)
+    words += (f"The truth is that of the fit{blocks}.",) if blocks else ()
     pictures = tuple(
         (f"forecast_{_stem(run.name)}", f"forecast of {run.name}", _png(plot_forecast(run, rate=curve.rate)))
         for run, curve in list(zip(report.forecast.runs, report.predicted, strict=True))[:PICTURES]
     )
-    return Part(title, words, (), (rows,), pictures)
+    return Part(title, words, (), (forecast_rows(report),), pictures)
+
+
+def forecast_rows(report: LogReport) -> list[dict[str, Any]]:
+    """The forecast of every run asked for, as the page and the terminal print it."""
+    rows = []
+    for run in () if report.forecast is None else report.forecast.runs:
+        row: dict[str, Any] = {"run": run.name, "loss at the end": end_of(run)}
+        if run.truth is not None:
+            errors, (held, inside) = run.errors(), covered(run)
+            row |= {"truth": f"{run.truth[-1]:.5g}", "inside": f"{inside} of {held}"}
+            row |= {"mean abs. error": f"{errors['mean_absolute']:.3g}"}
+            row |= {"unseen part": f"{errors['unseen']:.3g}" if np.isfinite(errors["unseen"]) else "-"}
+            row |= {"R2": f"{errors['r2']:.4f}" if np.isfinite(errors["r2"]) else "-"}
+            row |= {name: f"{run.errors(name)['mean_absolute']:.3g}" for name in run.baselines}
+        rows.append(row)
+    return rows
 
 
 def _kernel(report: LogReport) -> Part:
@@ -276,7 +309,7 @@ def _stem(name: str) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return "-"
-    return f"{value:.5g}" if isinstance(value, float | np.floating) else str(value)
+    return in_steps(float(value)) if isinstance(value, float | np.floating) else str(value)
 
 
 def _to_markdown(parts: Sequence[Part], title: str) -> str:

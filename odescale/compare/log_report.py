@@ -12,20 +12,20 @@ import numpy as np
 
 from odescale.analysis.forecast.choice import THEORY, LawTable, choose_from, compare_laws
 from odescale.analysis.forecast.loss_curve import LossCurve
-from odescale.analysis.forecast.predict import Forecast, forecast
+from odescale.analysis.forecast.predict import Forecast, RunForecast, forecast
 from odescale.analysis.phases.exponents import LocalExponent, local_exponent
 from odescale.analysis.phases.power_floor import PowerFloor, fit_power_floor
 from odescale.analysis.phases.stretches import Thresholds
 from odescale.compare.comparison import Comparison
 from odescale.compare.kernel import KernelRegime
-from odescale.compare.log_phases import LogPhases, phases_of_log
+from odescale.compare.log_phases import LogPhases, in_steps, phases_of_log
 from odescale.compare.verdict import Status, Verdict
 from odescale.errors import InputError, OdescaleError
 from odescale.logs.read import TrainingLog, log_names, named_logs
 
 MOST_RUNS = 8
 """Runs whose regimes are described one by one."""
-MOST_POINTS = 500
+MOST_POINTS = 250
 """Points of a run that laws are fitted to: more are averaged in blocks of neighbours."""
 FIRST_SHARE = 0.05
 """Laws are fitted from this share of the run on, and never within warm-up or the exponential phase."""
@@ -37,7 +37,8 @@ VERSIONS = ("odescale", "jax", "numpy", "scipy", "diffrax", "equinox")
 class RunReport(eqx.Module):
     """One log: its phases, local exponents, power law with a floor, clocks. None with too few points.
 
-    `clocks`: rows of one moment each: `moment` (first, t_x, last), `steps`, and `tau`, `tokens`, `flops` where logged.
+    `clocks`: rows of one moment each: `moment` (first, or first after step 0; t_x; last), `steps`, and `tau`, `tokens`, `flops`
+    where logged.
     """
 
     log: TrainingLog
@@ -52,7 +53,7 @@ class LogReport(eqx.Module):
     """The whole report; `write_log_report` makes a page of it.
 
     - `runs`: one entry a run, the first `MOST_RUNS`; `names`: of all runs. `fitted`: the curves that laws were fitted to, as they
-      were fitted. `window`: (first, last) step of that fit. `table`: laws and baselines, `forecast`: of the runs asked for; None
+      were fitted. `window`: (first, last) step of that fit. `table`: laws and baselines, `forecast`: of the runs `asked` for; None
       with the reason in `table_reason`, `forecast_reason`. `kernel`: a verdict on the network's kernel, if one was given.
     - `verdict`: what follows. `versions`, `seconds`.
     """
@@ -70,6 +71,7 @@ class LogReport(eqx.Module):
     verdict: Verdict
     versions: dict[str, str]
     seconds: float
+    asked: tuple[str, ...] = ()
 
 
 def report_logs(
@@ -126,7 +128,7 @@ def report_logs(
     verdict = _verdict(runs, table, table_reason, law, found, forecast_reason, kernel)
     return LogReport(
         runs, tuple(log.name for log in given), fitted, window, table, table_reason, found, forecast_reason, held, kernel, verdict,
-        {name: version(name) for name in VERSIONS}, time.perf_counter() - began,
+        {name: version(name) for name in VERSIONS}, time.perf_counter() - began, tuple(log.name for log in others),
     )  # fmt: skip
 
 
@@ -135,7 +137,7 @@ def thinned(log: TrainingLog, most: int = MOST_POINTS) -> TrainingLog:
     size = log.step.size
     if size <= most:
         return log
-    width = -(-size // most)
+    width = block_rows(log, most)
     edges = np.arange(0, size, width)
     counts = np.diff(np.append(edges, size))
 
@@ -147,6 +149,11 @@ def thinned(log: TrainingLog, most: int = MOST_POINTS) -> TrainingLog:
         log.name, mean(log.step), mean(log.loss), mean(log.learning_rate), mean(log.tokens), mean(log.flops),
         columns=log.columns, notes=(*log.notes, note), source=log.source, sha256=log.sha256, warmup_steps=log.warmup_steps,
     )  # fmt: skip
+
+
+def block_rows(log: TrainingLog, most: int = MOST_POINTS) -> int:
+    """Rows of a block of `thinned`; 1: as it is."""
+    return -(-log.step.size // most)
 
 
 def pick_logs(logs: Sequence[TrainingLog], words: str | Sequence[str], argument: str) -> tuple[TrainingLog, ...]:
@@ -172,14 +179,18 @@ def _describe(log: TrainingLog, thresholds: Thresholds | None, irreducible: floa
         return RunReport(log, None, None, None, _clocks(log, None), reason)
     phases = phases_of_log(log, thresholds=thresholds, irreducible=irreducible)
     exponents = local_exponent(step, loss, irreducible=irreducible)
-    floor = fit_power_floor(step, loss, time_unit="SGD steps")
+    try:
+        floor = fit_power_floor(step, loss, time_unit="SGD steps")
+    except InputError:  # points in a few bins of log t only
+        floor = None
     return RunReport(log, phases, exponents, floor, _clocks(log, phases.t_x_step), "")
 
 
 def _clocks(log: TrainingLog, t_x: float | None) -> tuple[dict[str, Any], ...]:
     kept = log.step > 0
     step = log.step[kept]
-    moments = [("first", float(step[0])), ("last", float(step[-1]))]
+    begin = "first" if kept.all() else "first after step 0"
+    moments = [(begin, float(step[0])), ("last", float(step[-1]))]
     if t_x is not None:
         moments.insert(1, ("t_x", t_x))
     series: dict[str, Any] = {"tau": log.tau()[kept] if log.learning_rate is not None else None}
@@ -251,21 +262,25 @@ def _verdict(
             error, rival = found.errors(), found.errors("power_tau")
             count = sum(run.truth is not None for run in found.runs)
             held_out, curves = ("1 run", "1 curve") if count == 1 else (f"{count} runs", f"{count} curves")
+            left = ""
+            if np.isfinite(error["unseen"]):
+                left = f"{error['unseen']:.3g} where the learning rate has left that of the fitted runs; "
             reasons.append(
-                f"forecast by {found.mean.name} against {held_out} held out: mean absolute error {error['mean_absolute']:.4f} "
-                f"({error['unseen']:.4f} where the learning rate has left that of the fitted runs; power law in tau "
-                f"{rival['mean_absolute']:.4f}); nominal 90 % intervals hold {inside} of {held} points, which are neighbours along "
-                f"{curves} and not as many independent cases"
+                f"forecast by {found.mean.name} against {held_out} held out: mean absolute error {error['mean_absolute']:.3g} "
+                f"({left}power law in tau {rival['mean_absolute']:.3g}); nominal 90 % intervals hold {inside} of {held} points, "
+                f"which are neighbours along {curves} and not as many independent cases"
             )
         else:
             reasons.append(f"forecast by {found.mean.name}, nothing held out to judge it by")
+        for run in found.runs[:MOST_RUNS]:
+            reasons.append(f"{run.name}: loss {end_of(run)} forecast at step {in_steps(run.step[-1])}")
     if table is None:
         reasons.append(f"no law: {table_reason}")
     elif not known:
         whys = dict.fromkeys(fit.reason for name, fit in table.fits.items() if name in (*THEORY, law))
-        reasons.append(f"the fitted runs identify no law ({'; '.join(whys)}); no forecast can be trusted")
+        reasons.append(f"the fitted runs identify no law of the theory ({'; '.join(whys)}); no forecast can be trusted")
     else:
-        reasons.append(f"the fitted runs identify the laws {', '.join(known)}")
+        reasons.append(f"the fitted runs identify the laws of the theory {', '.join(known)}")
     for run in runs:
         reasons.append(f"{run.log.name}: {run.reason if run.phases is None else run.phases.sentence()}")
     if kernel is not None:
@@ -275,11 +290,19 @@ def _verdict(
     return Verdict(status, tuple(reasons))
 
 
+def end_of(run: RunForecast) -> str:
+    """The forecast at the last point of a run with its interval."""
+    return f"{run.loss[-1]:.5g} (90 %: {run.low[-1]:.5g} to {run.high[-1]:.5g})"
+
+
 def _covered(found: Forecast) -> tuple[int, int]:
     """(points held out, of these inside the interval) over all runs with a truth."""
-    held = inside = 0
-    for run in found.runs:
-        if run.truth is not None:
-            held += run.truth.size
-            inside += int(((run.truth >= run.low) & (run.truth <= run.high)).sum())
-    return held, inside
+    counts = [covered(run) for run in found.runs]
+    return sum(held for held, _ in counts), sum(inside for _, inside in counts)
+
+
+def covered(run: RunForecast) -> tuple[int, int]:
+    """(points held out, of these inside the interval) of one run; (0, 0) without a truth."""
+    if run.truth is None:
+        return 0, 0
+    return run.truth.size, int(((run.truth >= run.low) & (run.truth <= run.high)).sum())
