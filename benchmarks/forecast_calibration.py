@@ -1,6 +1,6 @@
 """Calibration of forecast intervals: what laws miss on families of runs, a rule for it, and its coverage on a family left out.
 
-    ODESCALE_DATA=folder python -m benchmarks.forecast_calibration [--processes 2]
+    ODESCALE_DATA=folder python -m benchmarks.forecast_calibration [--processes 2] [--language results/language_runs/adamw_32]
 
 Families: MultiPowerLaw's runs (25M, 100M), the OLMo ladder (C4 loss; 190M, 370M, 1B), Gemstones (20 networks: the run at
 constant rate and its cooled ends), and one-pass SGD on power-law spectra under nine schedules with logging noise
@@ -21,12 +21,14 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from scipy.stats import norm
 
+from benchmarks.language_forecast import curves_of
 from odescale import OdescaleError, fit_law
 from odescale.analysis.forecast.discrepancy import LENGTHS, SIZE
 from odescale.analysis.forecast.fit import evaluate
@@ -42,7 +44,9 @@ MOST = 150
 """Points of a run."""
 PAIRS = {"multi-power": 12, "olmo": 10, "olmo, Pile": 10, "simulated": 4}
 CALIBRATED = ("multi-power", "olmo", "gemstones", "simulated")
-"""Families that set the constants; the others (the ladder's Pile loss, Pythia) are quoted only."""
+"""Families left out one after the other."""
+SETTING = (*CALIBRATED, "olmo, Pile")
+"""Families that set the size in the library."""
 PROBLEMS = 8
 """Simulated groups."""
 GRID = tuple(itertools.product((0.7, 1.0, 1.5, 2.0, 3.0), (0.2, 0.35, 0.5, 0.7, 1.0)))
@@ -198,6 +202,15 @@ def tasks() -> Iterator[tuple[str, str, list[LossCurve], list[LossCurve]]]:
             yield "pythia", size, [curve.between(3000, end)], [curve.between(end, np.inf)]
 
 
+def language_tasks(place: Path) -> Iterator[tuple[str, str, list[LossCurve], list[LossCurve]]]:
+    """The schedules of `benchmarks.language_runs` in a folder, every seed a group, one and two of them fitted."""
+    parts = {name: curves_of(place, name)[0] for name in ("constant", "step_down", "decay", "cosine")}
+    for seed in range(len(parts["constant"])):
+        curves = {name: replace(singles[seed], name=name) for name, singles in parts.items()}
+        for names in (*itertools.combinations(curves, 1), *itertools.combinations(curves, 2)):
+            yield "language", f"seed {seed}", [curves[n] for n in names], [curves[n] for n in curves if n not in names]
+
+
 def cases_of(task: tuple[str, str, list[LossCurve], list[LossCurve]]) -> list[Case]:
     """The cases of one fit; none where no law is identified."""
     family, group, runs, others = task
@@ -295,9 +308,13 @@ def main() -> None:
     """Prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--processes", type=int, default=2)
-    start = time.time()
-    with ProcessPoolExecutor(parser.parse_args().processes, mp_context=get_context("spawn")) as pool:
-        cases = list(itertools.chain.from_iterable(pool.map(cases_of, tasks())))
+    parser.add_argument(
+        "--language", type=Path, help="folder of `benchmarks.language_runs`: one more family, quoted only"
+    )
+    options, start = parser.parse_args(), time.time()
+    work = itertools.chain(tasks(), language_tasks(options.language) if options.language else ())
+    with ProcessPoolExecutor(options.processes, mp_context=get_context("spawn")) as pool:
+        cases = list(itertools.chain.from_iterable(pool.map(cases_of, work)))
     table_of_laws(cases)
     setting, fixed = [case for case in cases if case.family in CALIBRATED], GRID.index(LENGTHS)
     for title, places in (("lengths and size", range(len(GRID))), (f"size, lengths {LENGTHS}", (fixed,))):
@@ -312,8 +329,8 @@ def main() -> None:
                 kept = [case for case in own if (len(case.fitted) == 1) == (count == "one run")]
                 if kept and len(kept) < len(own):
                     print(f"     {count:9s} {quality(kept, place, size)}")
-    size = set_of(setting).size(fixed)
-    print(f"all four: size {size:.5f} (in the library {SIZE}); with the library's:")
+    size = set_of([case for case in cases if case.family in SETTING]).size(fixed)
+    print(f"{', '.join(SETTING)}: size {size:.5f} (in the library {SIZE}); with the library's:")
     for family in sorted({case.family for case in cases}):
         print(f"  {family:12s} {quality([case for case in cases if case.family == family], fixed, SIZE)}")
     print(f"{time.time() - start:.0f} s")

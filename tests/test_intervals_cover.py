@@ -139,7 +139,8 @@ def test_what_a_law_misses_is_the_error_of_its_fit_to_a_random_discrepancy() -> 
     slopes = np.stack([1 / value, np.append(tau, ahead) ** (-1 / 3) / value], axis=1)
     moved = np.linalg.lstsq(slopes[:24], delta[:, :24].T, rcond=None)[0]
     error = delta[:, 24:].T - slopes[24:] @ moved
-    measured = (error**2).mean(axis=1) / found**2
+    fitted = value[:24]
+    measured = (error**2).mean(axis=1) * (fitted.max() / fitted.min() - 1) / found**2
     assert np.all(np.abs(measured - 1) < 4 * (2 / 4000) ** 0.5), measured
 
 
@@ -160,7 +161,8 @@ def test_slopes_of_a_law_are_its_derivatives() -> None:
 
 
 def test_a_forecast_interval_covers_laws_that_are_wrong_by_its_own_size() -> None:
-    """Runs that leave the instant law by a Gaussian process of standard deviation SIZE/z_.95, and noise: nine of ten are held."""
+    """Runs that leave the instant law by a Gaussian process of standard deviation SIZE S^(1/2)/z_.95, and noise: nine of ten are
+    held."""
     rng, held, count = np.random.default_rng(2), 0, 100
     tau, ahead = np.geomspace(1, 30, 24), np.array([20.0, 90.0])
     for _ in range(count):
@@ -173,8 +175,10 @@ def test_a_forecast_interval_covers_laws_that_are_wrong_by_its_own_size() -> Non
         rate = np.concatenate([np.ones(24), np.full(24, 0.4), np.full(2, 0.7)])
         places = np.stack([np.log(every) / LENGTHS[0], rate / LENGTHS[1]], axis=1)
         cover = np.exp(-0.5 * ((places[:, None] - places) ** 2).sum(axis=2))
-        missed = np.linalg.cholesky(cover + 1e-9 * np.eye(50)) @ rng.standard_normal(50) * SIZE / stats.norm.ppf(0.95)
-        loss = (2 + 2 * every**-0.5 + 0.3 * rate) * np.exp(missed + 1e-3 * rng.standard_normal(50))
+        missed = np.linalg.cholesky(cover + 1e-9 * np.eye(50)) @ rng.standard_normal(50) / stats.norm.ppf(0.95)
+        clean = 2 + 2 * every**-0.5 + 0.3 * rate
+        missed *= SIZE * (clean[:48].max() / clean[:48].min() - 1) ** 0.5
+        loss = clean * np.exp(missed + 1e-3 * rng.standard_normal(50))
         runs = [replace(run, loss=part) for run, part in zip(runs, (loss[:24], loss[24:48]), strict=True)]
         fit = fit_law(runs, law="instant", draws=0)
         parts = LawMean({"instant": fit}, {"instant": 1.0}, tuple(runs)).parts(target)
