@@ -7,6 +7,7 @@ directions, what is left are two products y0, y1, and sympy solves their equatio
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 
 import sympy
 from sympy import S
@@ -96,13 +97,14 @@ def two_layer_flow(
     return force, loss, rows, lengths
 
 
+@cache
 def reduce_and_solve(
     update: MatrixExpr,
     back: tuple[MatrixExpr, MatrixExpr],
-    symbols: dict[str, MatrixSymbol],
+    symbols: tuple[tuple[str, MatrixSymbol], ...],
 ) -> tuple[Step, Reduction]:
-    """The step and the `Reduction`."""
-    force, loss, rows, lengths = two_layer_flow(update, back, symbols)
+    """The step and the `Reduction`, once for all options that leave the layer as it is."""
+    force, loss, rows, lengths = two_layer_flow(update, back, dict(symbols))
     a0, b0, a1, b1, a_star, b_star = lengths
     for i in range(4):
         for j in range(4):

@@ -199,19 +199,23 @@ def population_loss(options: AttentionOptions) -> tuple[Step, LossMatrices]:
     return step, LossMatrices(product, half * product, noise)
 
 
+# A layer is the same under most options.
+_adjoint = cache(adjoint)
+
+
 def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrices) -> tuple[Step, Adjoints]:
     """One layer by matrix differentiation; layers compose from the last to the first."""
     one = sympy.Identity(OUTPUTS)
     readers = MatrixSymbol("I", OUTPUTS, OUTPUTS)
     symmetric = (C, R)
-    loss_a = adjoint(matrices.loss, readers, b, symmetric).subs(readers, one).doit()
-    loss_c = adjoint(matrices.loss, readers, C, symmetric).subs(readers, one).doit()
+    loss_a = _adjoint(matrices.loss, readers, b, symmetric).subs(readers, one).doit()
+    loss_c = _adjoint(matrices.loss, readers, C, symmetric).subs(readers, one).doit()
     result = Adjoints(
-        identity=tuple(adjoint(layer.identity, B, x, symmetric) for x in (A, C, R)),
-        rows=tuple(adjoint(layer.rows, B, x, symmetric) for x in (A, C, R)),
+        identity=tuple(_adjoint(layer.identity, B, x, symmetric) for x in (A, C, R)),
+        rows=tuple(_adjoint(layer.rows, B, x, symmetric) for x in (A, C, R)),
         loss_a=loss_a,
         loss_c=loss_c,
-        readout=adjoint(E * A, ON_OUTPUTS, A),
+        readout=_adjoint(E * A, ON_OUTPUTS, A),
     )
     equations = [Equation(r"\partial L/\partial a", loss_a), Equation(r"\partial L/\partial C|_a", loss_c)]
     equations.append(Equation("B_L", result.readout.subs(ON_OUTPUTS, loss_a)))
@@ -297,7 +301,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
             finite.corrected_theory(moments).checked(checks.finite_context, tuple(outputs), options.logit_scale),
         ]
     if options.identity and options.logit_scale == 1:
-        symbols = {"A": A, "B": B, "C": C, "q": q, "k": k}
+        symbols = (("A", A), ("B", B), ("C", C), ("q", q), ("k", k))
         reduction, solved = logistic_pair.reduce_and_solve(layer.identity, adjoints.identity[:2], symbols)
         steps.append(reduction.checked(checks.logistic_pair, tuple(outputs), solved.curve))
         outputs.append(logistic_pair.write(solved))
