@@ -76,6 +76,12 @@ class Example:
         return g, on_R
 
 
+def _along_tokens(matrix: np.ndarray, fields: np.ndarray) -> np.ndarray:
+    """sum_s matrix_ts fields_nsp as one product of matrices: some million sequences at once."""
+    n, tokens, size = fields.shape
+    return (fields.swapaxes(1, 2).reshape(-1, tokens) @ matrix.T).reshape(n, size, tokens).swapaxes(1, 2)
+
+
 @lru_cache(maxsize=4)
 def _moments(dimension: int, samples: int) -> tuple[np.ndarray, ...]:
     """(G, H, V) of the example at the overlaps of `_setting`, by sampling the fields."""
@@ -84,10 +90,10 @@ def _moments(dimension: int, samples: int) -> tuple[np.ndarray, ...]:
     D, V, H = np.zeros((4, 4)), np.zeros((4, 4)), np.zeros((4, 4))
     root, block = np.linalg.cholesky(C), 100_000
     for _ in range(samples // block):
-        phi = np.einsum("ts,nsp->ntp", example.root, rng.standard_normal((block, 3, 4))) @ root.T
+        phi = _along_tokens(example.root, rng.standard_normal((block, 3, 4))) @ root.T
         g, on_R = example.slopes(phi, R)
-        D += np.einsum("nti,ntj->ij", g, phi) / samples
-        V += np.einsum("nti,ts,nsj->ij", g, example.rho, g) / samples
+        D += g.reshape(-1, 4).T @ phi.reshape(-1, 4) / samples
+        V += g.reshape(-1, 4).T @ _along_tokens(example.rho, g).reshape(-1, 4) / samples
         H += (on_R + np.swapaxes(on_R, 1, 2)).sum(axis=0) / samples
     return np.linalg.solve(C, D.T).T, H, V
 
