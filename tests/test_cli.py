@@ -262,7 +262,9 @@ def test_bad_input_is_one_line_and_status_two(cli, case, tmp_path, monkeypatch):
 
 
 def test_a_learning_rate_that_diverges_is_said_in_one_line(cli):
-    status, out, err = cli(*TINY, "--set", "learning_rate=5", "--set", "batch=1", "--t1", 30, "--max-steps", 300, "--json")
+    status, out, err = cli(
+        *TINY, "--set", "learning_rate=5", "--set", "batch=1", "--t1", 30, "--max-steps", 300, "--json"
+    )
     assert status == 1 and out == "" and err.count("\n") == 1 and "stopped after t =" in err
 
 
