@@ -111,7 +111,7 @@ def test_a_sweep_that_would_need_a_kernel_for_each_value_is_refused_before_one_i
     [
         ("solve", "--solver", "euler"), ("solve", "--accuracy", "slow"), ("solve", "--precision", "float16"),
         ("solve", "--rtol", "nan"), ("solve", "--points", "1"), ("solve", "--t1", "nan"),
-        ("transition", "--threshold", "efolds=nan"), ("compare", "--tolerance", "x"),
+        ("transition", "--threshold", "efolds=nan"), ("compare", "--tolerance", "x"), ("compare", "--tolerance", "nan"),
     ],
 )  # fmt: skip
 def test_bad_options_are_refused_before_a_system_is_built(

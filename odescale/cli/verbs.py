@@ -16,7 +16,7 @@ from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
 from odescale.cli.thresholds import thresholds
 from odescale.clock import Clock
-from odescale.errors import InputError
+from odescale.errors import InputError, require_number
 from odescale.plain_text import one_line
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.integrate import require_choice
@@ -192,6 +192,7 @@ def tolerances(texts: list[str]) -> float | dict[str, float] | None:
             found[name] = float(value)
         except ValueError:
             raise InputError("--tolerance", expected="a number", got=text, remedy="0.05 is good") from None
+        require_number("--tolerance", found[name], below=1.0, open_=True)
     if "" in found and len(found) > 1 or len(found) < len(texts):
         raise InputError("--tolerance", expected="one number, or one for each quantity", got=texts, remedy="drop one")
     return found.get("", found or None)
