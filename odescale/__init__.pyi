@@ -8,7 +8,7 @@ from odescale.solve.sweep import sweep as sweep
 from odescale.analysis.phases.transition import find_transition as find_transition
 from odescale.analysis.phases.transition import transition_gradient as transition_gradient
 from odescale.analysis.phases.curves import find_transition_curve as find_transition_curve
-from odescale.systems.coverage import coverage as coverage
+from odescale.solve.coverage import coverage as coverage
 from odescale.training.train import train as train
 from odescale.compare.comparison import compare as compare
 from odescale.compare.report import write_report as write_report

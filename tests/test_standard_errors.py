@@ -22,8 +22,8 @@ from odescale.compare.verdict import judge
 from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
 from odescale.networks import QueryToken, RowNetwork
 from odescale.run import Run
+from odescale.solve.coverage import coverage
 from odescale.spectra import listed
-from odescale.systems.coverage import coverage
 from odescale.training.mean_field import population_loss
 
 RNG = np.random.default_rng(4)

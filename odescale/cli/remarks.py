@@ -5,22 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from odescale.solve.coverage import coverage
+
 Remarks = tuple[dict[str, Any], list[str]]
 """Entries of the JSON record, and lines."""
 
 
 def remarks_of(system: Any, t1: float) -> Remarks:
-    """The remarks of the system's theory at the end time t1; empty where it has nothing to add."""
-    return REMARKS[system.name](system, t1) if system.name in REMARKS else ({}, [])
+    """Whether the theory covers the system up to the end time t1, and what else its theory has to say."""
+    judged = coverage(system, t1)
+    further, lines = REMARKS[system.name](system, t1) if system.name in REMARKS else ({}, [])
+    return {"coverage": judged.to_dict()} | further, [str(judged), *lines]
 
 
-def _nodes_and_coverage(system: Any, t1: float) -> Remarks:
-    """How the expectations of a mean-field system are taken, and whether the theory covers it."""
+def _nodes(system: Any, t1: float) -> Remarks:
+    """How the expectations of a mean-field system are taken."""
     from odescale.expectations.automatic import node_dimension
     from odescale.expectations.closure import Quadrature
-    from odescale.systems.coverage import coverage
 
-    judged = coverage(system)
     nodes: dict[str, Any] = {"kind": "closed form", "replicates": 1, "nodes": 0, "dimensions": 0}
     text = "expectations in closed form"
     if isinstance(system.closure, Quadrature):
@@ -34,7 +36,7 @@ def _nodes_and_coverage(system: Any, t1: float) -> Remarks:
         text = f"expectations by {how} in {dimensions} dimensions; error: {error}, relative"
         if ";" in system.expectations:  # nodes that were chosen and are too few for the accuracy asked for
             text += "; drift:" + system.expectations.partition(";")[2]
-    return {"nodes": nodes, "coverage": judged.to_dict()}, [text, str(judged)]
+    return {"nodes": nodes}, [text]
 
 
 def _asymptotic_law(system: Any, t1: float) -> Remarks:
@@ -52,15 +54,7 @@ def _step_error(system: Any, t1: float) -> Remarks:
     return remarks_of_solve(system, (0.0, t1))
 
 
-def _coverage(system: Any, t1: float) -> Remarks:
-    """Whether the theory covers the system at its own number of tokens and learning rate."""
-    from odescale.systems.coverage import coverage
-
-    judged = coverage(system)
-    return {"coverage": judged.to_dict()}, [str(judged)]
-
-
 REMARKS: dict[str, Callable[[Any, float], Remarks]] = {
-    "attention": _coverage, "mean_field": _nodes_and_coverage, "peaked": _asymptotic_law, "spectral": _step_error,
+    "mean_field": _nodes, "peaked": _asymptotic_law, "spectral": _step_error,
 }  # fmt: skip
-"""By `system.name`."""
+"""By `system.name`: beside the coverage, which every theory has."""

@@ -16,7 +16,7 @@ from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
 from odescale.cli.thresholds import thresholds
 from odescale.clock import Clock
-from odescale.errors import InputError, require_number
+from odescale.errors import InputError, SolveError, require_number
 from odescale.plain_text import one_line
 from odescale.precision import check_tolerance, resolve_dtype
 from odescale.solve.integrate import require_choice
@@ -75,11 +75,16 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
             raise InputError(
                 "--clock", expected="t, since the members differ on others", got=options.clock, remedy="leave it out"
             )
-        found = answer(Asked(entry, settings, values, system, t1, options))
+        # Asked first: an integration that fails is then told apart from one that could not succeed.
+        (further, remarks), *last = [remarks_of(one, t1) for one in systems]
+        try:
+            found = answer(Asked(entry, settings, values, system, t1, options))
+        except SolveError as error:
+            reasons = further["coverage"]["reasons"]
+            raise SolveError(f"{error}; before the run: {'; '.join(reasons)}" if reasons else str(error)) from error
         draw(found.picture, options.plot)
         unit = UNITS.get(options.clock, f"one unit of t = {system.clock.steps_per_unit:g} SGD steps")
         common = {"system": system.label, "parameters": system.summary(), "time_unit": unit}
-        (further, remarks), *last = [remarks_of(one, t1) for one in systems]
         if last:  # what holds at both ends of a range
             further = {"remarks": {"first": further, "last": last[0][0]}}
             remarks = [

@@ -20,6 +20,7 @@ from odescale.compare.sheets import Errors, Rules, rules_of
 from odescale.compare.verdict import Verdict, judge, judge_distance, worst
 from odescale.errors import InputError
 from odescale.run import Run
+from odescale.solve.coverage import Coverage, coverage
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractSystem
 
@@ -117,6 +118,7 @@ class Comparison(eqx.Module):
       event,
       where the theory is the system's own; `exponents`: the local exponent of the run, by a smoothing spline. Both empty where
       they were not looked for.
+    - `coverage`: what was known before the run, `odescale.coverage` up to its end; no part of the verdict unless the sheet says so.
     - `context`: a second theory of the loss, which does not enter the verdict, or None. `options`: what else was given.
     """
 
@@ -131,6 +133,7 @@ class Comparison(eqx.Module):
     exponents: dict[str, LocalExponent]
     context: Trajectory | None
     options: dict[str, Any]
+    coverage: Coverage
 
     def __getitem__(self, name: str) -> Quantity:
         """The quantity of that name."""
@@ -196,6 +199,7 @@ class Comparison(eqx.Module):
             f"{self.verdict}",
             f"{int(self.kept.sum())} of {self.run.t.size} times up to t = {self.run.t[-1]:.6g} (one unit = "
             f"{self.run.clock.steps_per_unit:g} SGD steps); the theory's loss falls {self.fall:.3g} times",
+            f"before the run: {self.coverage}",
         ]
         for name, one in self.quantities.items():
             judged = "not judged" if one.verdict is None else f"{one.verdict.status}, tolerance {one.tolerance:g}"
@@ -266,6 +270,7 @@ def compare(
         places(context, run.t, "context")
     kept &= np.asarray(theory.valid)[at]
     _enough(kept, 8 if searching else MIN_POINTS)
+    before = coverage(system, float(run.t[-1]))
     outside = rules.outside(system, run, theory)
     quantities = _distances(rules, system, run, theory, at, kept, limits, outside)
     names = [name for name in limits if name not in quantities]
@@ -279,7 +284,7 @@ def compare(
     if searching:
         found = _transitions(system, run, theory, at, kept, own, thresholds, seed or 0)
         exponents = {"run": local_exponent(run.t[kept], run["loss"][:, kept])}
-    return Comparison(system, run, theory, at, kept, quantities, verdict, found, exponents, context, options)
+    return Comparison(system, run, theory, at, kept, quantities, verdict, found, exponents, context, options, before)
 
 
 def places(theory: Trajectory, t: Float[np.ndarray, " n"], argument: str) -> Int[np.ndarray, " n"]:

@@ -80,6 +80,7 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "tokens": run.clock.tokens_seen(run.t),
         "kept": kept,
         "fall": comparison.fall,
+        "coverage": comparison.coverage.to_dict(),
         "exponent": np.asarray(theory.exponent)[comparison.at],
         "loss_exponent": None if own is None or theirs is None
         else {"run": own.exponent, "stderr": own.stderr, "theory": theirs.exponent},
@@ -103,6 +104,8 @@ def to_markdown(comparison: Comparison, *, title: str, notes: Sequence[str] = ()
         f"# {in_markdown(title)}",
         "",
         f"**Verdict: {comparison.verdict.status}.** {reasons}.",
+        "",
+        f"Before the run: {in_markdown(str(comparison.coverage))}.",
         "",
         "![theory and run](comparison.png)",
         "",

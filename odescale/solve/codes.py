@@ -19,6 +19,7 @@ class Code(IntEnum):
     NOT_FINITE = 3
     STEP_TOO_SMALL = 4
     LOSS_NOT_POSITIVE = 5
+    DIVERGED = 6
 
 
 REMEDIES = {
@@ -28,6 +29,8 @@ REMEDIES = {
     Code.NOT_FINITE: "the overlaps became infinite or NaN, probably unstable: lower learning_rate or raise batch",
     Code.IMPLICIT_FAILED: "the implicit equations did not converge: loosen rtol or try another solver",
     Code.STEP_TOO_SMALL: "the step size fell to rounding (divergence, or rtol too small): lower learning_rate or loosen rtol",
+    Code.DIVERGED: "the overlaps run off to infinity there: the equations diverge where the gradient noise "
+    "outgrows the drift: lower learning_rate, raise batch or stop earlier",
     Code.LOSS_NOT_POSITIVE: "the loss fell to its rounding error; the outputs beyond are masked: stop earlier",
 }
 
@@ -37,7 +40,7 @@ def code_of(result: diffrax.RESULTS, finite: Bool[Array, ""]) -> Int[Array, ""]:
     code = jnp.asarray(int(Code.IMPLICIT_FAILED))
     for name, meaning in (
         (diffrax.RESULTS.successful, Code.OK),
-        (diffrax.RESULTS.event_occurred, Code.OK),
+        (diffrax.RESULTS.event_occurred, Code.DIVERGED),  # said by `PatientController`; integrations have no events
         (diffrax.RESULTS.max_steps_reached, Code.MAX_STEPS),
         (diffrax.RESULTS.max_steps_rejected, Code.MAX_STEPS),
         (diffrax.RESULTS.dt_min_reached, Code.STEP_TOO_SMALL),

@@ -24,6 +24,7 @@ from odescale.solve.remarks import remarks_of_solve
 from odescale.solve.sampled_exponents import sampled_exponents
 from odescale.solve.solvers import SOLVERS, cap_on_steps, ladder_of, method_of, step_tolerances
 from odescale.solve.spectral.solver import solve_with_diffrax
+from odescale.solve.step_control import patient
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.base import AbstractSystem, local_exponents, losses
@@ -31,7 +32,9 @@ from odescale.systems.parameters import is_traced
 from odescale.systems.register import as_system
 
 FINISHED = (Code.OK, Code.LOSS_NOT_POSITIVE)
-"""Codes that a further solver cannot improve: done, or the loss is zero to rounding (masked from there on)."""
+"""Done, or the loss is zero to rounding (masked from there on)."""
+FINAL = (*FINISHED, Code.DIVERGED)
+"""Codes that a further solver cannot improve: the flow itself may end at a finite time."""
 
 ROUNDING_FLOOR = 100
 """In eps of the loss at the start: below it the loss is masked (2e-14 of the start in float64, 1e-5 in float32)."""
@@ -148,7 +151,7 @@ def integrate(
         entry = {name: _number(values["stats"][name]) for name in values["stats"]}
         entry |= {"solver": rung, "code": int(values["code"]), "meaning": explain(values["code"])}
         record.append(entry | {"seconds": round(time.perf_counter() - began, 4), "rtol": float(tolerances[0])})
-        if int(values["code"]) in FINISHED:
+        if int(values["code"]) in FINAL:
             break
     trajectory = _trajectory(system, times, values, error, record, rung, tolerances)
     further, lines = remarks_of_solve(system, times, np.asarray(state))
@@ -186,6 +189,7 @@ def solve_arrays(
     traces[solver] += 1
     if SOLVERS[solver].method is None:
         numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
+        numbers["growth"] = system.integration.growth
         # Every member takes its own steps; what the slowest did is recorded.
         each: Any = system
         starts = each.members(state)
@@ -212,7 +216,7 @@ def solve_arrays(
         finite = jnp.all(jnp.isfinite(states), axis=tuple(range(1, states.ndim)))
         # Beyond the last accepted step diffrax leaves inf: those times are "not reached", not "not finite".
         reached = jnp.max(jnp.where(finite, times, times[0]))
-        unfinished = solution.result == diffrax.RESULTS.max_steps_reached
+        unfinished = solution.result != diffrax.RESULTS.successful
         code = code_of(solution.result, jnp.all(finite) | unfinished)
     valid = jnp.all(jnp.isfinite(states), axis=tuple(range(1, states.ndim))) & (times <= reached)
     # The exponents differentiate through the masked entries too: give those a harmless state, then mask the values.
@@ -270,7 +274,7 @@ def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> d
         state,
         args=system,
         saveat=diffrax.SaveAt(ts=own_times),
-        stepsize_controller=diffrax.PIDController(rtol=rtol, atol=atol),
+        stepsize_controller=patient(diffrax.PIDController(rtol=rtol, atol=atol), system.integration.growth),
         max_steps=max_steps,
         progress_meter=meter,
         throw=False,

@@ -15,6 +15,8 @@ problem of one-pass SGD (1024 modes, exact solution), 252 steps and 4e-6 in its 
 
 from __future__ import annotations
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -25,6 +27,7 @@ from jaxtyping import Array, Float, Int, Real
 
 from odescale.errors import InputError
 from odescale.solve.codes import code_of
+from odescale.solve.step_control import patient
 from odescale.solve.structured_solver import (
     OverlapController,
     StructuredProblem,
@@ -71,6 +74,7 @@ def solve_structured(
     dt0: float | Float[Array, ""] | None = None,
     stages: int = 2,
     adjoint: diffrax.AbstractAdjoint | None = None,
+    growth: float = float("inf"),
 ) -> StructuredSolution:
     """Integrates dq_k/dt = M_k q_k + q_k M_k^T + lam_k N from t0 to ts[-1] by Radau IIA collocation, through diffrax.
 
@@ -91,6 +95,7 @@ def solve_structured(
     - `max_steps`: cap on attempted steps, accepted or not; static, another value compiles anew.
     - `dt0`: first step in units of t; by default a twentieth of the fastest mode's time.
     - `stages`: 2, or 3 for rtol below 1e-5: fewer steps, each twice as dear.
+    - `growth`: the run ends with `Code.DIVERGED` where overlaps run off beyond that many times the start's largest.
     - `adjoint`: how diffrax differentiates; reverse mode by default. Pass `diffrax.ForwardMode()` for `jax.jvp`. Step
       sizes are not differentiated.
 
@@ -120,11 +125,13 @@ def solve_structured(
     begin, rtol_, atol_ = (jnp.asarray(v, dtype) for v in (t0, rtol, atol))
     adjoint = diffrax.RecursiveCheckpointAdjoint() if adjoint is None else adjoint
     y0, times = jnp.asarray(y0, dtype), times.astype(dtype)
-    return _solve(problem, y0, times, begin, rtol_, atol_, first, int(max_steps), stages, adjoint)
+    return _solve(problem, y0, times, begin, rtol_, atol_, first, int(max_steps), stages, adjoint, growth)
 
 
 @eqx.filter_jit
-def _solve(problem, y0, ts, t0, rtol, atol, dt0, max_steps: int, stages: int, adjoint) -> StructuredSolution:
+def _solve(
+    problem, y0, ts, t0, rtol, atol, dt0, max_steps: int, stages: int, adjoint, growth: float
+) -> StructuredSolution:
     dtype = y0.dtype
     h0 = first_step(problem, t0, y0) if dt0 is None else dt0
     finite = jnp.all(jnp.isfinite(y0)) & jnp.isfinite(h0)
@@ -132,7 +139,7 @@ def _solve(problem, y0, ts, t0, rtol, atol, dt0, max_steps: int, stages: int, ad
     start = jnp.where(finite, y0, 0.0)
     times = jnp.where(finite, ts, t0)
     h0 = jnp.where(finite, h0, 1.0)
-    controller = OverlapController(rtol, atol)
+    controller: Any = patient(OverlapController(rtol, atol), growth)
     kinks = jnp.asarray(problem.kinks, dtype).reshape(-1)
     if kinks.shape[0] > 0:
         controller = diffrax.ClipStepSizeController(controller, jump_ts=jax.lax.stop_gradient(kinks))

@@ -19,7 +19,7 @@ from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import Architecture, FieldNetwork
 from odescale.systems import tables
-from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.base import DIVERGED, AbstractSystem, Integration
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, is_traced
 
@@ -78,10 +78,12 @@ class Attention(AbstractSystem):
         """Explicit first for one mode; the structure-preserving implicit solver for a spectrum; low order when sampled."""
         if self.sampled is not None:
             # Second derivatives through random nodes would be noise.
-            return Integration(("bosh3",), exponents="outputs", over_nodes=True, resampled=True, fine_rtol=None)
+            return Integration(
+                ("bosh3",), exponents="outputs", over_nodes=True, resampled=True, fine_rtol=None, growth=DIVERGED
+            )
         if self.eigenvalues.shape[0] == 1:
-            return Integration(("tsit5", "kvaerno5"), also=("structured",))
-        return Integration(("structured",), exponents="outputs", fine_rtol=None)
+            return Integration(("tsit5", "kvaerno5"), also=("structured",), growth=DIVERGED)
+        return Integration(("structured",), exponents="outputs", fine_rtol=None, growth=DIVERGED)
 
     @property
     def clock(self) -> Clock:
@@ -293,6 +295,18 @@ class Attention(AbstractSystem):
             }
             | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
         )
+
+
+def softmax_load(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, ""]:
+    """max over heads of 2 C_kk C_qq in the fields that enter the head's layer; 0 without heads that query."""
+    maps = formulas.layers(C, R, network)
+    load = jnp.zeros((), C.dtype)
+    for depth, layer in enumerate(network.layers):
+        covariance = maps[depth] @ C @ maps[depth].T
+        for head in layer:
+            if head.query is not None and head.key is not None:
+                load = jnp.maximum(load, 2 * covariance[head.key, head.key] * covariance[head.query, head.query])
+    return load
 
 
 def _heads(network: FieldNetwork) -> list:

@@ -22,10 +22,13 @@ from odescale.networks.architecture import (
 )
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.attention import Attention
+from odescale.systems.attention import Attention, softmax_load
 from odescale.systems.initial import logistic_pair_overlaps, quickstart_overlaps, teacher_student_overlaps
 from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
+
+MOST_LOAD = 0.95
+"""Of default overlaps; at a load of one the softmax average is carried by a few tokens."""
 
 
 @shown(tables.ATTENTION)
@@ -48,6 +51,8 @@ def attention(
     - `spectrum`: eigenvalues and weights instead of capacity and dimension.
     - `schedule`: a callable s(t) with eta(t) = learning_rate s(t), or its text.
 
+    Beyond two layers the default `strength` is halved until every head's softmax load 2 C_kk C_qq is below 0.95.
+
     **Raises** `InputError` naming the argument. Good values: learning_rate 0.05 to 0.5 times 2 batch/|S a|^2.
     """
     require_x64("attention")
@@ -64,6 +69,8 @@ def attention(
         spectrum = power_law(values["capacity"], values["modes"]) if power else isotropic(values["dimension"])
     if initial_overlaps is None:
         start = {name: values[name] for name in ("strength", "alignment", "scale")}
+        if "strength" not in given and architecture is None and values["depth"] > 2:
+            start["strength"] = _bearable(rows, **start)
         if spectrum.modes == 1:
             initial_overlaps = teacher_student_overlaps(rows, **start)
         elif values["capacity"] > 0:
@@ -165,6 +172,18 @@ def _system(
         label=label,
         **numbers,
     )
+
+
+def _bearable(rows: Architecture, *, strength: float, alignment: Any, scale: Any) -> float:
+    """`strength`, halved until no head's softmax load 2 C_kk C_qq exceeds `MOST_LOAD`: with each head and layer fields grow."""
+    if is_traced(alignment) or is_traced(scale):
+        return strength
+    for _ in range(20):
+        C = teacher_student_overlaps(rows, strength=strength, alignment=alignment, scale=scale)[0]
+        if max(float(softmax_load(C, C, network)) for network in (rows.student, rows.teacher)) <= MOST_LOAD:
+            break
+        strength /= 2
+    return strength
 
 
 def _sampled(architecture: Architecture, spectrum: Spectrum, values: dict[str, Any]) -> SampledContext:

@@ -15,6 +15,9 @@ from jaxtyping import Array, Float, PyTree, Real
 from odescale.clock import Clock
 from odescale.systems.parameters import Parameter, is_traced
 
+DIVERGED = 100.0
+"""`Integration.growth` of overlaps: rows ten times as long as the longest at the start (at least 1), all at once."""
+
 
 class Integration(eqx.Module):
     """How a system wants to be integrated: what the solvers and the search for transitions ask instead of its type.
@@ -27,6 +30,7 @@ class Integration(eqx.Module):
     - `most_steps`: cap on steps where a run that needs more is one that diverges.
     - `time_scale`: a time (units of t) before which hardly anything happens. The system is then followed over many decades, in
       log(1 + t/time_scale), with output from `time_scale` on; None for plain t.
+    - `growth`: factor beyond which a state that runs off has diverged, in units of its largest number at the start (at least 1).
     - `atol_share`: default absolute tolerance of the state in units of the relative one; less where a component decays far.
     """
 
@@ -39,6 +43,7 @@ class Integration(eqx.Module):
     most_steps: int | None = eqx.field(static=True, default=None)
     time_scale: Float[Array, ""] | None = None
     atol_share: float = eqx.field(static=True, default=1e-4)
+    growth: float = eqx.field(static=True, default=float("inf"))
 
 
 class AbstractSystem(eqx.Module):

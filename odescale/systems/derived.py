@@ -20,7 +20,7 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.base import DIVERGED, AbstractSystem, Integration
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, complete, is_traced, schedule_texts
 from odescale.systems.spectrum import Spectrum, isotropic
@@ -85,7 +85,8 @@ class Derived(AbstractSystem):
     @property
     def integration(self) -> Integration:
         """Explicit first; implicit where a spectrum makes it stiff."""
-        return Integration(("tsit5", "kvaerno5") if self.eigenvalues.shape[0] == 1 else ("kvaerno5",))
+        ladder = ("tsit5", "kvaerno5") if self.eigenvalues.shape[0] == 1 else ("kvaerno5",)
+        return Integration(ladder, growth=DIVERGED)
 
     @property
     def clock(self) -> Clock:

@@ -22,7 +22,7 @@ from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.systems import tables
-from odescale.systems.base import AbstractEnsemble, Integration
+from odescale.systems.base import DIVERGED, AbstractEnsemble, Integration
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, is_traced
 
@@ -45,7 +45,7 @@ class MeanField(AbstractEnsemble):
     - `expectations`: the closure in words, for reports.
     - `effective_dimension`: d_eff = (tr Sigma)^2/tr Sigma^2, and `dimension` d, for the size of finite-d corrections.
 
-    **Failure regime.** Corrections are of order eta lam_1/N and 1/d_eff; `odescale.systems.coverage.coverage` judges them.
+    **Failure regime.** Corrections are of order eta lam_1/N and 1/d_eff; `odescale.coverage` judges them.
     Source: Saad & Solla 1995; Goldt et al. 2019; Arnaboldi et al. 2023; derivations/mean_field/script.py.
     """
 
@@ -94,7 +94,7 @@ class MeanField(AbstractEnsemble):
     @property
     def integration(self) -> Integration:
         """Low order for one mode (the closure is known to a few digits); implicit exact flows for a spectrum."""
-        common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000}
+        common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000, "growth": DIVERGED}
         if self.eigenvalues.shape[0] > 1:
             return Integration(("structured",), fine_rtol=None, **common)
         ladder = ("bosh3",) if self.closure.replicates > 1 else ("tsit5", "kvaerno5")

@@ -311,6 +311,21 @@ class Peaked(AbstractSystem):
         return values | {"m": float(self.race.m), "irreducible": float(self.irreducible)}
 
 
+def falling_rate(system: Peaked, t1: float) -> float | None:
+    """g of the effective rate eta beta^2 ~ t^-g over the last factor of ten before t1; None where no bound on it holds.
+
+    Without noise there is no spread to lag; with smoothed labels D stays finite.
+    """
+    if float(system.noise) == 0 or float(system.smoothing) > 0 or system.optimizer != "sgd":
+        return None
+
+    def effective(t: float) -> float:
+        return float(system.schedule(jnp.asarray(t)) * system.logit_schedule(jnp.asarray(t)) ** 2)
+
+    early, late = effective(t1 / 10), effective(t1)
+    return float(-np.log10(late / early)) if late > 0 and early > 0 else float("inf")
+
+
 @shown(tables.PEAKED)
 def peaked(
     *, schedule: Schedule | str | None = None, logit_schedule: Schedule | str | None = None, **given: Any

@@ -83,7 +83,7 @@ _OWN = (
 )  # fmt: skip
 SYSTEMS: dict[str, Entry] = {entry.name: entry for entry in _OWN}
 HOOKS: dict[str, dict[str, Any]] = {}
-"""By `name` of a theory: what outsiders bring to the verbs, "experiment" (for `train`) and "rules" (for `compare`)."""
+"""By `name` of a theory, what outsiders bring to the verbs: "experiment" (`train`), "rules" (`compare`), "judge" (`coverage`)."""
 
 
 def register(
@@ -96,6 +96,7 @@ def register(
     points: int = 200,
     experiment: Any = None,
     rules: Any = None,
+    judge: Any = None,
     theory: str | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a builder: from then on its system has a name for every verb and for the command line.
@@ -108,7 +109,8 @@ def register(
     - `parameters`: table of names, defaults, domains and units; None reads names and defaults off the builder's signature.
     - `run_t1`: end time of a training where that is another. `points`: output times of a solve on the command line.
     - `experiment`: function of a system that returns the `AbstractExperiment` behind it, for `train`; `rules`: the `Rules` of
-      `compare`. They hold for all systems whose class attribute `name` is `theory` (default: the name of the system).
+      `compare`; `judge`: function of (system, t1) to the sizes of what the theory neglects by name, admissible below 1, for
+      `coverage`. They hold for all systems whose class attribute `name` is `theory` (default: the name of the system).
 
     **Returns** the builder as it is. **Errors**: `InputError` for a name that is taken by another builder.
     **Good values**: see docs/add_a_theory.md, which registers one from a derivation.
@@ -124,7 +126,7 @@ def register(
             raise InputError("name", expected="a new name", got=f"{name}, which is taken", remedy="rename yours")
         table = parameters_of(build) if parameters is None else tuple(parameters)
         SYSTEMS[name] = Entry(name, build, table, description, float(t1), run_t1, points)
-        hooks = {"experiment": experiment, "rules": rules}
+        hooks = {"experiment": experiment, "rules": rules, "judge": judge}
         HOOKS.setdefault(theory or name, {}).update({key: value for key, value in hooks.items() if value is not None})
         return build
 

@@ -30,6 +30,8 @@ from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_ove
 
 KEY_READS = 0.7
 """Cosine between a teacher's key (output) row and the readout it serves: without it attention would not reach the loss."""
+LINEAR_DEPTH = 8.0
+"""By what `strength` is less, unless given, for every layer of linear attention beyond the second."""
 QUERY_READS = 0.3
 """Cosine between a query (unit's input) row and that readout."""
 
@@ -40,9 +42,9 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
 
     One unit of t is tr Sigma SGD steps: `dimension` for isotropic tokens, one step for a power-law `capacity`.
 
-    Start: orthonormal teacher readouts, `|r*|^2/N = 1`; every key and output row has cosine 0.7 with one of them (in turn),
-    every query and input row cosine 0.3, value rows 0.7 with their key; all of squared length `strength`, each with a direction of
-    its own besides. Student row = scale (alignment x teacher row + sqrt(1 - alignment^2) x own direction).
+    Start: orthogonal teacher readouts, `|r*|^2/N = 1`, less beyond two layers; every key and output row has cosine 0.7 with one of
+    them (in turn), every query and input row cosine 0.3, value rows 0.7 with their key; all of squared length `strength`, each with
+    a direction of its own besides. Student row = scale (alignment x teacher row + sqrt(1 - alignment^2) x own direction).
 
     **Arguments** (all optional): the words of `odescale.systems.tables.TRANSFORMER`; from Python `schedule` may be a callable
     and `spectrum` any `Spectrum`.
@@ -68,7 +70,7 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     start = aligned_overlaps(
         problem,
         **_aligned(values),
-        lengths={row: values["strength"] for row in network.rows if not row.startswith("r")},
+        lengths=_lengths(network, values, given),
         cosines=_cosines(network, outputs),
     )
     return _system(problem, start, values, schedule, spectrum)
@@ -94,6 +96,23 @@ def committee(*, schedule: Schedule | str | None = None, spectrum: Spectrum | No
 
 def _aligned(values: dict[str, Any]) -> dict[str, Any]:
     return {name: values[name] for name in ("alignment", "scale")}
+
+
+def _lengths(network: RowNetwork, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Squared lengths of the teacher's rows: `strength`, and of readouts what keeps the outputs of a deep network finite.
+
+    Without value rows and norm each layer of softmax adds the average token once for every head, so that outputs would grow with
+    every layer beyond the second; those of linear attention are polynomials of degree 3^depth. Readouts have length 1 up to two
+    layers, and at any depth with linear attention, whose default strength is less instead.
+    """
+    beyond = max(values["depth"] - 2, 0)
+    strength, readout = values["strength"], 1.0
+    if values["value"] == "identity" and values["norm"] == "none":
+        if values["attention"] == "softmax":
+            readout = float(1 + values["heads"]) ** (-2 * beyond)
+        elif "strength" not in given:
+            strength = strength * LINEAR_DEPTH**-beyond
+    return {row: readout if row.startswith("r") else strength for row in network.rows}
 
 
 def _loss(values: dict[str, Any]) -> AbstractLoss:

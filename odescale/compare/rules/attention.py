@@ -16,8 +16,7 @@ from odescale.networks.architecture import FieldNetwork
 from odescale.run import Run
 from odescale.solve.integrate import integrate, output_times
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.attention import Attention
-from odescale.systems.coverage import softmax_load
+from odescale.systems.attention import Attention, softmax_load
 
 
 def _same(system: Attention) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from scipy import stats
 
 from odescale.compare.sheets import Errors, Rules, relative_of_order, shared_settings
 from odescale.run import Run
+from odescale.solve.coverage import coverage
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.coverage import coverage
 from odescale.systems.mean_field import MeanField
 
 

@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax.numpy as jnp
-import numpy as np
-
 from odescale.compare.sheets import Rules, relative_of_order, shared_settings
 from odescale.run import Run
+from odescale.solve.coverage import EXPLAIN, LIMITS
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.peaked import Peaked
-
-FASTEST_DECAY = 0.7
-"""Power g of eta(t) ~ t^-g from which on the spread lags behind its stationary value in any run of a practical length."""
+from odescale.systems.peaked import Peaked, falling_rate
 
 
 def _same(system: Peaked) -> dict[str, Any]:
@@ -31,22 +26,11 @@ def lagging_spread(system: Peaked, t1: float) -> tuple[str, ...]:
     """The reason why the spread lags behind its stationary value up to time t1; empty where it follows.
 
     With eta ~ t^-g the spread relaxes at a rate that falls as t^-(1 + 2 g)/3 while eta itself changes at the rate g/t: at
-    g >= 0.7 it does not reach, within a practical time, the stationary value from which the exponents follow. g is that of
-    the effective rate eta beta^2 over the last factor of ten. With smoothed labels D stays finite, and no such bound holds.
+    g >= 0.7 it does not reach, within a practical time, the stationary value from which the exponents follow.
     """
-    if float(system.noise) == 0 or float(system.smoothing) > 0 or system.optimizer != "sgd":
-        return ()
-
-    def effective(t: float) -> float:
-        return float(system.schedule(jnp.asarray(t)) * system.logit_schedule(jnp.asarray(t)) ** 2)
-
-    early, late = effective(t1 / 10), effective(t1)
-    power = -np.log10(late / early) if late > 0 and early > 0 else np.inf
-    if power >= FASTEST_DECAY - 0.02:  # a schedule (1 + t/onset)^-g comes to its g from below
-        return (
-            f"the effective learning rate falls as t^-{power:.2f} over the last decade: the spread lags behind its "
-            "stationary value",
-        )
+    power = falling_rate(system, t1)
+    if power is not None and power >= LIMITS["lag"]:
+        return (EXPLAIN["lag"].format(value=power, limit=LIMITS["lag"]),)
     return ()
 
 

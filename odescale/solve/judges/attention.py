@@ -1,0 +1,39 @@
+r"""Sizes of what the theory of softmax attention at infinite context neglects.
+
+rows, noise:  as of a mean-field system
+context:      |L_T(0)/L(0) - 1|                    an infinite context against the system's own number of tokens
+softmax:      2 C_kk C_qq                          beyond 1 a few tokens carry the softmax average
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+
+from odescale.expectations.sampled import sample_context
+from odescale.systems.attention import Attention, softmax_load
+
+MOST_TOKENS, MOST_HEADS = 512, 16
+"""Up to which the sampled closure at the start costs little more than a second."""
+
+
+def sizes(system: Attention, t1: float | None) -> dict[str, float]:
+    """Sizes at the start: tokens against an infinite context, loads of the softmax average, rows and directions."""
+    C, R = system.couple(jnp.asarray(system.initial_overlaps))
+    tokens, whole = float(system.tokens), float(system.trace)
+    numbers = {
+        "rows": float(system.trained.sum()) / whole if system.eigenvalues.shape[0] == 1 else 0.0,
+        "noise": float(system.noise) * float(system.learning_rate) / float(system.stability_bound()),
+        "softmax": max(
+            float(softmax_load(C, R, n)) for n in (system.architecture.student, system.architecture.teacher)
+        ),
+    }
+    heads = sum(map(len, system.architecture.student.layers))
+    limitless = not (system.finite_context or system.sampled is not None) and np.isfinite(tokens)
+    simple = not system.writes_back and system.eigenvalues.shape[0] == 1
+    cheap = tokens <= MOST_TOKENS and heads <= MOST_HEADS
+    # Beyond a load of one the sampled average is a few tokens: the first size has said so.
+    if limitless and simple and cheap and numbers["softmax"] < 1:
+        own = sample_context(system.architecture.size, int(tokens)).loss(C, system.architecture)
+        numbers["context"] = abs(float(own) / float(system.excess_loss(0.0, system.initial_state())) - 1)
+    return numbers

@@ -1,0 +1,56 @@
+r"""Sizes of what theories of one or two lines neglect.
+
+peaked     rows    (K - 1)/d                       each centred row takes one direction out of d
+           lag     g of an effective rate ~ t^-g   the spread lags behind its stationary value
+spectral   ode     |E_ODE/E_exact - 1|             what the ODE loses because a step is not small, largest up to t1
+kernel     flow    eta lambda_max/n                one step of descent on the fastest mode, which a flow takes as small
+derived    rows    P/d
+           step    eta lam_1 |G|/N                 change of the fastest mode in one step, at the start
+           spectrum  1/d_eff
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from odescale.generated import kernel as kernel_formulas
+from odescale.solve.spectral.step_error import step_error
+from odescale.systems.derived import Derived, functions_of
+from odescale.systems.kernel import Kernel
+from odescale.systems.peaked import Peaked, falling_rate
+from odescale.systems.spectral import Spectral
+
+HORIZON = {"peaked": 1e4, "spectral": 1000.0}
+"""End times (units of t) of a judgement that is not told one."""
+
+
+def of_peaked(system: Peaked, t1: float | None) -> dict[str, float]:
+    """Adam has its moments at their stationary values, and no noise to lag."""
+    numbers = {"classes": float(system.classes - 1) / system.dimension}
+    power = falling_rate(system, HORIZON["peaked"] if t1 is None else t1)
+    return numbers if power is None else numbers | {"lag": power}
+
+
+def of_spectral(system: Spectral, t1: float | None) -> dict[str, float]:
+    """The learning rates that are unstable are refused before (`Spectral.check`)."""
+    found = step_error(system, HORIZON["spectral"] if t1 is None else t1)
+    return {} if found is None else {"ode": abs(found.error)}
+
+
+def of_kernel(system: Kernel, t1: float | None) -> dict[str, float]:
+    """The drift of the kernel is measured by `kernel_regime`, which needs the network."""
+    return {
+        "flow": float(kernel_formulas.stability_ratio(system.eigenvalues[-1], system.learning_rate, system.samples))
+    }
+
+
+def of_derived(system: Derived, t1: float | None) -> dict[str, float]:
+    """The closure gives |G| at the start; what its noise does to single runs is not in it."""
+    lam, weights = np.asarray(system.eigenvalues), np.asarray(system.weights)
+    G = np.asarray(functions_of(system.source)["closure"](system.couple(system.initial_state()), **system.constants)[0])
+    fastest = float(np.linalg.norm(G[: system.students], 2))
+    return {
+        "rows": system.initial_overlaps.shape[-1] / (system.trace * float(weights.sum())),
+        "step": float(system.learning_rate) * lam.max() * fastest / system.trace,
+        "spectrum": float((weights * lam**2).sum()) / system.trace,
+    }
