@@ -237,7 +237,8 @@ def test_every_option_is_honoured(theory):
 def test_the_systems_own_theory_has_its_exact_transition(theory):
     result = compare(logistic_pair(), run_of(logistic_pair(), theory))
     assert result.transitions["exact"].reason.startswith("no exponential phase"), "its rate climbs all along its fall"
-    assert result.verdict.status == "agrees" and "agrees" in str(result) and len(str(result).splitlines()) == 4
+    assert result.verdict.status == "agrees" and "agrees" in str(result) and len(str(result).splitlines()) == 5
+    assert result.coverage.inside and f"before the run: {result.coverage}" in str(result)
 
 
 def test_a_theory_from_outside_brings_its_sheet(theory, monkeypatch):

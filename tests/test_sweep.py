@@ -58,7 +58,7 @@ def test_a_member_is_the_single_solve(batch, number):
 def test_a_failed_member_is_masked_with_its_own_code(batch):
     failed = np.flatnonzero(batch.code != Code.OK)
     assert failed.tolist() == [17, 60] and batch.meta["failed"] == 2
-    assert set(batch.code[failed].tolist()) <= {Code.NOT_FINITE, Code.MAX_STEPS}
+    assert set(batch.code[failed].tolist()) == {Code.DIVERGED}
     for number in failed:
         valid = batch.valid[number]
         assert valid[0] and not valid[-1] and np.isnan(batch.loss[number][~valid]).all()

@@ -15,7 +15,7 @@ def remarks_of(system: Any, t1: float) -> Remarks:
     """Whether the theory covers the system up to the end time t1, and what else its theory has to say."""
     judged = coverage(system, t1)
     further, lines = REMARKS[system.name](system, t1) if system.name in REMARKS else ({}, [])
-    return {"coverage": judged.to_dict()} | further, [str(judged), *lines]
+    return {"coverage": judged.to_dict()} | further, [*lines, str(judged)]
 
 
 def _nodes(system: Any, t1: float) -> Remarks:
