@@ -64,7 +64,11 @@ def prenorm() -> TeacherStudent:
 def deep(depth: int) -> dict[str, Any]:
     """A start of `layers(depth)`."""
     names = [f"{row}{i}" for i in range(depth) for row in "qk"]
-    cosines = {(f"{row}{i}", "r"): cosine for i in range(depth) for row, cosine in (("k", 0.5), ("q", 0.2))}
+    cosines = {
+        (f"{row}{i}", "r"): cosine
+        for i in range(depth)
+        for row, cosine in (("k", 0.5 if depth < 4 else 0.38), ("q", 0.2))
+    }
     return {"alignment": 0.5, "lengths": dict.fromkeys(names, 0.3) | {"r": 0.5 / 4 ** (depth - 2)}, "cosines": cosines}
 
 
@@ -76,7 +80,7 @@ def of(problem: Callable[[], TeacherStudent], start: Mapping[str, Any], eta: flo
 
     def build() -> MeanField:
         p = problem()
-        settings = {"dimension": d, "nodes": 2048} | given
+        settings: dict[str, Any] = {"dimension": d, "nodes": 2048} | given
         if "decay" in settings:  # lam ~ k^-decay with trace d
             spectrum = power_law(settings.pop("decay"), d, trace=None, per_decade=6)
             settings |= {"spectrum": spectrum, "nodes": 1024}

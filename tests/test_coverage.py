@@ -1,6 +1,7 @@
 """What a system says of itself before any run; the table against simulation is `python -m benchmarks.coverage`."""
 
 import json
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -130,7 +131,11 @@ def test_rare_events_are_counted():
 def test_jumps_of_a_linear_student_are_known(batch):
     """Its gradient is the field of its distance to the teacher, of variance 3: P(eta^2 z^2 3/(B^2 d_eff) > 0.3), N B times."""
     lam = np.repeat([2.0, 0.5], [100, 400])
-    for where, trace, effective in (({"dimension": 400}, 400, 400), ({"spectrum": listed(lam)}, 400.0, 400**2 / 500)):
+    cases: list[tuple[dict[str, Any], float, float]] = [
+        ({"dimension": 400}, 400, 400),
+        ({"spectrum": listed(lam)}, 400, 400**2 / 500),
+    ]
+    for where, trace, effective in cases:
         system = mean_field(
             linear(), initial_overlaps=aligned_overlaps(linear(), alignment=-0.5), nodes=16, learning_rate=1.4 * batch,
             batch=batch, **where,
@@ -241,7 +246,7 @@ def test_peaked_spectral_and_kernel_have_their_own_reasons():
     steep = spectral(eigenvalues=np.array([1.0, 0.1]), excess=np.ones(2), learning_rate=0.6, batch=1)
     assert not coverage(steep, 100).inside and coverage(steep, 100).numbers["ode"] > 0.05
     assert coverage(spectral(modes=64, learning_rate=0.05, batch=8), 100).inside
-    nearly = as_system("kernel", width=16, samples=4)
+    nearly: Any = as_system("kernel", width=16, samples=4)
     assert coverage(nearly).numbers["flow"] == pytest.approx(
         float(nearly.learning_rate * nearly.eigenvalues[-1] / nearly.samples)
     )
@@ -274,7 +279,7 @@ def test_default_overlaps_stay_finite_and_are_as_they_were_up_to_two_layers():
         pairs = system.architecture.student, system.architecture.teacher
         assert max(float(softmax_load(*system.couple(system.initial_overlaps), n)) for n in pairs) < 0.95
     two = attention(depth=2, heads=8), attention(depth=2, heads=8, strength=0.5)
-    np.testing.assert_array_equal(*(x.initial_overlaps for x in two))
+    np.testing.assert_array_equal(two[0].initial_overlaps, two[1].initial_overlaps)
     given = attention(depth=4, heads=2, strength=0.5)  # a given strength is taken
     assert float(given.initial_overlaps[0, 0, 0]) == pytest.approx(0.5)
 

@@ -1,5 +1,7 @@
 """Integrations that cannot end well end soon, and those that can are left alone."""
 
+from typing import Any
+
 import diffrax
 import equinox as eqx
 import jax
@@ -56,6 +58,6 @@ def test_a_field_that_is_nowhere_finite_takes_forty_steps():
     ],
 )
 def test_what_only_grows_or_jumps_is_followed_to_the_end(name, y0, t1, end):
-    found = solve(name, y0, t1, rtol=1e-10)
+    found: Any = solve(name, y0, t1, rtol=1e-10)
     assert found.result == diffrax.RESULTS.successful
     np.testing.assert_allclose(found.ys[-1], end, rtol=1e-6)
