@@ -134,9 +134,9 @@ CASES: dict[str, Case] = {
     "few_directions": Case("2-layer softmax, lam ~ k^-2", of(lambda: layers(2), TWO, 0.1, decay=2.0), 4.0, 48),
     "norm_small": Case("PreNorm softmax, d = 40", of(prenorm, ONE, 0.2, 40), 6.0, 64),
     # deeper, smaller
-    "three_layers": Case("3-layer softmax", of(lambda: layers(3), deep(3), 0.1), 8.0),
-    "four_layers": Case("4-layer softmax", of(lambda: layers(4), deep(4), 0.1), 6.0),
-    "fast_three": Case("3-layer softmax, learning rate 1.5", of(lambda: layers(3), deep(3), 1.5), 3.0),
+    "three_layers": Case("3-layer softmax", of(lambda: layers(3), deep(3), 0.03), 6.0),
+    "four_layers": Case("4-layer softmax", of(lambda: layers(4), deep(4), 0.01), 5.0),
+    "fast_three": Case("3-layer softmax, learning rate 0.1", of(lambda: layers(3), deep(3), 0.1), 8.0),
     "erf_small": Case("2 erf units", lambda: committee(learning_rate=1.0, batch=1, dimension=50), 8.0, 48),
     "relu": Case("softmax + 2 ReLU units",
                  lambda: transformer(depth=1, mlp=2, activation="relu", batch=1, learning_rate=0.15, nodes=2048), 6.0),

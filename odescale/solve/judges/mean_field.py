@@ -27,7 +27,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from odescale.expectations.automatic import node_dimension
-from odescale.expectations.closure import factor
 from odescale.expectations.nodes import sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.solve.judges.tails import JUMP, rare_share
@@ -85,7 +84,7 @@ def _averages(system: MeanField, step: float) -> tuple[float, float, float]:
     lengths = np.maximum(lengths, 1e-3 * lengths.max())  # a row that starts at zero has no length of its own yet
     curvature, spread, rare = [], [], []
     for A in changes:
-        pair = tuple(jnp.asarray(A @ x @ A.T) for x in (C, R))
+        pair = (jnp.asarray(plain @ _root(A @ C @ A.T)), jnp.asarray(plain @ A @ R @ A.T @ plain.T))
         G, c, moves = (np.asarray(x) for x in _samples(problem, jnp.asarray(nodes), *pair))
         curvature.append(np.linalg.eigvalsh(G.mean(axis=0))[-1])
         spread.append(c.mean())
@@ -107,14 +106,19 @@ def _moved(problem: TeacherStudent, share: float) -> Float[np.ndarray, "P P"]:
     return move
 
 
+def _root(C: Float[np.ndarray, "P P"]) -> Float[np.ndarray, "P P"]:
+    """F with F F^T = C, small rows as exact as large ones. Outside of JAX, which takes seconds to compile one of eighty rows."""
+    scale = np.sqrt(np.maximum(np.diag(C), np.finfo(float).tiny))
+    lam, U = np.linalg.eigh(C / (scale[:, None] * scale))
+    return scale[:, None] * U * np.sqrt(np.maximum(lam, 0.0))
+
+
 @eqx.filter_jit
 def _samples(
-    problem: TeacherStudent, nodes: Float[Array, "n D"], C: Float[Array, "P P"], R: Float[Array, "P P"]
+    problem: TeacherStudent, nodes: Float[Array, "n D"], root: Float[Array, "P P"], plain_R: Float[Array, "P P"]
 ) -> tuple[Float[Array, "n p p"], Float[Array, " n"], Float[Array, "n p"]]:
-    """sum_t J_t^T l'' J_t, sum_ts rho_ts tr(J_t^T l'' J_s) and sum_ts rho_ts g_ti g_si at overlaps in difference rows."""
+    """sum_t J_t^T l'' J_t, sum_ts rho_ts tr(J_t^T l'' J_s) and sum_ts rho_ts g_ti g_si, fields root z of plain rows."""
     T, P, rows = problem.tokens, problem.size, problem.moved
-    back = jnp.asarray(2 * np.eye(P) - problem.difference_basis())
-    root, plain_R = back @ factor(C, problem.trained), back @ R @ back.T
     token_root, rho = jnp.asarray(problem.token_root), jnp.asarray(problem.correlation)
 
     def one(node):
