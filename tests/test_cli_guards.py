@@ -60,16 +60,8 @@ def test_a_builder_from_outside_that_fails_is_described_all_the_same(cli, tmp_pa
 
 
 def test_a_solve_that_hits_its_cap_names_an_option_that_exists(cli) -> None:
-    line = (
-        "solve",
-        "logistic_pair",
-        "--t1",
-        "30",
-        "--points",
-        "20",
-        "--solver",
-        "tsit5",
-    )  # and not the stiff one after it
+    # Not the stiff solver after it, whose program takes long to make.
+    line = ("solve", "logistic_pair", "--t1", "30", "--points", "20", "--solver", "tsit5")
     status, out, err = cli(*line, "--max-steps", "5")
     assert status == 1 and "raise max_steps (--max-steps of solve and sweep)" in err and err.count("\n") == 1
     assert cli(*line, "--max-steps", "5000")[0] == 0

@@ -182,6 +182,9 @@ def test_command(verb: str, name: str, tmp_path: Path, capsys: pytest.CaptureFix
     assert record["system"] and record["code"] == 0
     if verb == "compare":  # and with it `write_report`
         assert Path(record["path"]).read_text().startswith("# ")
+        found = [one for one in (record["transition"] or {}).values() if isinstance(one, dict)]
+        assert all(one["thresholds"]["efolds"] == 1.5 for one in found)
+        assert found or name not in ("attention", "quickstart", "logistic_pair")
         written = (tmp_path / "comparison.json").read_text()
         assert json.loads(written, parse_constant=lambda text: pytest.fail(text))["verdict"] == record["verdict"]
         assert {"comparison.png", "theory.npz", "run.npz"} <= {path.name for path in tmp_path.iterdir()}
