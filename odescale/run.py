@@ -6,19 +6,21 @@ import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import xarray
 from jaxtyping import Float, Int
 
 from odescale.clock import Clock, SampledSchedule, parse_schedule, schedule_samples, schedule_text
 from odescale.errors import InputError
 from odescale.files import read_npz, write_npz
 from odescale.logs.read import TrainingLog, digest
+
+if TYPE_CHECKING:  # with pandas the slowest of all imports, for one method
+    import xarray
 
 FORMAT = "odescale run 3"
 
@@ -122,6 +124,8 @@ class Run(eqx.Module):
 
     def to_xarray(self) -> xarray.Dataset:
         """An `xarray.Dataset` over `seed` and `t` with `step` as a further coordinate; other axes are numbered."""
+        import xarray
+
         data = {}
         for name in self.records:
             values = self[name]

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 import numpy as np
-import xarray
 from jaxtyping import Array, Bool, Float, Int
 
 from odescale.clock import Clock, parse_schedule, schedule_text
 from odescale.errors import InputError
 from odescale.files import read_npz, write_npz
+
+if TYPE_CHECKING:  # with pandas the slowest of all imports, for one method
+    import xarray
 
 FORMAT = "odescale-trajectory-1"
 _ARRAYS = ("t", "state", "loss", "exponent", "index", "valid", "code", "error")
@@ -87,6 +89,8 @@ class Trajectory(eqx.Module):
 
     def to_xarray(self) -> xarray.Dataset:
         """An `xarray.Dataset` over `t` (and `member`, `row`, `column`), with `steps` and `tau` as further coordinates."""
+        import xarray
+
         batch = ("member",) * (np.ndim(self.loss) - 1)
         data: dict[str, Any] = {
             name: (batch + ("t",), np.asarray(getattr(self, name))) for name in ("loss", "exponent")
