@@ -11,7 +11,7 @@ from odescale.solve.integrate import traces
 
 FIXED = {"depth": 1, "strength": 0.4}
 T1 = 12.0
-CAP = 300  # steps, so that a diverging member does not hold up its batch for long; the others take 60
+CAP = 2000  # steps, so that a diverging member does not hold up its batch for long
 
 
 @pytest.fixture(scope="module")
