@@ -1,7 +1,7 @@
 """The confusion table of `coverage`: what it says beforehand against direct SGD of the real network, case by case.
 
-`python -m benchmarks.coverage` runs all cases, some ten minutes on two idle cores, and writes docs/coverage.md;
-`--only CASE` prints one, `--page results/coverage.json` writes the page of what a run has left there.
+`python -m benchmarks.coverage` runs all cases, some 20 minutes of CPU, and writes docs/coverage.md; `--only CASE` prints one,
+`--page results/coverage.json` writes the page of what a run has left there.
 
 SGD follows the theory when no seed diverges, the mean over seeds stays within `TOLERANCE` of the ODE at all record times beyond two
 standard errors (seeds and quadrature), and a typical single run (root mean square over seeds) within `SCATTER`. A seed has diverged

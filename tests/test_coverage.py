@@ -29,6 +29,7 @@ from odescale.networks import HeadRows, PreNorm, QueryToken, RowNetwork, SelfAtt
 from odescale.solve.judges.tails import rare_share
 from odescale.spectra import listed, power_law
 from odescale.systems.attention import softmax_load
+from odescale.systems.kernel import Kernel
 from odescale.systems.register import HOOKS, as_system
 
 
@@ -228,14 +229,11 @@ def test_quadratic_units_diverge_where_it_is_said_and_not_where_it_is_not():
     assert coverage(quadratic(0.1, 150)).inside and not coverage(quadratic(0.8, 150)).inside
 
 
-@pytest.mark.parametrize("name", ["quickstart", "peaked", "spectral", "kernel"])
+@pytest.mark.parametrize("name", ["quickstart", "spectral"])
 def test_the_systems_of_the_register_are_judged(name):
-    small = {"kernel": {"width": 16, "samples": 4}, "spectral": {"modes": 64}, "peaked": {"classes": 3}}.get(name, {})
-    system = as_system(name, **small)
-    found = coverage(system)
+    found = coverage(system := as_system(name))
     assert found.inside in (True, False) and found.numbers and json.loads(json.dumps(found.to_dict()))
     assert coverage(system) is found  # asked for twice, measured once
-    assert (name == "kernel") == ("kernel_regime" in str(found))
 
 
 def test_peaked_spectral_and_kernel_have_their_own_reasons():
@@ -246,10 +244,13 @@ def test_peaked_spectral_and_kernel_have_their_own_reasons():
     steep = spectral(eigenvalues=np.array([1.0, 0.1]), excess=np.ones(2), learning_rate=0.6, batch=1)
     assert not coverage(steep, 100).inside and coverage(steep, 100).numbers["ode"] > 0.05
     assert coverage(spectral(modes=64, learning_rate=0.05, batch=8), 100).inside
-    nearly: Any = as_system("kernel", width=16, samples=4)
-    assert coverage(nearly).numbers["flow"] == pytest.approx(
-        float(nearly.learning_rate * nearly.eigenvalues[-1] / nearly.samples)
-    )
+    two, one = jnp.array([1.0, 3.0]), jnp.ones(1)
+    nearly = Kernel(
+        kernel=jnp.diag(two), test_kernel=jnp.ones((1, 2)), eigenvalues=two, modes=jnp.eye(2), initial=0 * two, targets=two,
+        test_initial=one, test_targets=one, learning_rate=jnp.asarray(0.4), samples=jnp.asarray(2.0), test_samples=one[0],
+    )  # fmt: skip
+    assert coverage(nearly).inside and coverage(nearly).numbers == {"flow": pytest.approx(0.4 * 3 / 2)}
+    assert "kernel_regime" in str(coverage(nearly))
 
 
 def test_a_derived_theory_is_judged_by_what_it_has_and_one_without_a_judge_is_undecided(monkeypatch):
@@ -273,7 +274,7 @@ def test_what_is_no_system_is_refused():
 
 
 def test_default_overlaps_stay_finite_and_are_as_they_were_up_to_two_layers():
-    for depth, heads in ((2, 8), (3, 1), (3, 8)):
+    for depth, heads in ((2, 8), (3, 4)):
         system = attention(depth=depth, heads=heads)
         assert 0.5 < float(system.excess_loss(0.0, system.initial_state())) < 5
         pairs = system.architecture.student, system.architecture.teacher
@@ -284,10 +285,8 @@ def test_default_overlaps_stay_finite_and_are_as_they_were_up_to_two_layers():
     assert float(given.initial_overlaps[0, 0, 0]) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("kind", "depth"), [("softmax", 4), ("linear", 4)])
-def test_a_deep_transformer_has_outputs_of_the_size_of_a_shallow_one(kind, depth):
-    small = {"attention": kind, "nodes": 256, "replicates": 2}
-    deep = transformer(depth=depth, **small)
-    shallow = transformer(depth=2, **small)
-    losses = [float(one.excess_loss(0.0, one.initial_state())) for one in (deep, shallow)]
-    assert 0.1 < losses[0] / losses[1] < 2
+@pytest.mark.parametrize(("kind", "low", "high"), [("softmax", 3.0, 6.0), ("linear", 0.2, 3.0)])
+def test_a_deep_transformer_has_outputs_of_the_size_of_a_shallow_one(kind, low, high):
+    """Two layers: 4.6 and 1.2. The third alone would make 17 and 31 of it."""
+    system = transformer(depth=3, attention=kind, nodes=256, replicates=2)
+    assert low < float(system.excess_loss(0.0, system.initial_state())) < high
