@@ -25,7 +25,7 @@ from jaxtyping import Float
 from odescale.analysis.forecast.fit import evaluate
 from odescale.analysis.forecast.laws import Course, Law, law_named
 
-SIZE = 0.0224
+SIZE = 0.0198
 """Times the square roots above, half the width that holds nine cases of ten on five families: c and the quantile in one."""
 LENGTHS = (1.5, 0.5)
 """ell_tau in e-folds of tau, ell_n in units of the noise at the peak rate: least interval score on the same families."""
