@@ -225,7 +225,7 @@ BAD = {
     "infinite tokens cannot be trained": (("train", "logistic_pair", "--set", "tokens=inf"), "tokens: expected a whole number"),
     "no seeds": (("train", "logistic_pair", "--seeds", "0"), "expected a whole number >= 1"),
     "seeds of what is not random": (("train", "kernel", "--seeds", "2"), "seeds: expected"),
-    "tolerance": (("compare", "committee", "--tolerance", "0"), "tolerance: expected numbers between 0 and 1"),
+    "tolerance": (("compare", "committee", "--tolerance", "0"), "tolerance: expected a finite number > 0 and below 1"),
     "tolerance no number": (("compare", "spectral", "--tolerance", "loss=x"), "--tolerance: expected a number"),
     "two tolerances": (("compare", "spectral", "--tolerance", "0.1", "--tolerance", "0.2"), "--tolerance: expected one number"),
     "depth of a comparison": (("compare", "spectral", "--threshold", "efold=2"), "--threshold: expected one of"),

