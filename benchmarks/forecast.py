@@ -1,6 +1,6 @@
 """Forecasts of real loss curves: what the laws reach on the MultiPowerLaw runs and the OLMo ladder, and what they refuse.
 
-`ODESCALE_DATA=folder python -m benchmarks.forecast [mpl|olmo|intervals|refusals|gemstones|best]`; about five minutes on one core.
+`ODESCALE_DATA=folder python -m benchmarks.forecast [mpl|olmo|intervals|refusals|gemstones|one|best]`; about five minutes on one core.
 """
 
 from __future__ import annotations
@@ -153,6 +153,23 @@ def report_gemstones() -> None:
     print(f"  width alone: {fit_isolated({'width': end['width']}, end['loss'])}")
 
 
+def report_one_run() -> None:
+    """One run to another length, or to another schedule: which of four places of the unseen part the interval holds."""
+    lengths = ("cosine_24000", "cosine_72000"), ("cosine_72000", "cosine_24000"), ("wsd_20000_24000", "constant_72000")
+    cases = [
+        (multi_power_curves(s), pair, s) for s in SIZES for pair in (*lengths, ("wsd_20000_24000", "cosine_24000"))
+    ]
+    steps = [("cosine 1xC", "cosine 2xC"), ("cosine 2xC", "cosine 5xC"), ("cosine 5xC", "cosine 10xC")]
+    cases += [(olmo_curves(s), pair, s) for s in LADDER for pair in steps]
+    for curves, (known, asked), size in cases:
+        rows = forecast(curves[known], curves[asked], draws=30).at_horizons()
+        held = ", ".join(
+            f"{row['error']:.4f} of +-{(row['high'] - row['low']) / 2:.4f}{'' if row['covered'] else ' (missed)'}"
+            for row in rows
+        )
+        print(f"  {size}, {known} -> {asked}: {held}")
+
+
 def report_best() -> None:
     """The schedule of least loss under the fitted law."""
     for size in SIZES:
@@ -164,7 +181,7 @@ def report_best() -> None:
 def main() -> None:
     """Prints what was asked for, or everything."""
     start = time.time()
-    asked = sys.argv[1:] or ["intervals", "refusals", "gemstones", "best"]
+    asked = sys.argv[1:] or ["intervals", "refusals", "gemstones", "one", "best"]
     made: list[Forecast] = []
     if "mpl" in asked or "intervals" in asked:
         made += report_multi_power()
@@ -180,6 +197,8 @@ def main() -> None:
         report_refusals()
     if "gemstones" in asked:
         report_gemstones()
+    if "one" in asked:
+        report_one_run()
     if "best" in asked:
         report_best()
     print(f"{time.time() - start:.0f} s")

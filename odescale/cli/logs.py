@@ -183,6 +183,7 @@ def _planned(options: argparse.Namespace, curves: Sequence[LossCurve], start: fl
 
 
 def report_in_words(report: LogReport, page: Path) -> str:
+    """What the terminal shows of a report: every run as it was read, laws, forecasts, the verdict with its reasons, the page."""
     lines = []
     for run in report.runs:
         column = dict(run.log.columns).get("loss", "loss")

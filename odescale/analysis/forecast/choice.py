@@ -203,8 +203,8 @@ def choose_law(
     3. All within 15 % of the least error are kept, with weights ~ 1/rms^2.
 
     Set on runs of six sizes from four families (docs/forecasting.md has the table): the mean of what cannot be told apart errs
-    less than any one law and than the one with the lowest AIC. The multi-power law was tried among the candidates: its seven
-    numbers are identified in one set of runs out of ten.
+    less than any one law and than the one with the lowest AIC. The multi-power law is no candidate: its seven
+    numbers are rarely identified.
 
     **Raises** `OutsideTheoryError`, "unidentified", with the reason per law, where no candidate is left: one constant rate, a few
     points, noise, the first tenth of a cosine.
