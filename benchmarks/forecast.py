@@ -1,6 +1,7 @@
 """Forecasts of real loss curves: what the laws reach on the MultiPowerLaw runs and the OLMo ladder, and what they refuse.
 
-`ODESCALE_DATA=folder python -m benchmarks.forecast [mpl|olmo|intervals|refusals|gemstones|one|best]`; about five minutes on one core.
+`ODESCALE_DATA=folder python -m benchmarks.forecast [mpl|olmo|intervals|refusals|gemstones|one|best]`; about six
+minutes on one core.
 """
 
 from __future__ import annotations

@@ -194,13 +194,13 @@ def test_laws_that_cannot_be_told_apart_are_averaged() -> None:
         name: known_fit(name, vectors[name], rms)
         for name, rms in (("instant", 0.02), ("relaxing", 0.01), ("spectral", 0.01))
     }
-    validations = {name: CrossValidation(name, error, 0.1, (), ()) for name, error in errors.items()}
+    validations = {name: CrossValidation(name, error, (), ()) for name, error in errors.items()}
     choice = choose_from(LawTable(fits, validations, dict.fromkeys(fits, 0.0), 0.0))
     assert choice.weights == pytest.approx({"instant": 0.2, "relaxing": 0.8}) and choice.law == "relaxing"
     unknown = replace(fits["relaxing"], identified=False, reason="C: wide")
     choice = choose_from(LawTable(fits | {"relaxing": unknown}, validations, dict.fromkeys(fits, 0.0), 0.0))
     assert choice.weights == pytest.approx({"instant": 0.2, "spectral": 0.8})
-    nothing = {name: CrossValidation(name, float("inf"), float("nan"), (), ()) for name in fits}
+    nothing = {name: CrossValidation(name, float("inf"), (), ()) for name in fits}
     choice = choose_from(LawTable(fits, nothing, dict.fromkeys(fits, 0.0), 0.0))
     assert choice.weights == pytest.approx({"instant": 1 / 9, "relaxing": 4 / 9, "spectral": 4 / 9})
 

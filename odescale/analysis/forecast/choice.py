@@ -22,23 +22,21 @@ CLOSE = 1.15
 
 
 class Fold(eqx.Module):
-    """A part left out: `error`, root mean square of (L - forecast)/L on it; `horizon`, its mean log(tau/last fitted tau), >= 0."""
+    """A part left out: `error`, root mean square of (L - forecast)/L on it."""
 
     name: str = eqx.field(static=True)
     error: float
-    horizon: float
     points: int
 
 
 class CrossValidation(eqx.Module):
     """`error`: root mean square over the folds of a law's relative errors on parts left out; inf without a fold.
 
-    `horizon`: mean log(tau/last fitted tau) of the folds. `skipped`: what could not be left out, and why.
+    `skipped`: what could not be left out, and why.
     """
 
     law: str = eqx.field(static=True)
     error: float
-    horizon: float
     folds: tuple[Fold, ...]
     skipped: tuple[str, ...]
 
@@ -63,9 +61,9 @@ def cross_validate(curves: Sequence[LossCurve], *, law: str = "relaxing") -> Cro
         if others:
             _fold(f"run {curve.name}", law, others, [(curve, np.ones(curve.step.size, bool))], folds, skipped)
     if not folds:
-        return CrossValidation(law, float("inf"), float("nan"), (), tuple(skipped))
+        return CrossValidation(law, float("inf"), (), tuple(skipped))
     error = float(np.sqrt(np.mean([f.error**2 for f in folds])))
-    return CrossValidation(law, error, float(np.mean([f.horizon for f in folds])), tuple(folds), tuple(skipped))
+    return CrossValidation(law, error, tuple(folds), tuple(skipped))
 
 
 def _fold(
@@ -83,13 +81,12 @@ def _fold(
     if not np.isfinite(fit.rms):
         skipped.append(f"{name}: {fit.reason}")
         return
-    errors, horizons = [], []
+    errors = []
     for curve, part in rest:
         course = course_of(curve, law)
         errors.append(((curve.loss - evaluate(law_named(law), course, fit.vector)) / curve.loss)[part])
-        horizons.append(np.maximum(np.log(course.tau[part] / fit.end_tau), 0.0))
     error = np.concatenate(errors)
-    folds.append(Fold(name, float(np.sqrt(np.mean(error**2))), float(np.concatenate(horizons).mean()), error.size))
+    folds.append(Fold(name, float(np.sqrt(np.mean(error**2))), error.size))
 
 
 class LawTable(eqx.Module):

@@ -4,7 +4,8 @@
     half^2 = L^2 (z^2 (s_fit^2 + s_noise^2) + [unseen] (m^2 + away^2))     half the width of the 90 % interval, z = 1.645
 
 s_fit: the block bootstrap of the fits. s_noise: their residual. m: what a law misses, `discrepancy`, in the heaviest law's eyes,
-with constants that come from other people's runs: back-tests inside the fitted runs hardly tell the error elsewhere. away: for a law without a noise term, its distance from the relaxing law, else 0.
+with constants that come from other people's runs: back-tests inside the fitted runs hardly tell the error elsewhere. away: for a
+law without a noise term, its distance from the relaxing law, else 0.
 One unit of tau is 1/eta SGD steps.
 """
 
