@@ -24,7 +24,7 @@ from scipy.optimize import leastsq
 from odescale.analysis.phases.bootstrap import autocorrelation, residual_memory
 from odescale.analysis.phases.shapes import MODELS, bounds, derivatives, evaluate, evaluate_rows, parameters
 from odescale.analysis.phases.starts import starting_points
-from odescale.analysis.phases.stretches import Phases, Thresholds, counted_kinds, find_phases
+from odescale.analysis.phases.stretches import Cutter, Phases, Thresholds
 from odescale.errors import SolveError
 
 AIC_GAP = 10.0
@@ -267,11 +267,11 @@ def _fit(model, vector, t, y, s, known: float | None, grid, log_loss_start, thre
 def phases_of(terms, vector, grid, t, log_loss_start, thresholds) -> Phases:
     """The phases of a sum of terms on `grid`, held by the points `t`; a power law that comes first has them in its own time."""
     plain, own, origin = _curves(terms, vector, grid, t, log_loss_start, thresholds)
-    found = find_phases(*plain[0], **plain[1])
+    found = plain.phases()
     if own is None or _several(tuple(phase.kind for phase in found.counted())):
         return found
     # A power law in t + tau that begins with the window: its phases are those in its own time.
-    moved = find_phases(*own[0], **own[1])
+    moved = own.phases()
     if len(moved.counted("exponential", "power law")) <= len(found.counted()):
         return found
     return moved.moved(origin)
@@ -280,10 +280,10 @@ def phases_of(terms, vector, grid, t, log_loss_start, thresholds) -> Phases:
 def _name_of(terms, vector, grid, t, log_loss_start, thresholds) -> str:
     """The name of `phases_of`."""
     plain, own, _ = _curves(terms, vector, grid, t, log_loss_start, thresholds)
-    name, kinds = counted_kinds(*plain[0], **plain[1])
+    name, kinds = plain.kinds()
     if own is None or _several(kinds):
         return name
-    other, theirs = counted_kinds(*own[0], **own[1])
+    other, theirs = own.kinds()
     return name if sum(kind in ("exponential", "power law") for kind in theirs) <= len(kinds) else other
 
 
@@ -291,21 +291,20 @@ def _several(kinds: tuple[str, ...]) -> bool:
     return sum(kind in ("exponential", "power law", "stretched exponential") for kind in kinds) > 1
 
 
-def _curves(terms, vector, grid, t, log_loss_start, thresholds) -> tuple[Any, Any, float]:
-    """What is cut into phases: (arguments, options) of the curve, and of a curve that begins with a power law in its own time,
-    with the start of that time; None without.
-    """
+def _curves(terms, vector, grid, t, log_loss_start, thresholds) -> tuple[Cutter, Cutter | None, float]:
+    """The curve, and one that begins with a power law in that law's own time, with the start of that time; None without."""
     log_loss, p, q = derivatives(terms, vector, grid)
     start = None
     if log_loss_start is not None:
         start = float(evaluate(terms, vector, np.array([min(grid[0] * 1e-9, 1e-9)]))[0][0])
-    plain = (grid, p, q, log_loss), {"log_loss_start": start, "thresholds": thresholds, "points": t}
+    limits = Thresholds() if thresholds is None else thresholds
+    plain = Cutter(grid, p, q, log_loss, start, limits, t)
     origin = _origin(terms, vector)
     if origin is None:
         return plain, None, 0.0
     later = grid + origin
-    own = (later, p * later / grid, 1 + (q - 1) * later / grid, log_loss)
-    return plain, (own, {"thresholds": thresholds, "points": t + origin}), origin
+    own = Cutter(later, p * later / grid, 1 + (q - 1) * later / grid, log_loss, None, limits, t + origin)
+    return plain, own, origin
 
 
 def _origin(terms: Sequence[str], vector: np.ndarray) -> float | None:

@@ -210,29 +210,10 @@ def find_phases(
     **Returns** `Phases`. **Failure regime**: q that is noisy on the grid ends a phase at every excursion.
     """
     limits = Thresholds() if thresholds is None else thresholds
-    cut = _Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points)
-    name, filled, nearest = _cut(cut)
-    longest = {kind: cut.whole(stretch) for kind, stretch in nearest.items()}
-    return Phases(name, tuple(cut.whole(stretch) for stretch in filled), longest, limits)
+    return Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points).phases()
 
 
-def counted_kinds(
-    t: Float[np.ndarray, " n"],
-    exponent: Float[np.ndarray, " n"],
-    index: Float[np.ndarray, " n"],
-    log_loss: Float[np.ndarray, " n"],
-    *,
-    log_loss_start: float | None = None,
-    thresholds: Thresholds | None = None,
-    points: Float[np.ndarray, " m"] | None = None,
-) -> tuple[str, tuple[str, ...]]:
-    """(name, kinds of the phases that count) of `find_phases`, a third of the work: what a draw of a contest is asked for."""
-    limits = Thresholds() if thresholds is None else thresholds
-    name, filled, _ = _cut(_Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points))
-    return name, tuple(stretch.kind for stretch in filled if stretch.counts)
-
-
-def _cut(cut: _Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
+def _cut(cut: Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
     """(name, stretches without gaps, the longest near each of q = 1 and q = 0)."""
     limits, t = cut.limits, cut.t
     found = [
@@ -299,15 +280,27 @@ def _falls(phases: Sequence[_Stretch]) -> list[float]:
     return [fall for fall in falls if fall > 0]
 
 
-class _Cutter:
+class Cutter:
     """A curve on its grid, cut into stretches."""
 
     def __init__(self, t, p, q, log_loss, log_loss_start, limits: Thresholds, points) -> None:
         self.t, self.x, self.p, self.q, self.y = t, np.log(t), np.asarray(p), np.asarray(q), np.asarray(log_loss)
+        self.asked = limits
         # Plain attributes: a module looks each of its own up at length, and a contest cuts some fifty curves.
         self.limits = SimpleNamespace(**{name: getattr(limits, name) for name in limits.__dataclass_fields__})
         self.points = None if points is None else np.sort(points)
         self.start = self.y[0] if log_loss_start is None else float(log_loss_start)
+
+    def phases(self) -> Phases:
+        """See `find_phases`."""
+        name, filled, nearest = _cut(self)
+        longest = {kind: self.whole(stretch) for kind, stretch in nearest.items()}
+        return Phases(name, tuple(self.whole(stretch) for stretch in filled), longest, self.asked)
+
+    def kinds(self) -> tuple[str, tuple[str, ...]]:
+        """(name, kinds of the phases that count), a third of the work: what a draw of a contest is asked for."""
+        name, filled, _ = _cut(self)
+        return name, tuple(stretch.kind for stretch in filled if stretch.counts)
 
     def whole(self, stretch: _Stretch) -> Phase:
         """The stretch with the medians of p and of p/t on it."""
