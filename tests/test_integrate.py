@@ -25,7 +25,7 @@ from odescale import (
 from odescale.generated.attention import logistic_pair_loss
 from odescale.networks import Architecture, FieldNetwork
 from odescale.solve.codes import Code
-from odescale.solve.integrate import output_times, traces
+from odescale.solve.integrate import output_times, solve_arrays, traces
 from odescale.spectra import listed, source_overlaps
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale) of the quickstart system
@@ -81,6 +81,51 @@ def test_error_estimate_bounds_the_true_error_within_a_factor():
     # the estimate is the error of the solve at rtol; what is returned is the solve at rtol/100
     assert np.max(checked.error) == pytest.approx(np.max(true), rel=0.2)
     assert np.max(np.abs(checked.loss / exact - 1)) < 0.2 * np.max(true)
+
+
+def test_the_loss_alone_leaves_out_what_is_derived_along_the_flow():
+    ts = np.concatenate([[0.0], np.geomspace(0.05, 3.0, 199)])
+    full, alone = (integrate(linear(), ts=ts, exponents=flag) for flag in (True, False))
+    np.testing.assert_array_equal(alone.state, full.state)
+    np.testing.assert_allclose(alone.loss, full.loss, rtol=1e-14)
+    # slopes of the exponential on the output times: p = rate t (1 + h^2/6), q = 1, h the spacing in log t
+    assert "differences" in alone.meta["exponents"] and "exact" in full.meta["exponents"]
+    h = np.log(ts[2] / ts[1])
+    np.testing.assert_allclose(alone.exponent[2:-1], rate(0.5) * ts[2:-1], rtol=0.2 * h**2)
+    np.testing.assert_allclose(alone.index[3:-2], 1.0, atol=h**2)
+    assert alone.exponent[0] == 0.0 and alone.index[0] == 1.0
+
+
+def test_the_loss_alone_asks_for_no_derivative(monkeypatch):
+    def refused(*given):
+        raise AssertionError("derivatives along the flow")
+
+    monkeypatch.setattr("odescale.solve.integrate.local_exponents", refused)
+    system, numbers = linear(), [jnp.asarray(x) for x in (1e-8, 1e-12)]
+
+    def solve(exponents):
+        times = jnp.linspace(0.0, 3.0, 5)
+        return jax.eval_shape(
+            lambda y: solve_arrays(system, y, times, *numbers, "tsit5", CAP, exponents=exponents)["loss"],
+            system.initial_state(),
+        )
+
+    assert solve(False).shape == (5,)
+    with pytest.raises(AssertionError, match="along the flow"):
+        solve(True)
+
+
+def test_slopes_never_reach_beyond_the_time_reached():
+    trajectory = integrate(
+        linear(), 20.0, max_steps=CAP, rtol=1e-11, solver="tsit5", on_failure="mask", exponents=False
+    )
+    reached = int(trajectory.valid.sum())
+    assert 10 < reached < trajectory.t.size
+    h = np.log(trajectory.t[2] / trajectory.t[1])
+    np.testing.assert_allclose(
+        trajectory.exponent[2 : reached - 1], rate(0.5) * trajectory.t[2 : reached - 1], rtol=0.2 * h**2
+    )
+    assert np.isnan(trajectory.exponent[reached - 1 :]).all() and np.isnan(trajectory.index[reached - 2 :]).all()
 
 
 def test_noise_moves_the_loss_by_eta_squared_over_batch(silent):

@@ -82,6 +82,7 @@ def integrate(
     accuracy: str = "fast",
     max_steps: int | None = None,
     precision: str = "float64",
+    exponents: bool = True,
     progress: bool = False,
     on_failure: str = "raise",
 ) -> Trajectory:
@@ -107,6 +108,8 @@ def integrate(
       then the relative difference of the two losses, sqrt(2) standard errors in the mean square. An ensemble of node
       sets (`MeanField`) has its relative 95 % half width in `error` always; "check" adds the change in squares.
     - `precision`: "float64" or, on purpose, "float32" (rtol >= 1.2e-6; p and q are then unreliable late in a run).
+    - `exponents`: False leaves out the exact derivatives along the flow, which can cost more than the solve; p and q are then
+      slopes of the loss on the output times, good to the square of their spacing in log t (`meta["exponents"]` says which).
     - `on_failure`: "raise" `SolveError`, or "mask" what lies beyond the time reached and set `code`.
 
     **Returns** a `Trajectory`; `meta["remarks"]` says where a spectrum's ODE is more than 2 % off exact SGD because a step is not
@@ -129,11 +132,12 @@ def integrate(
         tolerances = step_tolerances(rung, rtol, atol, dtype, asked.atol_share)
         cap = cap_on_steps(rung, asked, max_steps)
         began = time.perf_counter()
-        values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress)
+        values = _solve(cast, state, jnp.asarray(times), *tolerances, rung, cap, progress, exponents)
         # An ensemble of node sets carries its error bar along.
         error = values["half_width"] / jnp.abs(values["loss"]) if "half_width" in values else None
         if accuracy == "check" and asked.resampled:
-            other = _solve(cast.resampled(), state, jnp.asarray(times), *tolerances, rung, cap, progress)  # type: ignore[attr-defined]
+            again = cast.resampled()  # type: ignore[attr-defined]
+            other = _solve(again, state, jnp.asarray(times), *tolerances, rung, cap, progress, exponents)
             error = jnp.abs(values["loss"] - other["loss"]) / jnp.abs(other["loss"])
         elif accuracy == "check":
             factor = SOLVERS[rung].finer
@@ -142,18 +146,18 @@ def integrate(
             # Another cap is another compilation: raise it only where the finer solve might need more.
             taken = None if traced else sum(int(values["stats"][name]) for name in ("accepted", "rejected"))
             finer_cap = cap if taken is not None and 10 * taken <= cap else 10 * cap
-            better = _solve(cast, state, jnp.asarray(times), *finer, rung, finer_cap, progress)
+            better = _solve(cast, state, jnp.asarray(times), *finer, rung, finer_cap, progress, exponents)
             change = jnp.abs(values["loss"] - better["loss"]) / jnp.abs(better["loss"])
             error = change if error is None else jnp.sqrt(change**2 + error**2)
             values = better
         if traced:
-            return _trajectory(system, times, values, error, record, rung, tolerances)
+            return _trajectory(system, times, values, error, record, rung, tolerances, exponents)
         entry = {name: _number(values["stats"][name]) for name in values["stats"]}
         entry |= {"solver": rung, "code": int(values["code"]), "meaning": explain(values["code"])}
         record.append(entry | {"seconds": round(time.perf_counter() - began, 4), "rtol": float(tolerances[0])})
         if int(values["code"]) in FINAL:
             break
-    trajectory = _trajectory(system, times, values, error, record, rung, tolerances)
+    trajectory = _trajectory(system, times, values, error, record, rung, tolerances, exponents)
     further, lines = remarks_of_solve(system, times, np.asarray(state))
     trajectory.meta.update(further, remarks=lines)
     if int(trajectory.code) not in FINISHED and on_failure == "raise":
@@ -181,8 +185,11 @@ def solve_arrays(
     solver: str,
     max_steps: int,
     progress: bool = False,
+    exponents: bool = True,
 ) -> dict[str, Any]:
     """The pure function under `integrate`: arrays in, arrays out, made for `jit`, `vmap` and `grad`.
+
+    `exponents` False: p and q are slopes of the loss on the output times instead of second derivatives along the flow, here too.
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
@@ -223,12 +230,12 @@ def solve_arrays(
     shape = (-1,) + (1,) * (states.ndim - 1)
     safe = jnp.where(valid.reshape(shape), states, state)
     half_width = replicates = None
-    if along_the_flow(system, solver):
+    if exponents and along_the_flow(system, solver):
         loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
         exponent = jnp.where(times == 0, 0.0, exponent)
     else:
         loss, half_width, replicates = losses(system, times, safe)
-        exponent, index = sampled_exponents(times, loss)
+        exponent, index = sampled_exponents(times, loss, valid)
     observables = jax.vmap(system.observables)(times, safe)
     if replicates is not None:
         observables["replicate_loss"] = replicates
@@ -295,10 +302,11 @@ def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[d
     return diffrax.ODETerm(field), jnp.log1p(times / scale)
 
 
-def _trajectory(system, times, values, error, record, rung, tolerances) -> Trajectory:
+def _trajectory(system, times, values, error, record, rung, tolerances, exponents) -> Trajectory:
     arrays = {name: _host(values[name]) for name in ("state", "loss", "exponent", "index", "valid", "code")}
     observables = {name: _host(value) for name, value in values["observables"].items()}
     traced = any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(system))
+    exact = exponents and along_the_flow(system, rung)
     meta = {
         "system": system.label,
         "solver": rung,
@@ -308,7 +316,7 @@ def _trajectory(system, times, values, error, record, rung, tolerances) -> Traje
         "parameters": {} if traced else system.summary(),
         "loss": getattr(system, "loss_label", "excess loss L"),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
-        "exponents": "exact along the flow" if along_the_flow(system, rung) else "differences on the output times",
+        "exponents": "exact along the flow" if exact else "differences on the output times",
         "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
         "device": jax.default_backend(),
     }

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def sampled_exponents(
-    times: Float[Array, " n"], loss: Float[Array, " n"]
+    times: Float[Array, " n"], loss: Float[Array, " n"], valid: Bool[Array, " n"] | None = None
 ) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
     """(p, q) from the loss at the output times: three-point differences of log L in log t, of second order in the spacing.
 
-    q is one more difference, of log p, so its ends are one-sided. At t = 0, p = 0 and q = 1.
+    q is one more difference, of log p, so its ends are one-sided. At t = 0, p = 0 and q = 1. `valid`: False from the first time on
+    that was not reached; p is NaN at the last time before it, q at the last two, whose differences would reach beyond.
     """
     started = times > 0
     # t = 0 has no logarithm: place it one spacing before the first time, and give it its exact values afterwards.
     log_t = jnp.log(jnp.where(started, times, times[1] ** 2 / times[2]))
     exponent = -_difference(jnp.log(loss), log_t)
     index = _difference(jnp.log(jnp.abs(exponent)), log_t)
-    return jnp.where(started, exponent, 0.0), jnp.where(started, index, 1.0)
+    exponent, index = jnp.where(started, exponent, 0.0), jnp.where(started, index, 1.0)
+    if valid is None:
+        return exponent, index
+    # Masked afterwards: a NaN that goes into a difference makes gradients of everything else NaN.
+    known = valid & jnp.append(valid[1:], True)
+    return jnp.where(known, exponent, jnp.nan), jnp.where(known & jnp.append(known[1:], True), index, jnp.nan)
 
 
 def _difference(values: Float[Array, " n"], at: Float[Array, " n"]) -> Float[Array, " n"]:
