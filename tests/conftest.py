@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import equinox
@@ -51,6 +52,22 @@ def _drop_compiled_functions() -> Iterator[None]:
         equinox.clear_caches()
         jax.clear_caches()
         gc.collect()
+
+
+@contextmanager
+def compilations() -> Iterator[list[str]]:
+    """Collects one entry for every program that JAX lowers within, whether its compiled code is found on disk or not."""
+    found: list[str] = []
+
+    def heard(event: str, seconds: float, **more: object) -> None:
+        if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
+            found.append(str(more.get("fun_name", event)))
+
+    jax.monitoring.register_event_duration_secs_listener(heard)
+    try:
+        yield found
+    finally:
+        jax.monitoring.unregister_event_duration_listener(heard)
 
 
 @pytest.fixture

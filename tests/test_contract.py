@@ -12,8 +12,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import compilations
 
 import odescale
 from odescale.cli.main import main
@@ -75,6 +79,18 @@ def comparison(name: str) -> odescale.Comparison:
 def integrates(name: str, folder: Path) -> None:
     found = trajectory(name)
     assert np.all(np.isfinite(found.loss[found.valid])) and found.valid[-1]
+
+
+def integrates_again(name: str, folder: Path) -> None:
+    """Whatever the numbers: checks, solve and remarks of a second system of the same kind compile nothing."""
+    trajectory(name)
+    other = eqx.tree_at(lambda one: one.learning_rate, system(name), replace_fn=lambda rate: 0.9 * rate)
+    with compilations() as before:
+        jax.jit(lambda x: x + 1)(jnp.ones(3))
+    assert before, "the count sees nothing"
+    with compilations() as found:
+        odescale.integrate(other, 0.95 * small(name)[1], points=points(name), rtol=3e-4)
+    assert found == []
 
 
 def sweeps(name: str, folder: Path) -> None:
@@ -139,7 +155,7 @@ def speaks(name: str, folder: Path) -> None:
 
 
 PYTHON: tuple[Callable[[str, Path], None], ...] = (
-    integrates, sweeps, sweeps_by_name, finds_transition, trains, logs, compares, plots, saves, speaks,
+    integrates, integrates_again, sweeps, sweeps_by_name, finds_transition, trains, logs, compares, plots, saves, speaks,
 )  # fmt: skip
 REFUSED = {
     ("kernel", "sweeps_by_name"): "its builder computes a kernel: nothing of it can be traced",

@@ -64,6 +64,17 @@ def test_a_schedule_is_read_half_a_step_earlier() -> None:
     assert judged.error == pytest.approx(true[np.argmax(np.abs(true))], rel=1e-2)
 
 
+@pytest.mark.parametrize(("eta", "noise", "end"), [(0.5, 0.2, 200), (0.5, 0.0, 90), (0.1, 0.0, 700), (0.6, 1e6, 130)])
+def test_a_constant_rate_in_blocks_is_the_loop_over_its_steps(eta: float, noise: float, end: int) -> None:
+    """A schedule that never falls is followed step by step."""
+    blocks, loop = (
+        step_error(system(learning_rate=eta, batch=2.0, noise=noise, schedule=text), end)
+        for text in ("constant", "power:0:1")
+    )
+    assert blocks is not None and loop is not None
+    assert blocks[1:] == loop[1:] and blocks.error == pytest.approx(loop.error, rel=1e-6, abs=1e-12)
+
+
 def test_one_mode_at_a_rate_of_two_thirds_is_a_tenth_off_and_says_so() -> None:
     """eta lam = .66, B = 1."""
     ratios = []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -317,7 +318,7 @@ def _trajectory(system, times, values, error, record, rung, tolerances, exponent
         "loss": getattr(system, "loss_label", "excess loss L"),
         "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
         "exponents": "exact along the flow" if exact else "differences on the output times",
-        "versions": {name: version(name) for name in ("jax", "diffrax", "equinox")},
+        "versions": dict(_versions()),
         "device": jax.default_backend(),
     }
     return Trajectory(
@@ -328,6 +329,12 @@ def _trajectory(system, times, values, error, record, rung, tolerances, exponent
         meta=meta,
         **arrays,
     )
+
+
+@cache
+def _versions() -> dict[str, str]:
+    # Read from files: milliseconds each time.
+    return {name: version(name) for name in ("jax", "diffrax", "equinox")}
 
 
 def _host(value: Any) -> Any:

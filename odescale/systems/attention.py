@@ -19,7 +19,7 @@ from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import Architecture, FieldNetwork
 from odescale.systems import tables
-from odescale.systems.base import DIVERGED, AbstractSystem, Integration
+from odescale.systems.base import DIVERGED, AbstractSystem, Integration, loss_at_start
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, is_traced
 
@@ -213,15 +213,7 @@ class Attention(AbstractSystem):
         The error e of one output obeys `dE e^2/dt = (-2 eta c + eta^2 c^2/B) E e^2`, c = |S a|^2: the gradient noise of
         the error itself outgrows the drift beyond eta c = 2 B.
         """
-        architecture = self.architecture
-        start = self.couple(self.initial_overlaps)
-        copy = np.eye(architecture.size)
-        for student, teacher in architecture.pairs:
-            copy[student] = np.eye(architecture.size)[teacher]
-        speeds = []
-        for C, R in (start, tuple(copy @ np.asarray(x) @ copy.T for x in start)):
-            a = np.asarray(formulas.functionals(jnp.asarray(C), jnp.asarray(R), architecture.student)) * self.trained
-            speeds.append(np.linalg.eigvalsh(a @ a.T)[-1])
+        speeds = [np.linalg.eigvalsh(a @ a.T)[-1] for a in np.asarray(_functionals_at_ends(self))]
         return 2 * float(self.batch) / max(max(speeds), 1e-300)
 
     def check(self) -> None:
@@ -240,7 +232,7 @@ class Attention(AbstractSystem):
                 got=float(self.learning_rate),
                 remedy="lower learning_rate or raise batch",
             )
-        if not float(self.excess_loss(jnp.asarray(0.0), self.initial_state())) > 0:
+        if not float(loss_at_start(self)) > 0:
             raise InputError(
                 "initial_overlaps", expected="a student that differs from its teacher (loss > 0)", got="loss 0",
                 remedy="start elsewhere",
@@ -295,6 +287,18 @@ class Attention(AbstractSystem):
             }
             | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
         )
+
+
+@eqx.filter_jit
+def _functionals_at_ends(system: Attention) -> Float[Array, "2 K P"]:
+    """S a at the start, and with every student row put onto its teacher's."""
+    architecture = system.architecture
+    copy = np.eye(architecture.size)
+    for student, teacher in architecture.pairs:
+        copy[student] = np.eye(architecture.size)[teacher]
+    start = system.couple(system.initial_overlaps)
+    ends = (start, tuple(jnp.asarray(copy @ x @ copy.T) for x in start))
+    return jnp.stack([formulas.functionals(C, R, architecture.student) for C, R in ends]) * system.trained
 
 
 def softmax_load(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, ""]:

@@ -142,6 +142,12 @@ def losses(
     return jax.vmap(system.excess_loss)(times, states), None, None
 
 
+@eqx.filter_jit
+def loss_at_start(system: AbstractSystem) -> Float[Array, ""]:
+    """L(0, y(0)), compiled once per shape: every solve begins with `check`, which asks whether it is positive."""
+    return system.excess_loss(jnp.zeros(()), system.initial_state())
+
+
 def loss_derivatives(
     system: AbstractSystem, t: Real[ArrayLike, ""], y: PyTree[Array]
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:

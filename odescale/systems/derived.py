@@ -20,7 +20,7 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.base import DIVERGED, AbstractSystem, Integration
+from odescale.systems.base import DIVERGED, AbstractSystem, Integration, loss_at_start
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, complete, is_traced, schedule_texts
 from odescale.systems.spectrum import Spectrum, isotropic
@@ -123,7 +123,7 @@ class Derived(AbstractSystem):
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
             return
         check_overlaps(self.initial_overlaps, self.initial_overlaps.shape[-1], modes=self.eigenvalues.shape[0])
-        loss = float(self.excess_loss(jnp.asarray(0.0), self.initial_state()))
+        loss = float(loss_at_start(self))
         if not (np.isfinite(loss) and loss > 0):
             raise InputError(
                 "initial_overlaps", expected="a start whose excess loss is positive", got=loss,

@@ -22,7 +22,7 @@ from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.systems import tables
-from odescale.systems.base import DIVERGED, AbstractEnsemble, Integration
+from odescale.systems.base import DIVERGED, AbstractEnsemble, Integration, loss_at_start
 from odescale.systems.initial import check_overlaps
 from odescale.systems.parameters import Parameter, is_traced
 
@@ -262,8 +262,7 @@ class MeanField(AbstractEnsemble):
                 "momentum", expected="0 with friction (one of the two scalings)", got=float(self.momentum),
                 remedy="mu fixed: momentum; mu = 1 - gamma/N: friction",
             )  # fmt: skip
-        y = self.initial_state()
-        loss = float(jax.jit(lambda y: self.excess_loss(jnp.asarray(0.0), y))(y))
+        loss = float(loss_at_start(self))
         if not loss > 0:
             raise InputError(
                 "initial_overlaps", expected="a student that differs from its teacher (excess loss > 0)", got=loss,

@@ -25,7 +25,7 @@ from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagr
 from odescale.generated import peaked as formulas
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.base import AbstractSystem, Integration
+from odescale.systems.base import AbstractSystem, Integration, loss_at_start
 from odescale.systems.parameters import (
     Parameter,
     complete,
@@ -36,6 +36,8 @@ from odescale.systems.parameters import (
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
+_SMALL = 0.02
+"""A spread next to the teacher, where G is linear in it."""
 
 
 class _Fields(NamedTuple):
@@ -267,11 +269,8 @@ class Peaked(AbstractSystem):
             return 2 * float(self.batch) / max(float(self.noise), 1e-300)
         if self.labels != "soft" or self.disagreement is None:
             return np.inf
-        small = 0.02
-        y = jnp.asarray([self.inverse_temperature, small])
-        G = float(self.second_moment(y, self._fields(jnp.zeros(()), y)))
-        response = float(self.race.response(self.inverse_temperature))
-        return 2 * float(self.batch) / float(self.noise) * response * small / max(G, 1e-300)
+        G, response = map(float, _next_to_teacher(self))
+        return 2 * float(self.batch) / float(self.noise) * response * _SMALL / max(G, 1e-300)
 
     def check(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
@@ -295,7 +294,7 @@ class Peaked(AbstractSystem):
                 "the gradient outgrows its drift next to the teacher", got=float(self.learning_rate),
                 remedy="lower it, or raise batch",
             )  # fmt: skip
-        if not float(self.excess_loss(jnp.zeros(()), self.initial_state())) > 0:
+        if not float(loss_at_start(self)) > 0:
             raise InputError(
                 "overlap", expected="a student that differs from its teacher (loss > 0)", got=float(self.overlap),
                 remedy="change overlap or spread",
@@ -382,6 +381,14 @@ def peaked(
         **functions,  # type: ignore[arg-type]
         **{name: jnp.asarray(values[name], dtype=float) for name in numbers},  # type: ignore[arg-type]
     )
+
+
+@eqx.filter_jit
+def _next_to_teacher(system: Peaked) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """(G at a small spread, H) at the teacher's own temperature."""
+    y = jnp.stack([jnp.asarray(system.inverse_temperature, float), jnp.asarray(_SMALL)])
+    G = system.second_moment(y, system._fields(jnp.zeros(()), y))
+    return G, system.race.response(system.inverse_temperature)
 
 
 def _table(values: dict[str, Any], labels: str) -> Disagreement | None:

@@ -12,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from odescale.analysis.peaked.layer import Exponents, adam_exponents, sgd_exponents, softplus_table, stationary_spread
@@ -23,6 +24,7 @@ from odescale.clock import (
     schedule_integral,
 )
 from odescale.errors import InputError, require_number
+from odescale.expectations.softmax_race import SoftmaxRace
 from odescale.generated import peaked as formulas
 from odescale.systems.parameters import is_traced
 from odescale.systems.peaked import Peaked
@@ -296,6 +298,19 @@ def _layer_reasons(system: Peaked, D: float) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
+@eqx.filter_jit
+def _gap(race: SoftmaxRace, s: Float[Array, ""]) -> Float[Array, ""]:
+    return race.gap(s)
+
+
+@eqx.filter_jit
+def _spread_flow(
+    system: Peaked, t: Float[Array, ""], overlap: Float[Array, ""], spread: Float[Array, ""]
+) -> Float[Array, ""]:
+    """dDelta/dt at (D, Delta)."""
+    return system.vector_field(t, jnp.stack([overlap, spread]))[1]
+
+
 def _stopped_law(system: Peaked, t: float) -> PeakedLaw:
     """D where its drift vanishes, Delta where its own does, both of the exact flow; the error falls as sqrt(eta)."""
     m, others = float(system.race.m), float(system.classes) - 1
@@ -305,14 +320,16 @@ def _stopped_law(system: Peaked, t: float) -> PeakedLaw:
         D = m / others
     else:
         kept = float(system.smoothing) * m
-        D = float(brentq(lambda s: float(system.race.gap(jnp.asarray(s))) - kept, 1e-9, 1e9, xtol=1e-12, rtol=1e-13))
+        D = float(brentq(lambda s: float(_gap(system.race, jnp.asarray(s))) - kept, 1e-9, 1e9, xtol=1e-12, rtol=1e-13))
     spread = 0.0
     time = jnp.asarray(t)
     if float(system.noise) > 0:
-        flow = eqx.filter_jit(lambda x: system.vector_field(time, jnp.stack([jnp.asarray(D / beta), x / beta**2]))[1])
-        spread = float(
-            np.exp(brentq(lambda x: float(flow(jnp.exp(x))) / np.exp(x), np.log(_LEAST), np.log(1e4), xtol=1e-10))
-        )
+        place, width = jnp.asarray(D / beta), jnp.asarray(beta**2)
+
+        def relative(x: float) -> float:
+            return float(_spread_flow(system, time, place, jnp.exp(x) / width)) / np.exp(x)
+
+        spread = float(np.exp(brentq(relative, np.log(_LEAST), np.log(1e4), xtol=1e-10)))
     reasons = ["the loss has a floor: D stops", *_schedule_reasons(system)]
     if not system.peaked_labels:
         reasons.append("finite teacher temperature")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 
 from odescale.compare.kernel import TOLERANCE, function_errors
 from odescale.compare.sheets import Errors, Rules
@@ -34,10 +35,7 @@ def predict(system: Kernel, t: Float[np.ndarray, " n"]) -> Trajectory:
     path = descent(system, np.rint(t).astype(int))
     state = jnp.concatenate([path.train, path.test], axis=1)
     times = jnp.asarray(t, dtype=float)
-    loss, exponent, index = (
-        np.asarray(x) for x in jax.jit(jax.vmap(lambda t, y: local_exponents(system, t, y)))(times, state)
-    )
-    observables = jax.vmap(system.observables)(times, state)
+    (loss, exponent, index), observables = jax.tree.map(np.asarray, _along(system, times, state))
     meta = {
         "system": system.label,
         "loss": system.loss_label,
@@ -50,9 +48,16 @@ def predict(system: Kernel, t: Float[np.ndarray, " n"]) -> Trajectory:
     }
     return Trajectory(
         t=np.asarray(t, dtype=float), state=np.asarray(state), loss=loss, exponent=exponent, index=index,
-        observables={name: np.asarray(x) for name, x in observables.items()}, valid=np.isfinite(loss), code=np.asarray(0),
+        observables=observables, valid=np.isfinite(loss), code=np.asarray(0),
         error=None, clock=system.clock, meta=meta,
     )  # fmt: skip
+
+
+@eqx.filter_jit
+def _along(system: Kernel, times: Array, states: Array) -> tuple[tuple[Array, Array, Array], dict[str, Array]]:
+    """((L, p, q), observables) at every time."""
+    exponents = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, states)
+    return exponents, jax.vmap(system.observables)(times, states)
 
 
 def _distances(system: Kernel, run: Run, theory: Trajectory, at: np.ndarray) -> Errors:

@@ -77,7 +77,8 @@ def step_error(
         return None
     noise = float(system.residual_noise)
     first = np.asarray(system.start if start is None else start, dtype=float)
-    exact, ode = first.copy(), first.copy()
+    exact, ode = first, first
+    steps = _Steps(system, noise)
     left, numbers = MOST_STEPS, MOST_NUMBERS
     worst, where, r, change = 0.0, 0, 0, np.inf
     least = RESOLVED * (first.sum() + noise)
@@ -87,60 +88,112 @@ def step_error(
         if many < 1:
             break
         left, numbers = left - many * parts, numbers - many * parts * first.size
-        exact_step, ode_step = _recursion(system, r), _flow(system, r, parts, noise)
         before = noise + ode.sum()
-        for i in range(many):
-            exact = exact_step(i, exact)
-            for j in range(i * parts, (i + 1) * parts):
-                ode = ode_step(j, ode)
-            r += 1
-            if not (exact.sum() > least and np.isfinite(ode.sum())):
-                return StepError(worst, where, r, float(end))
-            error = float(ode.sum() / exact.sum() - 1)
-            if abs(error) > abs(worst):
-                worst, where = error, r
+        exact, risk = steps.recursion(r, many, exact)
+        ode, flowed = steps.flow(r, many, parts, ode)
+        fine = (risk > least) & np.isfinite(flowed)
+        kept = many if fine.all() else int(np.argmin(fine))
+        if kept:
+            errors = flowed[:kept] / risk[:kept] - 1
+            at = int(np.argmax(np.abs(errors)))
+            if abs(errors[at]) > abs(worst):
+                worst, where = float(errors[at]), r + at + 1
+        if kept < many:
+            return StepError(worst, where, r + kept + 1, float(end))
+        r += many
         change = abs(noise + ode.sum() - before) / before / many if before > 0 else np.inf
     return StepError(worst, where, r, float(end))
 
 
-def _recursion(system: Spectral, r: int) -> Callable[[int, np.ndarray], np.ndarray]:
-    """(i, e) -> e after SGD step r + i."""
-    times = np.zeros(1) if _constant(system) else r + np.arange(CHUNK, dtype=float)
-    shrink, force = (np.asarray(values) for values in _of_steps(system, jnp.asarray(times)))
-    kept = 1 - shrink
-    noise, last = float(system.residual_noise), len(kept) - 1
+class _Steps:
+    """Both paths, chunk by chunk: e -> (e after `many` SGD steps, E after each). What a constant rate repeats is made once."""
 
-    def step(i: int, e: np.ndarray) -> np.ndarray:
-        row = min(i, last)
-        return kept[row] * e + force[row] * (noise + e.sum())
+    def __init__(self, system: Spectral, noise: float):
+        self.system, self.noise = system, noise
+        self.constant = isinstance(system.schedule, ConstantSchedule)
+        self.known: dict[int, Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]] = {}
 
-    return step
+    def recursion(self, r: int, many: int, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Exact SGD from step r on: e <- G e + (eta^2/B) w P."""
+        if self.constant:
+            if 0 not in self.known:
+                shrink, force = (values[0] for values in self._steps(np.zeros(1)))
+                self.known[0] = _repeated(1 - shrink, force, np.zeros_like(force), self.noise)
+            return self.known[0](many, e)
+        shrink, force = self._steps(r + np.arange(CHUNK, dtype=float))
+        sums = np.empty(many)
+        for i in range(many):
+            e = (1 - shrink[i]) * e + force[i] * (self.noise + e.sum())
+            sums[i] = e.sum()
+        return e, sums
+
+    def flow(self, r: int, many: int, parts: int, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The ODE from step r on, `parts` exponential steps to each: de = -a e + b P with P linear in between, exact for that."""
+        h = 1 / parts
+        if self.constant:
+            if parts not in self.known:
+                kept, begin, ramp = (values[0] for values in self._exponential(np.ones(1), h))
+                self.known[parts] = _repeated(kept, begin - ramp, ramp, self.noise)
+            e, sums = self.known[parts](many * parts, e)
+            return e, sums[parts - 1 :: parts]
+        # Always a whole chunk: another shape would be compiled.
+        kept, begin, ramp = self._exponential(r + h * (np.arange(CHUNK * parts) + 0.5), h)
+        solved = 1 / (1 - ramp.sum(axis=1))
+        sums = np.empty(many)
+        for j in range(many * parts):
+            P = self.noise + e.sum()
+            e = kept[j] * e + begin[j] * P
+            # P at the end depends on the ramp that leads to it: solved for.
+            e = e + ramp[j] * ((self.noise + e.sum() - P) * solved[j])
+            if (j + 1) % parts == 0:
+                sums[j // parts] = e.sum()
+        return e, sums
+
+    def _steps(self, times: np.ndarray) -> tuple[np.ndarray, ...]:
+        return tuple(np.asarray(values) for values in _of_steps(self.system, jnp.asarray(times)))
+
+    def _exponential(self, times: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(e^-x, the share of P at the begin, that of its rise) over a length h, x = a h."""
+        decay, push = (np.asarray(values) for values in _of_flow(self.system, jnp.asarray(times)))
+        x = decay * h
+        # (1 - e^-x)/x and (1 - (1 - e^-x)/x)/x; their series where they cancel.
+        small = x < 1e-4
+        safe = np.where(small, 1.0, x)
+        one = np.where(small, 1 - x / 2, -np.expm1(-x) / safe)
+        two = np.where(small, 0.5 - x / 6, (1 - one) / safe)
+        return np.exp(-x), h * push * one, h * push * two
 
 
-def _flow(system: Spectral, r: int, parts: int, noise: float) -> Callable[[int, np.ndarray], np.ndarray]:
-    """(j, e) -> e after part j of the steps from r on: de = -a e + b P with P linear in between, exact for that."""
-    h = 1 / parts
-    # Always a whole chunk: another shape would be compiled.
-    times = np.ones(1) if _constant(system) else r + h * (np.arange(CHUNK * parts) + 0.5)
-    decay, push = (np.asarray(values) for values in _of_flow(system, jnp.asarray(times)))
-    x = decay * h
-    # (1 - e^-x)/x and (1 - (1 - e^-x)/x)/x; their series where they cancel.
-    small = x < 1e-4
-    safe = np.where(small, 1.0, x)
-    one = np.where(small, 1 - x / 2, -np.expm1(-x) / safe)
-    two = np.where(small, 0.5 - x / 6, (1 - one) / safe)
-    left, begin, ramp = np.exp(-x), h * push * one, h * push * two
-    solved = 1 / (1 - ramp.sum(axis=1))
-    last = len(left) - 1
+def _repeated(
+    kept: np.ndarray, begin: np.ndarray, end: np.ndarray, noise: float
+) -> Callable[[int, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """n times e <- kept e + begin P + end P', P = noise + E before and P' after: (n, e) -> (e, E after each).
 
-    def step(j: int, e: np.ndarray) -> np.ndarray:
-        row = min(j, last)
-        P = noise + e.sum()
-        e = left[row] * e + begin[row] * P
-        # P at the end depends on the ramp that leads to it: solved for.
-        return e + ramp[row] * ((noise + e.sum() - P) * solved[row])
+    E after n steps is `sum kept^n e` and a convolution of E itself with the powers of `kept`: blocks of `CHUNK` steps are one
+    triangular system for E and one product with the powers, no loop over the steps.
+    """
+    powers = np.ones((CHUNK + 1, kept.size))
+    np.multiply.accumulate(np.broadcast_to(kept, (CHUNK, kept.size)), axis=0, out=powers[1:])
+    before, after = powers[:-1] @ begin, powers[:-1] @ end
+    lag = np.subtract.outer(np.arange(CHUNK), np.arange(CHUNK))
+    felt = np.where(lag >= 0, after[lag], 0.0) + np.where(lag >= 1, before[lag - 1], 0.0)
+    solved = np.linalg.inv(np.eye(CHUNK) - felt)  # its leading blocks are those of shorter runs
+    pushed = noise * np.cumsum(before + after)
 
-    return step
+    def block(n: int, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        E = solved[:n, :n] @ (powers[1 : n + 1] @ e + pushed[:n] + before[:n] * e.sum())
+        P = noise + np.append(e.sum(), E)
+        backwards = np.stack([P[n - 1 :: -1], P[:0:-1]]) @ powers[:n]
+        return powers[n] * e + begin * backwards[0] + end * backwards[1], E
+
+    def run(n: int, e: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        sums = []
+        for first in range(0, n, CHUNK):
+            e, E = block(min(CHUNK, n - first), e)
+            sums.append(E)
+        return e, np.concatenate(sums)
+
+    return run
 
 
 @eqx.filter_jit
@@ -153,7 +206,3 @@ def _of_steps(system: Spectral, times: Array) -> tuple[Array, Array]:
 @eqx.filter_jit
 def _of_flow(system: Spectral, times: Array) -> tuple[Array, Array]:
     return system.coefficients(jax.vmap(system.rate)(times))
-
-
-def _constant(system: Spectral) -> bool:
-    return isinstance(system.schedule, ConstantSchedule)
