@@ -4,7 +4,7 @@
 from odescale.systems.register import register as register
 from odescale.systems.register import systems as available_systems
 from odescale.solve.integrate import integrate as integrate
-from odescale.solve.sweep import sweep as sweep
+from odescale.sweeps.sweep import sweep as sweep
 from odescale.analysis.phases.transition import find_transition as find_transition
 from odescale.analysis.phases.transition import transition_gradient as transition_gradient
 from odescale.analysis.phases.curves import find_transition_curve as find_transition_curve

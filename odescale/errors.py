@@ -21,6 +21,14 @@ class InputError(OdescaleError, ValueError):
         self.argument, self.expected, self.got, self.remedy = argument, expected, got, remedy
         super().__init__(f"{argument}: expected {expected}, got {_one_line(got)}; {remedy}")
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """By its parts, what came as text: an exception from another process would else be made of its message alone."""
+        return _from_parts, (type(self), self.argument, self.expected, _one_line(self.got), self.remedy)
+
+
+def _from_parts(kind: type[InputError], argument: str, expected: str, got: str, remedy: str) -> InputError:
+    return kind(argument, expected=expected, got=got, remedy=remedy)
+
 
 class PrecisionError(InputError):
     """The number format cannot carry what was asked: float64 is off, or a tolerance is below the rounding error."""

@@ -11,11 +11,10 @@ from typing import Any
 
 import pytest
 
-from odescale import Thresholds
+from odescale import Thresholds, sweep
 from odescale.cli.arguments import COMMANDS, build_parser
 from odescale.cli.main import main
 from odescale.errors import InputError
-from odescale.solve.sweep import sweep
 from odescale.systems.register import SYSTEMS, as_system
 
 ROOT = Path(__file__).parents[1]

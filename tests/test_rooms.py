@@ -30,6 +30,7 @@ LINE = (
     "systems",
     "solve",
     "analysis",
+    "sweeps",
     "plot",
     "logs",
     "run",

@@ -17,7 +17,7 @@ CAP = 2000  # steps, so that a diverging member does not hold up its batch for l
 @pytest.fixture(scope="module")
 def batch():
     before = traces["tsit5"]
-    # 100 members in chunks of 64, the last one padded
+    # 100 members in groups of 64, the last one padded
     # 8.0 lies beyond the stable learning rates at batch 1.5: those members must blow up, and only those
     rates = np.linspace(0.02, 0.5, 100)
     rates[[17, 60]] = 8.0
@@ -90,7 +90,7 @@ def test_batches_are_datasets_and_files(batch, tmp_path):
         ("learning_rate", [], {}, "values: expected 1-d arrays"),
         ("learning_rate", ["slow"], {}, "learning_rate: expected numbers"),
         ("learning_rate", [0.1], {"solver": "euler"}, "solver: expected one of"),
-        ("learning_rate", [0.1], {"chunk": 0}, "chunk: expected a whole number"),
+        ("learning_rate", [0.1], {"lanes": 0}, "lanes: expected a whole number"),
         (
             "learning_rate",
             [0.1],

@@ -10,7 +10,7 @@ from odescale.cli.output import table
 from odescale.cli.verbs import Answer, Asked, verb
 from odescale.solve.codes import explain
 from odescale.solve.integrate import FINISHED
-from odescale.solve.sweep import sweep
+from odescale.sweeps.sweep import sweep
 
 
 @verb

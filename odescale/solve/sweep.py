@@ -1,67 +1,65 @@
-"""Batches of parameters: one compilation, one vmapped solve, one `Trajectory` with a leading axis."""
+"""Many members at once: a vmapped solve of so many lanes on every local device, compiled once; the rest in turn."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from functools import cache
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, Float, Int
 
 from odescale.clock import Clock
-from odescale.errors import InputError, whole
+from odescale.errors import whole
 from odescale.precision import resolve_dtype
 from odescale.solve.integrate import FINISHED, first_time, output_times, solve_arrays
+from odescale.solve.members import Columns, Family, columns_of, family_of, require_one_shape
 from odescale.solve.solvers import cap_on_steps, ladder_of, step_tolerances
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.base import AbstractSystem
-from odescale.systems.register import entry_of
+from odescale.systems.base import AbstractSystem, losses
+
+LANES = 64
+"""Members solved side by side on a CPU: a vmapped solve takes the steps of its slowest member."""
+
+FEW = 4
+"""Lanes full of members up to which none are solved first, to learn from."""
+
+WHOLE = ("state", "loss", "exponent", "index", "valid")
+"""What `solve_arrays` gives at every output time, beside the observables."""
 
 
-def sweep(
-    system: AbstractSystem | str | Callable[..., AbstractSystem],
+class Problem(NamedTuple):
+    """What all members of a sweep share: their systems by parameters, the first of them, output times, how they are solved."""
+
+    family: Family
+    sample: AbstractSystem
+    times: Float[np.ndarray, " n"]
+    rtol: Float[Array, ""]
+    atol: Float[Array, ""]
+    solver: str
+    max_steps: int
+
+
+def problem_of(
+    system: Any,
     t1: float,
-    values: Mapping[str, Any],
+    arrays: Columns,
+    fixed: Mapping[str, Any],
     *,
     points: int = 200,
     rtol: float | None = None,
     atol: float | None = None,
     solver: str = "auto",
     max_steps: int | None = None,
-    chunk: int | None = None,
-    **fixed: Any,
-) -> Trajectory:
-    """y(t; theta_m) for m = 1..members: the same integration as `integrate`, vmapped over parameter values.
-
-    One unit of t is tr Sigma SGD steps. Compiles once per shape, whatever the values.
-
-    **Arguments**
-
-    - `system`: the name of a system or its builder, with `fixed` parameters common to all members; or a system as it stands, whose
-      own numbers are then varied (`learning_rate`, `batch`, ...: every field that is one number).
-    - `values`: name -> (members,) arrays of equal length, varied together (use `numpy.meshgrid(...)` raveled for a grid).
-    - `solver`: "auto" is the first of the system's ladder; a failed member is not solved again by the next.
-    - `max_steps`: lower it where some members may diverge: a batch takes the steps of its slowest member.
-    - `chunk`: members solved at once, the rest in turn (memory; on a CPU 32 to 128 is faster than all at once, since
-      a vmapped solve waits for its slowest member). Default: 64 on a CPU, all on a GPU.
-
-    **Returns** a `Trajectory` whose arrays have a leading axis of members; `code` tells which members failed and
-    `valid` masks what they did not reach. **Raises** `InputError` for a parameter that changes shapes (depth, heads,
-    dimension): loop over those.
-    """
+) -> Problem:
+    """Everything checked before compilation; the first member stands for all in what concerns solver and output times."""
     resolve_dtype("float64", "sweep")
-    arrays = {name: _column(name, column) for name, column in values.items()}
-    if not arrays:
-        raise InputError("values", expected="at least one parameter with its values", got={}, remedy="or use integrate")
-    members = {column.shape for column in arrays.values()}
-    if len(members) != 1 or len(next(iter(members))) != 1 or next(iter(members)) == (0,):
-        raise InputError("values", expected="1-d arrays of equal length", got=sorted(members), remedy="ravel the grid")
-    family = (
-        _replacing(system, arrays, fixed) if isinstance(system, AbstractSystem) else _building(system, arrays, fixed)
-    )
+    family = family_of(system, arrays, fixed)
     sample = family({name: column[0] for name, column in arrays.items()})
     sample.check()
     asked = sample.integration
@@ -69,125 +67,172 @@ def sweep(
     cap = cap_on_steps(rung, replace(asked, most_steps=None), max_steps)
     times = output_times(t1, points, first=first_time(sample))
     tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked.atol_share)
-    size = next(iter(members))[0]
-    if chunk is not None:
-        chunk = whole("chunk", chunk, 1, 1_000_000, remedy="leave it out for the default")
-    batch = chunk or (size if jax.default_backend() != "cpu" else min(64, size))
-    # A last chunk of another size would be compiled again: fill it up with copies of the last member.
-    padding = -size % batch
-    columns = {name: jnp.asarray(np.pad(column, (0, padding), mode="edge")) for name, column in arrays.items()}
-    _keeps_shapes(family, columns)
-    out = _solve_all(family, columns, jnp.asarray(times), *tolerances, rung, cap, batch)
-    out = jax.tree_util.tree_map(lambda leaf: leaf[:size], out)
-    host = {name: np.asarray(out[name]) for name in ("state", "loss", "exponent", "index", "valid", "code")}
+    require_one_shape(family, arrays)
+    return Problem(family, sample, times, *tolerances, rung, cap)
+
+
+def sweep_in_memory(
+    system: AbstractSystem | str | Callable[..., AbstractSystem],
+    t1: float,
+    values: Mapping[str, Any],
+    fixed: Mapping[str, Any],
+    *,
+    lanes: int | None = None,
+    **settings: Any,
+) -> Trajectory:
+    """All outputs of all members as one `Trajectory` with a leading axis; see `odescale.sweep`."""
+    arrays = columns_of(values)
+    if lanes is not None:
+        lanes = whole("lanes", lanes, 1, 1_000_000, remedy="leave it out for the default")
+    problem = problem_of(system, t1, arrays, fixed, **settings)
+    out = solve_members(problem, arrays, lanes=lanes)
+    sample, clock = problem.sample, problem.sample.clock
     meta = {
         "system": sample.label,
-        "solver": rung,
+        "solver": problem.solver,
         "loss": getattr(sample, "loss_label", "excess loss L"),
-        "time_unit": f"one unit of t = {sample.clock.steps_per_unit:g} SGD steps",
+        "time_unit": f"one unit of t = {clock.steps_per_unit:g} SGD steps",
         "members": {name: column.tolist() for name, column in arrays.items()},
         "parameters": {name: value for name, value in sample.summary().items() if name not in arrays},
-        "failed": int(np.sum(~np.isin(host["code"], FINISHED))),
-        "stats": {name: np.asarray(value).tolist() for name, value in out["stats"].items()},
+        "failed": int(np.sum(~np.isin(out["code"], FINISHED))),
+        "stats": {name: value.tolist() for name, value in out["stats"].items()},
     }
-    observables = {name: np.asarray(value) for name, value in out["observables"].items()}
     of_clock = {name: arrays[name] for name in ("learning_rate", "batch", "tokens") if name in arrays}
-    clock = Clock(**{**{name: getattr(sample.clock, name) for name in sample.clock.__dataclass_fields__}, **of_clock})
+    own = Clock(**{**{name: getattr(clock, name) for name in clock.__dataclass_fields__}, **of_clock})
     # An ensemble of node sets carries its error bar along, as in `integrate`.
-    error = np.asarray(out["half_width"]) / np.abs(host["loss"]) if "half_width" in out else None
-    return Trajectory(t=times, observables=observables, error=error, clock=clock, meta=meta, **host)
+    error = out["half_width"] / np.abs(out["loss"]) if "half_width" in out else None
+    host = {name: out[name] for name in (*WHOLE, "code")}
+    return Trajectory(t=problem.times, observables=out["observables"], error=error, clock=own, meta=meta, **host)
 
 
-class _Building(eqx.Module):
-    """Member -> system by a builder and common parameters, static under jit: a change of either is a change of program."""
+def solve_members(
+    problem: Problem,
+    arrays: Columns,
+    *,
+    wanted: tuple[str, ...] | None = None,
+    exponents: bool = True,
+    lanes: int | None = None,
+) -> dict[str, Any]:
+    """What `solve_arrays` gives for every member, as numpy arrays with a leading axis of members in their own order.
 
-    build: Any = eqx.field(static=True)
-    fixed: tuple = eqx.field(static=True)
+    **Arguments**: `wanted`: names of `WHOLE` and of observables to be kept, all by default; code, stats, and the half width of an
+    ensemble come always, and `end`: the place of the last valid output time. `lanes`: members solved side by side on each device
+    (64 on a CPU, all on an accelerator). `exponents`: see `solve_arrays`.
 
-    def __call__(self, member: dict[str, Any]) -> AbstractSystem:
-        return self.build(**dict(self.fixed), **member)
+    Members that need about equally many steps go side by side: of many, the first lanes, spread over all, tell how the number of
+    steps depends on the parameters. Who goes with whom depends on `lanes` alone, not on the devices: lanes that are computed
+    together may differ from others in the last digits.
+    """
+    size = next(iter(arrays.values())).size
+    devices = _devices()
+    if lanes is None:
+        lanes = LANES if devices[0].platform == "cpu" else -(-size // len(devices))
+    lanes = min(lanes, size)
+    group = lanes * len(devices)
+    program = (problem.solver, problem.max_steps, wanted, exponents, devices)
+    numbers = (jnp.asarray(problem.times), problem.rtol, problem.atol)
 
+    def solve(members: Int[np.ndarray, " k"]) -> Any:
+        # A last group of another size would be compiled again: fill it up with copies of its last member.
+        padded = np.pad(members, (0, group - members.size), mode="edge")
+        columns = {name: jnp.asarray(column[padded]) for name, column in arrays.items()}
+        return _solve_group(problem.family, columns, *numbers, program)
 
-class _Replacing(eqx.Module):
-    """Member -> the template with some of its numbers replaced."""
+    groups, found, rest = [], [], np.arange(size)
+    if size > FEW * lanes:
+        groups = [np.unique(np.linspace(0, size - 1, lanes).round().astype(int))]
+        found = [solve(groups[0])]
+        taken = found[0]["stats"]
+        steps = (np.asarray(taken["accepted"]) + np.asarray(taken["rejected"]))[: groups[0].size]
+        rest = np.setdiff1d(rest, groups[0])
+        rest = rest[np.argsort(_expected_steps(arrays, groups[0], steps)[rest], kind="stable")]
+    for start in range(0, rest.size, group):
+        groups.append(rest[start : start + group])
+        found.append(solve(groups[-1]))
+    order = np.argsort(np.concatenate(groups), kind="stable")
 
-    template: AbstractSystem
+    def joined(*parts: Array) -> np.ndarray:
+        trimmed = [np.asarray(part)[: members.size] for part, members in zip(parts, groups, strict=True)]
+        return np.concatenate(trimmed)[order]
 
-    def __call__(self, member: dict[str, Any]) -> AbstractSystem:
-        names = tuple(member)
-        like = [getattr(self.template, name).dtype for name in names]
-        new = [jnp.asarray(member[name], dtype) for name, dtype in zip(names, like, strict=True)]
-        return eqx.tree_at(lambda system: [getattr(system, name) for name in names], self.template, new)
-
-
-def _building(system: Any, arrays: dict[str, np.ndarray], fixed: dict[str, Any]) -> _Building:
-    entry = entry_of(system)
-    known = {parameter.name: parameter for parameter in entry.parameters}
-    for name, column in arrays.items():
-        if name not in known:
-            entry.build(**fixed, **{name: column[0]})  # raises the error with its hint
-            raise InputError(
-                name, expected=f"one of {', '.join(known)}", got=name, remedy="a parameter in the register"
-            )
-        if known[name].kind is not float:
-            raise InputError(
-                name, expected="a parameter that keeps all shapes", got="a sweep over it", remedy="loop over it"
-            )
-        for value in np.unique(column):
-            known[name].check(value)
-    others = {name: value for name, value in fixed.items() if name not in arrays}
-    if unkept := [name for name, value in others.items() if isinstance(value, (np.ndarray, jax.Array, list))]:
-        raise InputError(
-            "fixed",
-            expected="numbers and words common to all members",
-            got=unkept,
-            remedy="build the system with them and sweep that",
-        )
-    return _Building(entry.build, tuple(sorted(others.items(), key=lambda item: item[0])))
-
-
-def _replacing(system: AbstractSystem, arrays: dict[str, np.ndarray], fixed: dict[str, Any]) -> _Replacing:
-    if fixed:
-        raise InputError(
-            next(iter(fixed)), expected="a parameter of a name or builder", got=f"a built {system.label}",
-            remedy="build the system with it",
-        )  # fmt: skip
-    numbers = [n for n, v in vars(system).items() if eqx.is_inexact_array(v) and v.ndim == 0]
-    known = {parameter.name: parameter for parameter in system.parameters}
-    for name, column in arrays.items():
-        if name not in numbers:
-            raise InputError(
-                name, expected=f"one of its numbers: {', '.join(numbers)}", got=name, remedy="sweep its builder instead"
-            )
-        for value in np.unique(column) if name in known else ():
-            known[name].check(value)
-    return _Replacing(system)
+    return jax.tree_util.tree_map(joined, *found)
 
 
-def _column(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, dtype=float)
-    except (TypeError, ValueError):
-        raise InputError(name, expected="numbers, shape (members,)", got=values, remedy="pass an array") from None
+def shapes_of(problem: Problem, arrays: Columns) -> dict[str, jax.ShapeDtypeStruct]:
+    """name -> shape and dtype of everything that one member can give at the output times, observables by their names."""
+
+    def one(member):
+        system, times = problem.family(member), jnp.asarray(problem.times)
+        states = jnp.broadcast_to(start := system.initial_state(), (times.size, *start.shape))
+        return states, losses(system, times, states), jax.vmap(system.observables)(times, states)
+
+    states, (loss, half_width, replicates), observables = jax.eval_shape(
+        one, {name: jnp.asarray(column[0]) for name, column in arrays.items()}
+    )
+    further = {"half_width": half_width, "replicate_loss": replicates}
+    found = {"state": states} | dict.fromkeys(WHOLE[1:], loss) | observables
+    return found | {name: value for name, value in further.items() if value is not None}
 
 
-def _keeps_shapes(family: Any, columns: dict[str, Any]) -> None:
-    """Refuses parameters on whose values the builder branches: a spectrum's exponent, or its source."""
-    try:
-        jax.eval_shape(
-            lambda member: family(member).initial_state(), {name: column[0] for name, column in columns.items()}
-        )
-    except jax.errors.JAXTypeError:
-        raise InputError(
-            ", ".join(columns), expected="parameters that keep all shapes", got="a sweep over them",
-            remedy="loop over them, or build the system and sweep its own numbers",
-        ) from None  # fmt: skip
+def _expected_steps(
+    arrays: Columns, members: Int[np.ndarray, " k"], steps: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, " m"]:
+    """log(steps) of all members, by least squares on those known: quadratic in the parameters, in logarithms where all are > 0."""
+    scaled = []
+    for column in arrays.values():
+        x = np.log(column) if column.min() > 0 else column
+        spread = float(np.std(x))
+        scaled.append((x - np.mean(x)) / (spread or 1.0))
+    squares = [a * b for i, a in enumerate(scaled) for b in scaled[i:]]
+    terms = [np.ones(scaled[0].size), *scaled, *squares]
+    if len(terms) > members.size / 2:
+        terms = terms[: 1 + len(scaled)]
+    features = np.stack(terms, axis=1)
+    weights = np.linalg.lstsq(features[members], np.log(np.maximum(steps, 1)), rcond=None)[0]
+    return features @ weights
+
+
+def _devices() -> tuple[Any, ...]:
+    """All local devices, or the one that the user chose as default."""
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    if chosen is None:
+        return tuple(jax.local_devices())
+    return (jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen,)
+
+
+@cache
+def _mesh(devices: tuple[Any, ...]) -> Mesh:
+    # Explicit axes, the default of make_mesh, would ask diffrax for shardings of its own arrays.
+    return Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
 
 
 @eqx.filter_jit
-def _solve_all(family, columns, times, rtol, atol, solver, max_steps, batch):
-    def one(member):
-        system = family(member)
-        return solve_arrays(system, system.initial_state(), times, rtol, atol, solver, max_steps)
+def _solve_group(family, columns, times, rtol, atol, program):
+    solver, max_steps, wanted, exponents, devices = program
+    parts, static = eqx.partition(family, eqx.is_array)
 
-    return jax.lax.map(one, columns, batch_size=batch)
+    def one(parts, member, times, rtol, atol):
+        system = eqx.combine(parts, static)(member)
+        out = solve_arrays(
+            system, system.initial_state(), times, rtol, atol, solver, max_steps, exponents=exponents
+        )  # fmt: skip
+        return _kept(out, wanted)
+
+    members = jax.vmap(one, in_axes=(None, 0, None, None, None))
+    if len(devices) > 1:
+        here, there = PartitionSpec(), PartitionSpec("member")
+        # No collectives inside: every device takes the steps of its own slowest member.
+        members = jax.shard_map(
+            members, mesh=_mesh(devices), in_specs=(here, there, here, here, here), out_specs=there, check_vma=False
+        )
+    return members(parts, columns, times, rtol, atol)
+
+
+def _kept(out: dict[str, Any], wanted: tuple[str, ...] | None) -> dict[str, Any]:
+    """What is not kept is not computed either: the compiler drops it."""
+    end = jnp.maximum(jnp.sum(out["valid"]) - 1, 0)
+    always = {name: out[name] for name in ("code", "stats", "half_width") if name in out} | {"end": end}
+    if wanted is None:
+        return {name: out[name] for name in (*WHOLE, "observables")} | always
+    known = {name: out[name] for name in WHOLE} | out["observables"]
+    return {name: known[name] for name in wanted} | always

@@ -16,7 +16,7 @@ import equinox as eqx
 import numpy as np
 from numpy.typing import ArrayLike
 
-from odescale.analysis.phases.stretches import CONSTANT, Phase, Phases, Thresholds, find_phases
+from odescale.analysis.phases.stretches import CONSTANT, Phase, Phases, Stretch, Thresholds, find_phases
 from odescale.errors import InputError
 
 Interval = tuple[float, float]
@@ -188,7 +188,7 @@ def acceptance(both: tuple[Phase, Phase], t_x: float) -> str:
     )
 
 
-def crossing(t: np.ndarray, q: np.ndarray, both: tuple[Phase, Phase]) -> float:
+def crossing(t: np.ndarray, q: np.ndarray, both: tuple[Phase, Phase] | tuple[Stretch, Stretch]) -> float:
     """The first down-crossing of q = 1/2 after the exponential phase has ended, linear in log t."""
     down = np.flatnonzero(
         (q[:-1] >= 0.5) & (q[1:] < 0.5) & (t[1:] >= both[0].end * (1 - 1e-12)) & (t[:-1] <= both[1].start)

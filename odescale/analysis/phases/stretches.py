@@ -103,7 +103,7 @@ class Phase(eqx.Module):
         return f"{self.kind} from {self.start:.4g} to {self.end:.4g} ({self.efolds:.2f} e-folds{number})"
 
 
-class _Stretch(NamedTuple):
+class Stretch(NamedTuple):
     """A `Phase` without its medians: a contest cuts a thousand stretches and shows three."""
 
     kind: PhaseKind
@@ -213,7 +213,7 @@ def find_phases(
     return Cutter(np.asarray(t), exponent, index, log_loss, log_loss_start, limits, points).phases()
 
 
-def _cut(cut: Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
+def _cut(cut: Cutter) -> tuple[str, list[Stretch], dict[str, Stretch]]:
     """(name, stretches without gaps, the longest near each of q = 1 and q = 0)."""
     limits, t = cut.limits, cut.t
     found = [
@@ -228,7 +228,7 @@ def _cut(cut: Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
         for phase in more:
             found += cut.outside(phase, found)
     ordered = sorted(found, key=lambda phase: phase.start)
-    filled: list[_Stretch] = []
+    filled: list[Stretch] = []
     last = float(t[0])
     for phase in ordered:
         if phase.start > last * (1 + 1e-9):
@@ -244,7 +244,7 @@ def _cut(cut: Cutter) -> tuple[str, list[_Stretch], dict[str, _Stretch]]:
     return _name(filled, fall, limits), filled, nearest
 
 
-def _name(phases: Sequence[_Stretch], fall: float, limits: Any) -> str:
+def _name(phases: Sequence[Stretch], fall: float, limits: Any) -> str:
     if fall < limits.flat:
         return CONSTANT
     falls = _falls(phases)
@@ -269,7 +269,7 @@ def _name(phases: Sequence[_Stretch], fall: float, limits: Any) -> str:
     return words
 
 
-def _falls(phases: Sequence[_Stretch]) -> list[float]:
+def _falls(phases: Sequence[Stretch]) -> list[float]:
     """E-folds between plateaus: of what comes before the first, between two, and after the last."""
     falls = [0.0]
     for phase in phases:
@@ -302,7 +302,11 @@ class Cutter:
         name, filled, _ = _cut(self)
         return name, tuple(stretch.kind for stretch in filled if stretch.counts)
 
-    def whole(self, stretch: _Stretch) -> Phase:
+    def stretches(self) -> tuple[str, list[Stretch]]:
+        """(name, what the phases are made of), without their medians."""
+        return _cut(self)[:2]
+
+    def whole(self, stretch: Stretch) -> Phase:
         """The stretch with the medians of p and of p/t on it."""
         a, b = np.log(stretch.start), np.log(stretch.end)
         inside = np.concatenate([[a], self.x[(self.x > a) & (self.x < b)], [b]])
@@ -312,7 +316,7 @@ class Cutter:
             stretch.counts, stretch.established,
         )  # fmt: skip
 
-    def phase(self, kind: PhaseKind, start: float, end: float) -> _Stretch:
+    def phase(self, kind: PhaseKind, start: float, end: float) -> Stretch:
         ya, yb = np.interp([np.log(start), np.log(end)], self.x, self.y)
         if kind == "exponential" and start <= self.t[0]:
             ya = self.start
@@ -331,9 +335,9 @@ class Cutter:
             "stretched exponential": (True, efolds >= limits.efolds_established),
             "plateau": (True, ratio >= limits.ratio_established),
         }.get(kind, (False, False))
-        return _Stretch(kind, float(start), float(end), efolds, bool(long[0] and held), bool(long[1] and held))
+        return Stretch(kind, float(start), float(end), efolds, bool(long[0] and held), bool(long[1] and held))
 
-    def band(self, kind: PhaseKind, low: float, high: float) -> list[_Stretch]:
+    def band(self, kind: PhaseKind, low: float, high: float) -> list[Stretch]:
         """Maximal stretches with low <= q <= high, edges interpolated in log t."""
         inside = (self.q >= low) & (self.q <= high) & (self.p > 0)
         out = []
@@ -353,7 +357,7 @@ class Cutter:
         share = 0.0 if span == 0 else np.clip((level - self.q[outer]) / span, 0.0, 1.0)
         return float(self.x[outer] + share * (self.x[inner] - self.x[outer]))
 
-    def stretched(self) -> list[_Stretch]:
+    def stretched(self) -> list[Stretch]:
         """The longest stretches on which q lies in (near, 1 - near) and within `steady` of its middle."""
         limits, out = self.limits, []
         inside = (self.q > limits.near) & (self.q < 1 - limits.near) & (self.p > 0)
@@ -390,7 +394,7 @@ class Cutter:
                 best = (left, right)
         return best
 
-    def plateaus(self) -> list[_Stretch]:
+    def plateaus(self) -> list[Stretch]:
         """Unions of windows [t, 3 t] over which the loss falls less than `flat`."""
         width = np.log(3.0)
         fits = self.x + width <= self.x[-1] + 1e-12
@@ -404,7 +408,7 @@ class Cutter:
             out.append(self.phase("plateau", float(self.t[first]), end))
         return out
 
-    def outside(self, phase: _Stretch, others: Sequence[_Stretch]) -> list[_Stretch]:
+    def outside(self, phase: Stretch, others: Sequence[Stretch]) -> list[Stretch]:
         """What of a stretch lies outside the phases already found, if that is a ratio of 3 at least."""
         pieces = [(phase.start, phase.end)]
         for other in others:
