@@ -157,9 +157,7 @@ def speaks(name: str, folder: Path) -> None:
 PYTHON: tuple[Callable[[str, Path], None], ...] = (
     integrates, integrates_again, sweeps, sweeps_by_name, finds_transition, trains, logs, compares, plots, saves, speaks,
 )  # fmt: skip
-REFUSED = {
-    ("kernel", "sweeps_by_name"): "its builder computes a kernel: nothing of it can be traced",
-}
+REFUSED: dict[tuple[str, str], str] = {}
 """What a theory cannot do, and has to refuse by an `InputError`; everything else must work."""
 
 

@@ -37,7 +37,7 @@ SETTINGS = {
     "atol": 1e-16,
     "chunk": 16,
     "lanes": 4,
-    "outputs": ("loss", "transition", "end", "power_law"),
+    "keep": ("loss", "transition", "end", "power_law"),
 }
 
 
@@ -192,7 +192,7 @@ def test_lost_tasks_are_said_and_the_same_call_goes_on(tmp_path):
         ({"rtol": 1e-6}, "rtol 1e-08, got rtol 1e-06"),
         ({"points": 60}, "points 120, got points 60"),
         ({"solver": "dopri8"}, "solver tsit5, got solver dopri8"),
-        ({"outputs": ("loss",)}, "outputs ["),
+        ({"keep": ("loss",)}, "keep ["),
         ({"chunk": 8}, "chunk 16, got chunk 8"),
         ({"system": two_rates()}, "got system a built two rates"),
     ],
@@ -221,7 +221,7 @@ def test_other_versions_are_refused_by_driver_and_task(store, tmp_path, monkeypa
 def test_a_built_system_goes_with_its_tasks(tmp_path):
     engine = Pickling()
     path = tmp_path / "built.zarr"
-    given = {"points": 120, "atol": 1e-16, "lanes": 4, "outputs": (), "store": path}
+    given = {"points": 120, "atol": 1e-16, "lanes": 4, "keep": (), "store": path}
     data = sweep(two_rates(tail=0.01), T1, {"rate": RATES}, executor=engine, **given)
     assert engine.ran == [[0]] and set(data.data_vars) == {"code", "solver_steps", "t_end", "loss_end", "seconds"}
     np.testing.assert_allclose(data["loss_end"], exact_loss(T1, RATES, tail=0.01), rtol=1e-6)
@@ -258,7 +258,7 @@ def local_function(rate=1.0):
 @pytest.mark.parametrize(
     ("system", "given", "words"),
     [
-        (FILE, {"outputs": ("risk",)}, "outputs: expected some of loss, exponent, index, transition, end, state, power_law, got"),
+        (FILE, {"keep": ("risk",)}, "keep: expected some of loss, exponent, index, transition, end, state, power_law, got"),
         (FILE, {"chunk": 0}, "chunk: expected a whole number"),
         (FILE, {"jobs": 0}, "jobs: expected a whole number"),
         (FILE, {"executor": "dask"}, "executor: expected something with submit"),
@@ -271,7 +271,7 @@ def local_function(rate=1.0):
 )  # fmt: skip
 def test_what_a_store_cannot_take_is_refused(system, given, words, store, tmp_path):
     path = store if "resume" in given else tmp_path / "new.zarr"
-    asked = {"store": path, "points": 20, "outputs": ("loss",)} | given
+    asked = {"store": path, "points": 20, "keep": ("loss",)} | given
     with pytest.raises(InputError) as error:
         sweep(system, T1, {"rate": RATES}, **asked)
     assert str(error.value).startswith(words) and "\n" not in str(error.value)

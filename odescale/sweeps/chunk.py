@@ -34,10 +34,10 @@ def require_outputs(outputs: Any, problem: Problem, columns: Columns) -> tuple[t
     for name in wanted:
         if name not in (*CURVES, *SUMMARIES, *observables):
             known = ", ".join((*CURVES, *SUMMARIES, *observables))
-            raise InputError("outputs", expected=f"some of {known}", got=name, remedy="leave it out")
+            raise InputError("keep", expected=f"some of {known}", got=name, remedy="leave it out")
     arrays = arrays_of(wanted, shapes)
     if both := sorted({*arrays, "t", "steps"} & {*columns}):
-        raise InputError("outputs", expected="names that are no parameter's", got=both, remedy="leave them out")
+        raise InputError("keep", expected="names that are no parameter's", got=both, remedy="leave them out")
     return wanted, arrays
 
 

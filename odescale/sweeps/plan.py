@@ -53,7 +53,7 @@ class Plan:
     rtol: float
     atol: float
     max_steps: int
-    outputs: list[str]
+    keep: list[str]
     chunk: int
     lanes: int | None
     members: int

@@ -52,7 +52,7 @@ def sweep(
     values: Mapping[str, Any],
     *,
     store: str | os.PathLike,
-    outputs: Sequence[str] = ("loss", "transition"),
+    keep: Sequence[str] = ("loss", "transition"),
     chunk: int | None = None,
     resume: bool = True,
     executor: Any = None,
@@ -72,7 +72,7 @@ def sweep(
     max_steps: int | None = None,
     lanes: int | None = None,
     store: str | os.PathLike | None = None,
-    outputs: Sequence[str] = ("loss", "transition"),
+    keep: Sequence[str] = ("loss", "transition"),
     chunk: int | None = None,
     resume: bool = True,
     executor: Any = None,
@@ -98,8 +98,8 @@ def sweep(
 
     - `store`: a folder that becomes a zarr store, for `xarray.open_zarr(store, consolidated=False)`; needs the extra `cluster`. One
       that the same sweep has begun is gone on with: only chunks that are missing are computed. `resume=False` refuses one.
-    - `outputs`: what is kept. Curves over t: "loss", "exponent", "index", observables by name. Numbers: "transition" (t_x, its
-      depth in e-folds and a `TransitionCode`), "end" (p and q at the last time reached). Always: code, solver_steps, t_end,
+    - `keep`: outputs that are kept. Curves over t: "loss", "exponent", "index", observables by name. Numbers: "transition" (t_x,
+      its depth in e-folds and a `TransitionCode`), "end" (p and q at the last time reached). Always: code, solver_steps, t_end,
       loss_end. `()` is a summary alone. What is left out is not computed.
     - `chunk`: members that are computed and written at once. Default: 256 to 4096, at most 32 MB.
     - `executor`: an engine with `submit`, as in `concurrent.futures`: Dask's `Client(...).get_executor()`, submitit's
@@ -126,18 +126,18 @@ def sweep(
     path, size = Path(store), next(iter(columns.values())).size
     begun = Store(path, write=True) if path.exists() else None
     if begun is None:
-        kept, arrays = require_outputs(outputs, problem, columns)
+        kept, arrays = require_outputs(keep, problem, columns)
         chunk = _chunk(chunk, size, arrays)
     else:
         if not resume:
             raise CheckpointError(
                 "store", expected="nothing there yet", got=path, remedy="choose another, or resume=True"
             )
-        kept, arrays = unrepeated(outputs), {}
+        kept, arrays = unrepeated(keep), {}
         chunk = begun.plan.chunk if chunk is None else chunk
     plan = Plan(
         system=subject.text, digest=subject.digest, fixed=plain, t1=float(t1), points=int(points), solver=problem.solver,
-        rtol=float(problem.rtol), atol=float(problem.atol), max_steps=problem.max_steps, outputs=list(kept),
+        rtol=float(problem.rtol), atol=float(problem.atol), max_steps=problem.max_steps, keep=list(kept),
         chunk=min(int(chunk), size), lanes=None if lanes is None else int(lanes), members=size, versions=installed_versions(),
     )  # fmt: skip
     if begun is None:

@@ -85,7 +85,7 @@ def compute_chunks(
     plan = store.plan
     for number in numbers:
         began = time.perf_counter()
-        arrays = solve_chunk(problem, store.columns(plan.members_of(number)), tuple(plan.outputs), plan.lanes)
+        arrays = solve_chunk(problem, store.columns(plan.members_of(number)), tuple(plan.keep), plan.lanes)
         store.write(number, arrays, time.perf_counter() - began)
         done(number)
     return numbers
