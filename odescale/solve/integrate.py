@@ -21,6 +21,7 @@ from odescale.errors import InputError, SolveError, require_number, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
+from odescale.solve.lockstep import Outcome, can_step, solve_together
 from odescale.solve.remarks import remarks_of_solve
 from odescale.solve.sampled_exponents import sampled_exponents
 from odescale.solve.solvers import SOLVERS, cap_on_steps, ladder_of, method_of, step_tolerances
@@ -28,7 +29,7 @@ from odescale.solve.spectral.solver import solve_with_diffrax
 from odescale.solve.step_control import patient
 from odescale.solve.structure import solve_structured
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.base import AbstractSystem, local_exponents, losses
+from odescale.systems.base import AbstractSystem, local_exponents, losses, over_times
 from odescale.systems.parameters import is_traced
 from odescale.systems.register import as_system
 
@@ -45,6 +46,9 @@ SHORTEST, LONGEST = 1e-250, 1e250
 
 MOST_POINTS = 10_000_000
 """Output times: more than fill memory."""
+
+LANE_NUMBERS = 200
+"""Of the states of one member of a batch at the output times that are evaluated at once: 64 members then stay in the cache."""
 
 traces: Counter[str] = Counter()
 """How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
@@ -187,10 +191,13 @@ def solve_arrays(
     max_steps: int,
     progress: bool = False,
     exponents: bool = True,
+    together: bool = False,
 ) -> dict[str, Any]:
     """The pure function under `integrate`: arrays in, arrays out, made for `jit`, `vmap` and `grad`.
 
     `exponents` False: p and q are slopes of the loss on the output times instead of second derivatives along the flow, here too.
+    `together`: under `vmap` the members of a batch are stepped by one loop made for that (`odescale.solve.lockstep`), where the
+    solver is an explicit one: the same steps, several times faster, no reverse-mode gradient.
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
@@ -216,11 +223,16 @@ def solve_arrays(
                 system, times, rtol=rtol, atol=atol, start=state, onto_outputs=True, max_steps=max_steps,
                 progress_meter=meter, throw=False,
             )  # fmt: skip
+        elif together and can_step(method_of(solver, system.integration)):
+            solution = _in_lanes(system, state, times, solver, rtol, atol, max_steps)
         else:
             solution = _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter)
-        states = solution.ys
+        if isinstance(solution, Outcome):
+            states, stats = solution.states, {"accepted": solution.accepted, "rejected": solution.rejected}
+        else:
+            states = solution.ys
+            stats = {name: solution.stats[f"num_{name}_steps"] for name in ("accepted", "rejected")}
         assert states is not None
-        stats = {name: solution.stats[f"num_{name}_steps"] for name in ("accepted", "rejected")}
         finite = jnp.all(jnp.isfinite(states), axis=tuple(range(1, states.ndim)))
         # Beyond the last accepted step diffrax leaves inf: those times are "not reached", not "not finite".
         reached = jnp.max(jnp.where(finite, times, times[0]))
@@ -231,13 +243,15 @@ def solve_arrays(
     shape = (-1,) + (1,) * (states.ndim - 1)
     safe = jnp.where(valid.reshape(shape), states, state)
     half_width = replicates = None
+    # Beside one another in a batch, times go a few at once: what is computed of all of them does not fit the cache.
+    few = max(1, LANE_NUMBERS // state.size) if together else times.size
     if exponents and along_the_flow(system, solver):
-        loss, exponent, index = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, safe)
+        loss, exponent, index = over_times(lambda t, y: local_exponents(system, t, y), times, safe, few)
         exponent = jnp.where(times == 0, 0.0, exponent)
     else:
-        loss, half_width, replicates = losses(system, times, safe)
+        loss, half_width, replicates = losses(system, times, safe, few)
         exponent, index = sampled_exponents(times, loss, valid)
-    observables = jax.vmap(system.observables)(times, safe)
+    observables = over_times(system.observables, times, safe, few)
     if replicates is not None:
         observables["replicate_loss"] = replicates
     # From the first loss within the rounding of the overlaps, whose flow is summed in the plain basis, nothing later can
@@ -287,6 +301,47 @@ def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> d
         progress_meter=meter,
         throw=False,
     )
+
+
+def _in_lanes(system, state, times, solver, rtol, atol, max_steps) -> Outcome:
+    """One member of a batch: under `vmap` all of them in one loop, otherwise diffrax."""
+    arrays, static = eqx.partition(system, eqx.is_array)
+    # Read here: within the rule the arrays of `system` itself belong to a trace that has ended.
+    method, growth = method_of(solver, system.integration), system.integration.growth
+
+    def alone(arrays, state, times, rtol, atol):
+        member = eqx.combine(arrays, static)
+        found = _by_diffrax(member, state, times, solver, rtol, atol, max_steps, diffrax.NoProgressMeter())
+        assert found.ys is not None
+        return Outcome(found.ys, found.result, *(found.stats[f"num_{name}_steps"] for name in ("accepted", "rejected")))
+
+    run = jax.custom_batching.custom_vmap(alone)
+
+    @run.def_vmap
+    def of_all(size, batched, *given):
+        axes = jax.tree_util.tree_map(lambda mapped: 0 if mapped else None, batched)
+        if any(batched[3:]):  # tolerances of their own
+            found = jax.vmap(alone, axes)(*given)
+        else:
+            arrays, state, times, rtol, atol = given
+
+            def field(t, y):
+                def one(arrays, t, y):
+                    member = eqx.combine(arrays, static)
+                    return _term_and_time(member, times)[0].vf(t, y, member)
+
+                return jax.vmap(one, (axes[0], 0, 0))(arrays, t, y)
+
+            own = jax.vmap(
+                lambda arrays, times: _term_and_time(eqx.combine(arrays, static), times)[1],
+                (axes[0], axes[2]), axis_size=size,
+            )(arrays, times)  # fmt: skip
+            starts = state if batched[1] else jnp.broadcast_to(state, (size, *state.shape))
+            control = patient(diffrax.PIDController(rtol=rtol, atol=atol), growth)
+            found = solve_together(field, starts, own, method, control, max_steps)
+        return found, jax.tree_util.tree_map(lambda _: True, found)
+
+    return run(arrays, state, times, rtol, atol)
 
 
 def _term_and_time(system: AbstractSystem, times: Float[Array, " n"]) -> tuple[diffrax.ODETerm, Float[Array, " n"]]:

@@ -214,7 +214,7 @@ def _solve_group(family, columns, times, rtol, atol, program):
     def one(parts, member, times, rtol, atol):
         system = eqx.combine(parts, static)(member)
         out = solve_arrays(
-            system, system.initial_state(), times, rtol, atol, solver, max_steps, exponents=exponents
+            system, system.initial_state(), times, rtol, atol, solver, max_steps, exponents=exponents, together=True
         )  # fmt: skip
         return _kept(out, wanted)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import textwrap
+from collections.abc import Callable
 from typing import Any, Literal
 
 import equinox as eqx
@@ -130,16 +131,28 @@ class AbstractEnsemble(AbstractSystem):
 
 
 def losses(
-    system: AbstractSystem, times: Float[Array, " n"], states: PyTree[Array]
+    system: AbstractSystem, times: Float[Array, " n"], states: PyTree[Array], few: int | None = None
 ) -> tuple[Float[Array, " n"], Float[Array, " n"] | None, Float[Array, "n R"] | None]:
-    """(L, half width of its 95 % interval, loss of every replicate) at times with states (n, ...); None where there are none."""
+    """(L, half width of its 95 % interval, loss of every replicate) at times with states (n, ...); None where there are none.
+
+    `few`: times evaluated at once, all by default; an average over nodes is taken time by time in any case.
+    """
     if isinstance(system, AbstractEnsemble):
         # One pass over the nodes per time, never a batch of times: memory stays that of one evaluation.
         replicates = jax.lax.map(lambda ty: system.replicate_losses(*ty), (times, states))
         return *system.estimate(jnp.swapaxes(replicates, 0, 1)), replicates
     if system.integration.over_nodes:
         return jax.lax.map(lambda ty: system.excess_loss(*ty), (times, states)), None, None
-    return jax.vmap(system.excess_loss)(times, states), None, None
+    return over_times(system.excess_loss, times, states, few), None, None
+
+
+def over_times(
+    function: Callable[..., Any], times: Float[Array, " n"], states: PyTree[Array], few: int | None = None
+) -> Any:
+    """function(t, y) at all times with states (n, ...), `few` at once (default: all)."""
+    if few is None or few >= times.shape[0]:
+        return jax.vmap(function)(times, states)
+    return jax.lax.map(lambda ty: function(*ty), (times, states), batch_size=few)
 
 
 @eqx.filter_jit
