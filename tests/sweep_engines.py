@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 FILE = f"{Path(__file__).with_name('two_rates.py')}:two_rates"
-MEMBERS, CHUNK, T1 = 960, 32, 200.0
+MEMBERS, CHUNK, T1 = 960, 8, 200.0
 VALUES = {"rate": np.linspace(0.3, 3.0, MEMBERS), "start": np.linspace(0.5, 1.5, MEMBERS)}
 SETTINGS = {"points": 60, "chunk": CHUNK, "lanes": 4, "keep": ("loss", "transition")}
 
@@ -38,7 +38,7 @@ class Noted:
 class Noting:
     """An engine whose tasks are noted."""
 
-    def __init__(self, engine, log: str, pause: float = 0.1) -> None:
+    def __init__(self, engine, log: str, pause: float = 0.2) -> None:
         self.engine, self.log, self.pause = engine, log, pause
         if hasattr(engine, "batch"):
             self.batch = engine.batch

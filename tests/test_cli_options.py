@@ -35,6 +35,8 @@ TABLE: dict[str, tuple[str | None, str | None, tuple[str, Any] | None]] = {
     "--accuracy": ("best", "check", ("accuracy", "check")),
     "--threshold": ("efolds=0", "efolds=1.75", ("thresholds", Thresholds(efolds=1.75))),
     "--vary": ("learning_rate=0.1:0.2", "learning_rate=0.01:0.02:2", ("values", [0.01, 0.02])),
+    "--executor": ("threads", None, None),
+    "--address": ("tcp://127.0.0.1:1", None, None),
     "--seeds": ("0", "3", ("seeds", 3)),
     "--records": ("1", "9", ("records", 9)),
     "--checkpoint": (None, "c.npz", ("checkpoint", "c.npz")),

@@ -308,6 +308,9 @@ def test_the_numbers_of_a_transition_are_those_of_the_record():
         assert numbers.code == numbers_of(record).code
         codes.add(numbers.code)
     assert len(codes) >= 4
+    one = odescale.integrate(two_rates(0.1, -1.0, 1.0), 2.0, points=120)
+    assert one.valid[0] and one.loss[0] == 0  # a start without risk
+    assert transition_numbers(one.t, one.loss, one.exponent, one.index, one.valid).code == TransitionCode.CONSTANT
     short = transition_numbers(one.t[:5], one.loss[:5], one.exponent[:5], one.index[:5], one.valid[:5])
     assert short.code == TransitionCode.TOO_FEW
 

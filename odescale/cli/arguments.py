@@ -94,8 +94,15 @@ def _solve(command: Parser) -> None:
 
 
 def _sweep(command: Parser) -> None:
-    command.add_argument("--vary", action="append", required=True, metavar="NAME=LO:HI:N[:log]",
-                         help="N values of a parameter (repeat: equally many, varied together)")  # fmt: skip
+    add = command.add_argument
+    add("--vary", action="append", default=[], metavar="NAME=LO:HI:N[:log]",
+        help="N values of a parameter (repeat: equally many, varied together)")  # fmt: skip
+    command.description = (
+        "A few members in memory: odescale sweep committee --vary learning_rate=0.1:1:8. Many, into a store that a second call "
+        "goes on with: odescale sweep PLAN.toml, which names system, t1, values and store (docs/sweeps.md)."
+    )
+    add("--executor", metavar="ENGINE", help="of a plan: dask or submitit computes its chunks (default: this process)")
+    add("--address", help="of a running Dask scheduler (default: workers on this machine)")
 
 
 def _transition(command: Parser) -> None:
@@ -200,7 +207,7 @@ COMMANDS: dict[str, Command] = {
     "systems": Command("list the systems, or one with its parameters", "systems:list_systems", (_systems,), jax=False),
     "derive": Command("read a shipped derivation", "derivation:derive", (_derive,), jax=False),
     "solve": Command("integrate a system's ODE", "solve:solve", (_system, _solution, _solve)),
-    "sweep": Command("integrate for many values of a parameter", "sweep:sweep_values", (_system, _sweep, _solution)),
+    "sweep": Command("integrate for many values of a parameter", "sweep:sweep_command", (_system, _sweep, _solution)),
     "transition": Command(
         "where exponential decay hands over to a power law", "transition:locate", (_system, _transition)
     ),

@@ -1,16 +1,37 @@
-"""`odescale sweep`: one system at many values of a parameter, compiled once."""
+"""`odescale sweep`: one system at many values of a parameter, compiled once; or a plan, into a store."""
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 import numpy as np
 
 from odescale.cli.output import table
 from odescale.cli.verbs import Answer, Asked, verb
+from odescale.errors import InputError
 from odescale.solve.codes import explain
 from odescale.solve.integrate import FINISHED
 from odescale.sweeps.sweep import sweep
+
+
+def sweep_command(options: argparse.Namespace) -> int:
+    """A system with its --vary, or a plan."""
+    if options.system.endswith(".toml"):
+        from odescale.cli.plan import sweep_plan
+
+        return sweep_plan(options)
+    for name in ("executor", "address"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name}", expected="a plan for it", got=options.system, remedy="see docs/sweeps.md")
+    if not options.vary:
+        raise InputError(
+            "--vary",
+            expected="a range of values",
+            got="none",
+            remedy="e.g. --vary learning_rate=0.05:0.5:8, or a PLAN.toml",
+        )
+    return sweep_values(options)
 
 
 @verb

@@ -172,20 +172,25 @@ def values_of(
             if name in other:
                 raise InputError(name, expected="one --vary of it alone", got=f"a {where} too", remedy="drop one")
         try:
-            low, high, number, *spacing = rest.split(":")
-            space = {(): np.linspace, ("log",): np.geomspace}[tuple(spacing)]
-            ends, count = (float(low), float(high)), int(number)
-            if not (np.isfinite(ends).all() and 1 <= count <= 100_000 and (space is np.linspace or min(ends) > 0)):
-                raise ValueError
+            found[name] = range_of(rest, 100_000)
         except (KeyError, ValueError):
             raise InputError(
                 "--vary", expected=f"{form}, finite, above 0 with log", got=text, remedy="e.g. learning_rate=0.05:0.5:8"
             ) from None
-        found[name] = space(*ends, count)
     sizes = {name: column.size for name, column in found.items()}
     if len(set(sizes.values())) > 1:
         raise InputError("--vary", expected="equally many values of each", got=sizes, remedy="they are varied together")
     return found
+
+
+def range_of(text: str, most: int) -> Float[np.ndarray, " n"]:
+    """The values of LO:HI:N or LO:HI:N:log, at most so many; `KeyError` or `ValueError` for anything else."""
+    low, high, number, *spacing = text.split(":")
+    space = {(): np.linspace, ("log",): np.geomspace}[tuple(spacing)]
+    ends, count = (float(low), float(high)), int(number)
+    if not (np.isfinite(ends).all() and 1 <= count <= most and (space is np.linspace or min(ends) > 0)):
+        raise ValueError
+    return space(*ends, count)
 
 
 def tolerances(texts: list[str]) -> float | dict[str, float] | None:

@@ -40,11 +40,10 @@ class Task:
         if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
             jax.config.update("jax_enable_x64", True)
         store = open_store(self.store, self.fingerprint)
-        missing = [number for number in self.chunks if not store.is_done(number)]
-        if not missing:
+        if all(store.is_done(number) for number in self.chunks):
             return []
         store.plan.require_versions()
-        return compute_chunks(store, problem_of_store(store, self.built), missing)
+        return compute_chunks(store, problem_of_store(store, self.built), list(self.chunks))
 
     def checkpoint(self) -> Any:
         """What submitit puts into its queue again when a job's time is up or it is preempted: the same, markers tell the rest."""
@@ -81,11 +80,14 @@ def problem_of_plan(plan: Plan, system: Any, first: dict[str, Any]) -> Problem:
 def compute_chunks(
     store: Store, problem: Problem, numbers: list[int], done: Callable[[int], None] = lambda number: None
 ) -> list[int]:
-    """Solves and writes chunks one after the other, `done` called with each; gives their numbers."""
-    plan = store.plan
+    """Solves and writes the chunks that have no marker yet, one after the other, `done` called with each; gives their numbers."""
+    plan, computed = store.plan, []
     for number in numbers:
+        if store.is_done(number):  # by somebody else meanwhile: jobs outlive the driver that started them
+            continue
         began = time.perf_counter()
         arrays = solve_chunk(problem, store.columns(plan.members_of(number)), tuple(plan.keep), plan.lanes)
         store.write(number, arrays, time.perf_counter() - began)
+        computed.append(number)
         done(number)
-    return numbers
+    return computed

@@ -39,7 +39,7 @@ MEANINGS = {
     TransitionCode.NO_EXPONENTIAL: "no exponential phase that counts",
     TransitionCode.NO_POWER_LAW: "an exponential phase, no power law that counts",
     TransitionCode.NOT_NEXT: "no power law follows an exponential phase directly",
-    TransitionCode.CONSTANT: "the loss is constant in the window",
+    TransitionCode.CONSTANT: "the loss does not fall in the window",
     TransitionCode.TOO_FEW: "fewer than eight valid output times",
     TransitionCode.UNDECIDED: "the points do not tell apart models with and without one",
 }
@@ -67,11 +67,12 @@ def transition_numbers(
     falls steeply; more output times make it small, `find_transition` of one member is exact.
     """
     limits = Thresholds() if thresholds is None else thresholds
-    keep = np.asarray(valid) & (t > 0) & np.isfinite(exponent) & np.isfinite(index)
+    keep = np.asarray(valid) & (t > 0) & (loss > 0) & np.isfinite(exponent) & np.isfinite(index)
     if np.count_nonzero(keep) < FEWEST:
         return _missing(TransitionCode.TOO_FEW)
     times, q, log_loss = t[keep], index[keep], np.log(loss[keep])
-    start = math.log(loss[np.flatnonzero(valid)[0]])
+    first = float(loss[np.flatnonzero(valid)[0]])
+    start = math.log(first) if first > 0 else float(log_loss[0])  # a start may be without risk
     name, stretches = Cutter(times, exponent[keep], q, log_loss, start, limits, None).stretches()
     counted = [stretch for stretch in stretches if stretch.counts]
     for first, second in zip(counted[:-1], counted[1:], strict=True):
@@ -90,7 +91,7 @@ def fitted_transition_numbers(
     thresholds: Thresholds | None = None,
 ) -> TransitionNumbers:
     """The same for a loss that is an average over nodes: of the model that fits the points, as `find_transition` does there."""
-    keep = np.asarray(valid) & (t > 0)
+    keep = np.asarray(valid) & (t > 0) & (loss > 0)
     if np.count_nonzero(keep) < FEWEST:
         return _missing(TransitionCode.TOO_FEW)
     start = float(loss[np.flatnonzero(valid)[0]])
