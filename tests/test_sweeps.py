@@ -167,7 +167,8 @@ def test_jobs_share_the_chunks_and_leave_alone_what_is_done(tmp_path):
     sweep(two_rates, T1, VALUES, store=path, executor=engine, jobs=2, **SETTINGS)
     assert engine.ran == [[0, 2], [1]]
     fingerprint = Store(path).fingerprint
-    assert Task(str(path), (0, 1), fingerprint)() == []
+    assert (task := Task(str(path), (0, 1), fingerprint))() == []
+    assert task.checkpoint().function == task  # what submitit queues again at the time limit
     with pytest.raises(CheckpointError, match="the sweep that this task is part of"):
         Task(str(path), (0,), "another")()
 
@@ -251,8 +252,31 @@ def test_a_full_disk_and_a_read_only_store_are_one_line(tmp_path, monkeypatch, n
     assert np.isfinite(open_sweep(path)["seconds"]).all()
 
 
-def local_function(rate=1.0):
-    return two_rates(rate)
+@pytest.mark.slow
+def test_a_disk_that_is_full_and_then_read_only(tmp_path):
+    """A real one of 300 kB, where this process may mount it."""
+
+    def mounted(*words: str) -> bool:
+        return subprocess.run(["mount", *words, str(tmp_path)], capture_output=True).returncode == 0
+
+    if sys.platform != "linux" or not mounted("-t", "tmpfs", "-o", "size=300k", "tmpfs"):
+        pytest.skip("no permission to mount a file system")
+    asked = {"store": tmp_path / "r.zarr", "points": 60, "keep": ("loss",), "chunk": 200, "lanes": 50}
+    values = {"rate": np.linspace(0.3, 3.0, 2000)}
+    try:
+        with pytest.raises(CheckpointError, match="store: expected room .*, got No space left on device: .*r.zarr"):
+            sweep(FILE, 20.0, values, **asked)
+        done = np.isfinite(open_sweep(asked["store"])["seconds"].values)
+        assert done.any() and not done.all()
+        assert mounted("-o", "remount,ro")
+        with pytest.raises(CheckpointError, match="got Read-only file system"):
+            sweep(FILE, 20.0, values, **asked)
+        assert mounted("-o", "remount,rw,size=20m")
+        data = sweep(FILE, 20.0, values, **asked)
+        assert np.isfinite(data["loss"]).all() and np.isfinite(data["seconds"]).all()
+        data.close()
+    finally:
+        subprocess.run(["umount", "-l", str(tmp_path)], check=True)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -54,12 +55,14 @@ def started(engine: str, store: Path, log: Path) -> subprocess.Popen:
 
 def workers_of(driver: subprocess.Popen) -> list[psutil.Process]:
     """The processes below a driver that compute."""
-    try:
-        below = psutil.Process(driver.pid).children(recursive=True)
-        words = {process: " ".join(process.cmdline()) for process in below}
-    except psutil.NoSuchProcess:
-        return []
-    return [p for p, line in words.items() if "spawn_main" in line or ("submitit" in line and not p.children())]
+    found = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in psutil.Process(driver.pid).children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one too
+                line = " ".join(process.cmdline())
+                if "multiprocessing.spawn" in line or "submitit.core._submit" in line:
+                    found.append(process)
+    return found
 
 
 @pytest.mark.parametrize("engine", ["dask", "submitit"])
@@ -94,7 +97,9 @@ def test_killed_workers_and_drivers_lose_nothing(engine, undisturbed, tmp_path):
                 continue
             time.sleep(chance.uniform(0, 0.5))
             workers = workers_of(drivers[-1])
-            if chance.random() < 0.5 or not workers:
+            if not workers:  # it has hardly begun, or ends
+                continue
+            if chance.random() < 0.5:
                 left += workers
                 os.kill(drivers[-1].pid, signal.SIGKILL)
                 drivers[-1].wait()
@@ -113,10 +118,8 @@ def test_killed_workers_and_drivers_lose_nothing(engine, undisturbed, tmp_path):
     finally:
         for process in [*left, *(worker for driver in drivers for worker in workers_of(driver)), *drivers]:
             if isinstance(process, psutil.Process) or process.poll() is None:
-                try:
+                with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-                except psutil.NoSuchProcess:
-                    pass
     assert min(kills["driver"], kills["worker"]) >= 5
     require_equal(store, undisturbed)
     assert not list(store.rglob("*.partial"))
