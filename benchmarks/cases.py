@@ -126,7 +126,7 @@ def quickstart(small: bool) -> list[Row]:
 def sweep(small: bool) -> list[Row]:
     """Many parameter sets, one compilation."""
     import odescale
-    from odescale.solve.integrate import traces
+    from odescale.cache.programs import made
 
     members = 8 if small else 1000
     random = np.random.default_rng(0)
@@ -136,7 +136,9 @@ def sweep(small: bool) -> list[Row]:
         return odescale.sweep("attention", 40.0, values, points=20 if small else 200)
 
     found, cold, warm = cold_and_warm(run, repeats=1 if small else 3, budget=30.0)
-    remarks = f"traced {traces['tsit5']} time(s); {found.meta['failed']} failed; warm: other values"
+    remarks = (
+        f"traced {made['odescale.solve.sweep:_solve_group']} time(s); {found.meta['failed']} failed; warm: other values"
+    )
     return [row(f"`sweep` of {members} parameter sets, 2 layers to t = 40", cold, warm, remarks)]
 
 

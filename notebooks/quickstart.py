@@ -123,15 +123,13 @@ print(f"without SGD noise, against the closed form: {gap:.1e} relative")
 #
 # p = -dlog L/dlog t and q = dlog p/dlog t: q = 1 is exponential, q = 0 a power law. A phase is a stretch on which q stays within
 # 0.2 of one of these for long enough, and t_x is where q falls through 1/2 between the two. Once from the closed form (no noise),
-# once from the ODE (with SGD noise), there located by an event of the integration: no fit and no grid enters.
+# once from the ODE (with SGD noise), there by solving again within a grid cell: no fit and no grid enters.
 
 # %%
 formula = odescale.find_transition(closed_form, last, time_unit="u = learning_rate t")
 print(f"closed form, exact: u_x = {formula.t_x:.6f}; {formula.name}")
 transition = odescale.find_transition(system, t1)
-print(
-    f"ODE with SGD noise, exact, by the event: t_x = {transition.t_x:.6f}, u_x = {transition.t_x * learning_rate:.6f}"
-)
+print(f"ODE with SGD noise, exact: t_x = {transition.t_x:.6f}, u_x = {transition.t_x * learning_rate:.6f}")
 print(f"{transition.name}:")
 for phase in transition.phases.list:
     print("   ", phase)

@@ -13,10 +13,10 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.core import Tracer
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
-from scipy.optimize import brentq
 
 from odescale.errors import InputError
 
@@ -278,7 +278,9 @@ class Clock(eqx.Module):
         upper = max(tau / float(self.learning_rate), 1e-12)
         for _ in range(200):
             if float(self.tau(upper)) >= tau:
-                return float(brentq(lambda t: float(self.tau(t)) - tau, 0.0, upper, xtol=1e-14, rtol=1e-13))
+                return float(
+                    scipy.optimize.brentq(lambda t: float(self.tau(t)) - tau, 0.0, upper, xtol=1e-14, rtol=1e-13)
+                )
             upper *= 2
         raise InputError(
             "tau", expected="an intrinsic time that the schedule reaches", got=tau, remedy="ask for less, or change it"

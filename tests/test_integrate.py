@@ -22,10 +22,11 @@ from odescale import (
     integrate,
     logistic_pair,
 )
+from odescale.cache.programs import made
 from odescale.generated.attention import logistic_pair_loss
 from odescale.networks import Architecture, FieldNetwork
 from odescale.solve.codes import Code
-from odescale.solve.integrate import output_times, solve_arrays, traces
+from odescale.solve.integrate import output_times, solve_arrays
 from odescale.spectra import listed, source_overlaps
 
 S_PER_T = 0.2 * 2.0  # learning_rate sqrt(readout_scale) of the quickstart system
@@ -151,12 +152,12 @@ def test_given_times_and_a_start_of_ones_own():
 
 def test_neither_tolerances_nor_times_nor_parameters_compile_again():
     integrate(linear(), 4.0)
-    before = dict(traces)
+    before = dict(made)
     for eta, t1, rtol in ((0.5, 4.0, 1e-6), (0.3, 7.0, 1e-9), (0.7, 2.0, None)):
         trajectory = integrate(linear(learning_rate=eta), t1, rtol=rtol, atol=1e-13)
         assert trajectory.loss[-1] / trajectory.loss[0] == pytest.approx(np.exp(-rate(eta) * t1), rel=1e-5)
     integrate(linear(learning_rate=0.1, batch=2.0, noise=0.0, weight_decay=0.1, tokens=9.0), 4.0)
-    assert dict(traces) == before
+    assert dict(made) == before
 
 
 CAP = 14  # steps; one cap for all tests that run out of them, since another one compiles anew
@@ -241,12 +242,12 @@ def test_single_precision_is_single_and_agrees():
     ],
 )
 def test_bad_requests_are_refused_before_compilation(given, words):
-    before = dict(traces)
+    before = dict(made)
     with pytest.raises(InputError) as error:
         integrate(linear(), **given)
     assert str(error.value).startswith(words) and "\n" not in str(error.value)
     assert isinstance(error.value, PrecisionError) == ("10 eps" in words)
-    assert dict(traces) == before
+    assert dict(made) == before
 
 
 def test_with_64_bit_numbers_off_the_remedy_is_named():

@@ -23,6 +23,7 @@ LINE = (
     "plain_text",
     "precision",
     "files",
+    "cache",
     "clock",
     "networks",
     "expectations",

@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 
 from odescale import InputError, SolveError, Spectral, integrate, logistic_pair, spectral, sweep
+from odescale.cache.programs import made
 from odescale.frontier import compute_optimal, frontier_exponent, numeric_frontier, truncated_modes
 from odescale.linear import constant_rate
 from odescale.solve.codes import Code
-from odescale.solve.integrate import output_times, traces
+from odescale.solve.integrate import output_times
 from odescale.systems.spectral_bins import bin_modes
 
 T1 = 1e5
@@ -42,7 +43,7 @@ def eigenmodes(system: Spectral, t: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def test_loss_and_exponents_are_those_of_the_eigenmodes_and_nothing_compiles_twice() -> None:
-    before = traces["rank_one"]
+    before = made["odescale.solve.integrate:solve_arrays"]
     for changes in ({}, {"learning_rate": 0.1, "batch": 8.0, "noise": 1e-3}):
         system = example(**changes)
         curve = integrate(system, T1)
@@ -58,7 +59,7 @@ def test_loss_and_exponents_are_those_of_the_eigenmodes_and_nothing_compiles_twi
         assert np.max(checked.error) < 2e-6
         np.testing.assert_allclose(checked.loss[1:], loss, rtol=2e-8)
         integrate(system, T1, rtol=1e-9)
-    assert traces["rank_one"] == before + 1
+    assert made["odescale.solve.integrate:solve_arrays"] == before + 1
 
 
 def test_what_stops_early_is_masked_with_its_code() -> None:

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from odescale import InputError, attention, integrate, logistic_pair, sweep
+from odescale.cache.programs import made
 from odescale.solve.codes import Code
-from odescale.solve.integrate import traces
 
 FIXED = {"depth": 1, "strength": 0.4}
 T1 = 12.0
@@ -16,18 +16,18 @@ CAP = 2000  # steps, so that a diverging member does not hold up its batch for l
 
 @pytest.fixture(scope="module")
 def batch():
-    before = traces["tsit5"]
+    before = made["odescale.solve.sweep:_solve_group"]
     # 100 members in groups of 64, the last one padded
     # 8.0 lies beyond the stable learning rates at batch 1.5: those members must blow up, and only those
     rates = np.linspace(0.02, 0.5, 100)
     rates[[17, 60]] = 8.0
     result = sweep("attention", T1, {"learning_rate": rates, "batch": np.full(100, 1.5)}, max_steps=CAP, **FIXED)
-    assert traces["tsit5"] == before + 1
+    assert made["odescale.solve.sweep:_solve_group"] == before + 1
     return result
 
 
 def test_other_values_do_not_compile_again(batch):
-    before = dict(traces)
+    before = dict(made)
     again = sweep(
         "attention",
         5.0,
@@ -36,7 +36,7 @@ def test_other_values_do_not_compile_again(batch):
         rtol=1e-6,
         **FIXED,
     )
-    assert dict(traces) == before
+    assert dict(made) == before
     assert again.loss.shape == (100, 200) and (np.diff(again.loss[:, -1]) < 0).all()  # a larger batch, less noise
 
 
@@ -100,11 +100,11 @@ def test_batches_are_datasets_and_files(batch, tmp_path):
     ],
 )
 def test_what_cannot_be_swept_is_refused_before_compilation(name, values, given, words):
-    before = dict(traces)
+    before = made["odescale.solve.sweep:_solve_group"]
     with pytest.raises(InputError) as error:
         sweep("attention", 1.0, {name: values}, **given)
     assert str(error.value).startswith(words) and "\n" not in str(error.value)
-    assert dict(traces) == before
+    assert made["odescale.solve.sweep:_solve_group"] == before
 
 
 def test_an_unknown_system_and_an_empty_sweep_are_refused():
@@ -116,10 +116,10 @@ def test_an_unknown_system_and_an_empty_sweep_are_refused():
 
 @pytest.mark.slow
 def test_a_thousand_members_compile_once():
-    before = traces["tsit5"]
+    before = made["odescale.solve.sweep:_solve_group"]
     rates = np.geomspace(0.02, 0.6, 1000)
     result = sweep("logistic_pair", 10.0, {"learning_rate": rates}, points=50)
-    assert traces["tsit5"] == before + 1
+    assert made["odescale.solve.sweep:_solve_group"] == before + 1
     assert result.loss.shape == (1000, 50) and result.meta["failed"] == 0
     single = integrate(logistic_pair(learning_rate=rates[777]), 10.0, points=50)
     np.testing.assert_allclose(result.loss[777], single.loss, rtol=1e-9)

@@ -20,9 +20,9 @@ import odescale
 from odescale import InputError, sweep
 from odescale.analysis.phases.numbers import MEANINGS, TransitionCode, numbers_of, transition_numbers
 from odescale.analysis.phases.transition import transition_of_trajectory
+from odescale.cache.programs import made
 from odescale.errors import CheckpointError, SolveError
 from odescale.solve.codes import Code
-from odescale.solve.integrate import traces
 from odescale.sweeps.store import Store
 from odescale.sweeps.sweep import open_sweep
 from odescale.sweeps.task import Task
@@ -65,11 +65,11 @@ def store(tmp_path_factory) -> Path:
     """A finished sweep; what it holds is tested below."""
     path = tmp_path_factory.mktemp("sweeps") / "rates.zarr"
     seen: list[tuple[int, int]] = []
-    before = traces["tsit5"]
+    before = made["odescale.solve.sweep:_solve_group"]
     sweep(FILE, T1, VALUES, store=path, progress=lambda *pair: seen.append(pair), **SETTINGS)
     assert seen == [(16, 40), (32, 40), (40, 40)]
     # One program for all chunks, the shorter last one too.
-    assert traces["tsit5"] == before + 1
+    assert made["odescale.solve.sweep:_solve_group"] == before + 1
     return path
 
 
@@ -136,10 +136,10 @@ def test_no_two_chunks_share_a_file(store):
 
 
 def test_a_finished_sweep_computes_nothing(store):
-    before, written = traces["tsit5"], files_of(store)
+    before, written = made["odescale.solve.sweep:_solve_group"], files_of(store)
     engine = Pickling()
     sweep(FILE, T1, VALUES, store=store, executor=engine, **SETTINGS)
-    assert engine.ran == [] and traces["tsit5"] == before and files_of(store) == written
+    assert engine.ran == [] and made["odescale.solve.sweep:_solve_group"] == before and files_of(store) == written
 
 
 def test_only_chunks_without_a_marker_are_computed_and_give_the_same_bytes(store, tmp_path):

@@ -49,6 +49,10 @@ def build_parser() -> Parser:
     for name, command in COMMANDS.items():
         own = commands.add_parser(name, help=command.text, description=command.text)
         own.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
+        if command.jax:
+            own.add_argument(
+                "--no-cache", action="store_true", help="neither read nor keep compiled programs and tables"
+            )
         for options in command.options:
             options(own)
     return parser

@@ -14,15 +14,15 @@ from odescale.plain_text import one_line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command; an error becomes one line on stderr, with its traceback above it under --debug."""
+    """Runs one command; an error becomes one line on stderr, with its traceback above it under --debug.
+
+    Without `arguments`, as the program that it then is, it keeps what it compiles (`odescale.cache`) unless --no-cache says not to.
+    """
     options = build_parser().parse_args(arguments)
     try:
         command = COMMANDS[options.command]
         if command.jax:
-            import jax
-
-            # The library leaves this setting alone; the command line is a program of ours, so it decides here.
-            jax.config.update("jax_enable_x64", True)
+            _prepare(cached=None if arguments is not None else not options.no_cache)
         module, _, function = command.where.partition(":")
         return getattr(import_module(f"odescale.cli.{module}"), function)(options)
     except KeyboardInterrupt:
@@ -42,6 +42,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(
             f"internal error: {type(error).__name__}: {words}; please report it with the command and --debug", 1
         )
+
+
+def _prepare(cached: bool | None) -> None:
+    """JAX's settings. The library leaves them alone; the command line is a program of ours, so it decides here.
+
+    `cached`: keep programs and tables on disk, or do not; None leaves that to the process that calls.
+    """
+    import jax
+
+    from odescale.cache.place import default_folder, switch_off, switch_on
+
+    jax.config.update("jax_enable_x64", True)
+    if cached:
+        switch_on(default_folder())
+    elif cached is not None:
+        switch_off()
 
 
 def _fail(error: object, status: int) -> int:

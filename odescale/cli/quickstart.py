@@ -57,7 +57,7 @@ def run_quickstart(seeds: int, folder: Path, quiet: bool = False) -> tuple[dict[
     assert noisy.t_x is not None and formula.t_x is not None
     say(
         f"3/5 phases of the ODE with SGD noise: {noisy.phases}\n"
-        f"    t_x = {noisy.t_x:.6f} (u = {noisy.t_x * speed:.6f}; closed form without noise {formula.t_x:.6f}), exact, by the event"
+        f"    t_x = {noisy.t_x:.6f} (u = {noisy.t_x * speed:.6f}; closed form without noise {formula.t_x:.6f}), exact"
     )
     say(f"4/5 training {seeds} seeds of the real transformer, {round(LAST / speed * system.trace)} SGD steps each ...")
     folder.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def _text(comparison: Comparison, figures: dict[str, Any], page: Path) -> str:
             f"{comparison.verdict}",
             f"run/theory {low:.3f} to {high:.3f} while the loss falls {figures['fall']:.0f} times; tail {tail_low:.3f} to "
             f"{tail_high:.3f}, exponent {figures['tail']['exponent']:.3f} +- {figures['tail']['stderr']:.3f}",
-            f"phases of the ODE: {figures['name_ode']}, t_x = {figures['t_x_ode']:.6f} (exact, by the event)",
+            f"phases of the ODE: {figures['name_ode']}, t_x = {figures['t_x_ode']:.6f} (exact)",
             f"phases of the runs: {figures['name_run']}, t_x = {run_t}{between}; ODE at the same points, "
             f"by the same model: {theory_t}",
             f"report: {page}  (picture: {page.parent / 'comparison.png'}), {figures['seconds']:.0f} s",

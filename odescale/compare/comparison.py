@@ -431,7 +431,7 @@ def _steepness(t: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -
 
 
 def _transitions(system, run: Run, theory, at, kept, own: bool, thresholds, seed: int) -> dict[str, Transition]:
-    """By one model on the same points, or the two estimates differ by the estimator alone; and by the event."""
+    """By one model on the same points, or the two estimates differ by the estimator alone; and the exact one."""
     unit = f"t, one unit = {theory.clock.steps_per_unit:g} SGD steps"
     common: dict[str, Any] = {"thresholds": thresholds, "time_unit": unit, "seed": seed}
     common["loss_start"] = float(theory.loss[0])

@@ -21,6 +21,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree, Real
 
+from odescale.cache.programs import program
 from odescale.compare.verdict import Verdict
 from odescale.errors import InputError, require_number, whole
 from odescale.generated import kernel as formulas
@@ -170,7 +171,7 @@ def _judge(error: np.ndarray, drift: np.ndarray, at: np.ndarray, tolerance: floa
     return Verdict("outside the theory", ("outside the kernel regime", *numbers))
 
 
-@eqx.filter_jit
+@program
 def _products(
     moved: PyTree, rest: PyTree, output: Callable | None, x: Array, x_test: Array, rate: Array, summed: Array, g: Array
 ) -> tuple[Array, Array]:
@@ -193,7 +194,7 @@ def _products(
     )
 
 
-@eqx.filter_jit
+@program
 def _corrected(system: Kernel, at: Array, train_drive: Array, test_drive: Array) -> tuple[Array, Array]:
     """F~ at the nodes: the recursion with the drive interpolated linearly between them."""
     rate = system.learning_rate / system.samples

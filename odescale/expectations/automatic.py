@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.programs import program
 from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Quadrature
 from odescale.expectations.nodes import Nodes, gauss_hermite_nodes, largest_order, sobol_nodes
@@ -58,7 +59,7 @@ def quadrature(problem: TeacherStudent, nodes: Nodes, *, memory: float = DEFAULT
     return Quadrature(nodes, chunk)
 
 
-@eqx.filter_jit
+@program
 def estimate_drift(
     closure: AbstractClosure, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"]
 ) -> tuple[Float[Array, "R p P"], Float[Array, "R p p"], Float[Array, " R"]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.programs import program
 from odescale.errors import InputError, whole
 from odescale.expectations.gaussian_fields import overlap_root
 from odescale.networks.architecture import Architecture
@@ -126,7 +126,7 @@ def _controlled_mean(loss: Float[np.ndarray, " n"], controls: Float[np.ndarray, 
     return float(residual.mean()), float(np.sqrt(variance / len(loss)))
 
 
-@eqx.filter_jit
+@program
 def _losses_and_moments(
     architecture: Architecture,
     root: Float[Array, "P P"],

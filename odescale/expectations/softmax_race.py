@@ -22,6 +22,8 @@ from numpy.polynomial import chebyshev
 from scipy.interpolate import CubicSpline, PPoly, make_interp_spline
 from scipy.special import log_ndtr, ndtr
 
+from odescale.cache.tables import kept
+
 CELLS = 512
 """Cells of a table in one variable; quintic pieces, so that even second derivatives keep nine digits."""
 ORDER = 72
@@ -271,7 +273,15 @@ class SoftmaxRace(eqx.Module):
 
 @lru_cache(maxsize=32)
 def softmax_race(classes: int) -> SoftmaxRace:
-    """The tables for K = `classes` >= 2, made once per process (.3 s)."""
+    """The tables for K = `classes` >= 2, made once per process (.3 s), or read from the cache."""
+    m = largest_field(classes)
+    tables = {f"{name}_table": Spline.of_chebyshev(fit) for name, fit in _race_series(classes).items()}
+    return SoftmaxRace(m=jnp.asarray(m), scale=jnp.asarray(max(1.0, m)), **tables)
+
+
+@kept
+def _race_series(classes: int) -> dict[str, np.ndarray]:
+    """Chebyshev series in 2 v - 1, v = s/(s + scale), of what `SoftmaxRace` tabulates."""
     v = (chebyshev.chebpts1(ORDER) + 1) / 2
     m = largest_field(classes)
     scale = max(1.0, m)
@@ -285,9 +295,7 @@ def softmax_race(classes: int) -> SoftmaxRace:
     slope = chebyshev.chebval(2 * v - 1, 2 * chebyshev.chebder(fits["gap"]))
     fits["curvature"] = _series(v, 2 * series["gap"] - slope * (1 - v))
     errors = np.array([defeat((1 - q) / q, Clocks.none(), classes) / q for q in v])
-    fits["error"] = _series(v, errors)
-    tables = {f"{name}_table": Spline.of_chebyshev(fit) for name, fit in fits.items()}
-    return SoftmaxRace(m=jnp.asarray(m), scale=jnp.asarray(scale), **tables)
+    return fits | {"error": _series(v, errors)}
 
 
 def _series(v: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -342,11 +350,19 @@ class Disagreement(eqx.Module):
 
 @lru_cache(maxsize=16)
 def disagreement_table(classes: int, inverse_temperature: float = np.inf) -> Disagreement:
-    """The table for one K and b*, made once per process (3 s for b* = inf, some 8 s for a finite one)."""
+    """The table for one K and b*, once per process (3 s for b* = inf, 8 s for a finite one), or from the cache."""
     hard = None if np.isinf(inverse_temperature) else disagreement_table(classes)
     scale = max(1.0, largest_field(classes)) if hard is None else inverse_temperature
     floor = 0.0 if hard is None else float(softmax_race(classes).response(jnp.asarray(inverse_temperature)))
-    shape = ((32, 24) if classes <= 1000 else (44, 24)) if hard is None else (32, 16)
+    series = _disagreement_series(classes, inverse_temperature, scale, floor)["series"]
+    return Disagreement(Surface.of_chebyshev(series), jnp.asarray(scale), hard, jnp.asarray(floor))
+
+
+@kept
+def _disagreement_series(classes: int, inverse_temperature: float, scale: float, floor: float) -> dict[str, np.ndarray]:
+    """`series`: the double Chebyshev series in 2 w - 1 and 2 q - 1 of what `Disagreement` tabulates."""
+    hard = np.isinf(inverse_temperature)
+    shape = ((32, 24) if classes <= 1000 else (44, 24)) if hard else (32, 16)
     w, q = ((chebyshev.chebpts1(size) + 1) / 2 for size in shape)
     values = np.empty(shape)
     for j, share in enumerate(q):
@@ -355,9 +371,8 @@ def disagreement_table(classes: int, inverse_temperature: float = np.inf) -> Dis
         for i, place in enumerate(w):
             overlap = (scale + deviation) * place / (1 - place)
             lost = defeat(overlap, clocks, classes)
-            if hard is None:
+            if hard:
                 values[i, j] = lost / (1 - place)
             else:
                 values[i, j] = disagreement(inverse_temperature, overlap, clocks, classes) / (lost + floor)
-    series = _series(q, _series(w, values).T).T
-    return Disagreement(Surface.of_chebyshev(series), jnp.asarray(scale), hard, jnp.asarray(floor))
+    return {"series": _series(q, _series(w, values).T).T}

@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, PyTree, Real
 from tqdm import tqdm
 
+from odescale.cache.programs import program
 from odescale.errors import InputError, require_number
 from odescale.networks.sequence_model import trainable as default_trainable
 
@@ -144,7 +145,7 @@ def network_outputs(network: eqx.Module, x: Real[ArrayLike, "n ..."], output: Ca
     return _outputs(network, checked_samples("x", x), output)
 
 
-@eqx.filter_jit
+@program
 def _outputs(network: Any, x: Array, output: Callable | None) -> Array:
     return jax.vmap(network if output is None else lambda s: output(network(s)))(x)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
@@ -17,6 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.programs import program
 from odescale.errors import InputError, SolveError, require_number, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
@@ -49,9 +49,6 @@ MOST_POINTS = 10_000_000
 
 LANE_NUMBERS = 200
 """Of the states of one member of a batch at the output times that are evaluated at once: 64 members then stay in the cache."""
-
-traces: Counter[str] = Counter()
-"""How often each kind of solve has been traced in this process: a sweep or a repeated call must not add to it."""
 
 
 def output_times(t1: float, points: int = 200, t0: float = 0.0, first: float | None = None) -> Float[np.ndarray, " n"]:
@@ -201,7 +198,6 @@ def solve_arrays(
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
-    traces[solver] += 1
     if SOLVERS[solver].method is None:
         numbers: dict[str, Any] = {"t0": times[0], "rtol": rtol, "atol": atol, "max_steps": max_steps}
         numbers["growth"] = system.integration.growth
@@ -277,7 +273,7 @@ def solve_arrays(
     } | ({} if half_width is None else {"half_width": mask(half_width)})
 
 
-_solve = eqx.filter_jit(solve_arrays)
+_solve = program(solve_arrays)
 
 
 def along_the_flow(system: AbstractSystem, solver: str) -> bool:

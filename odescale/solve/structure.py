@@ -25,6 +25,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
+from odescale.cache.programs import program
 from odescale.errors import InputError
 from odescale.solve.codes import code_of
 from odescale.solve.step_control import patient
@@ -128,7 +129,7 @@ def solve_structured(
     return _solve(problem, y0, times, begin, rtol_, atol_, first, int(max_steps), stages, adjoint, growth)
 
 
-@eqx.filter_jit
+@program
 def _solve(
     problem, y0, ts, t0, rtol, atol, dt0, max_steps: int, stages: int, adjoint, growth: float
 ) -> StructuredSolution:

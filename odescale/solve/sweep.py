@@ -14,6 +14,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.programs import program
 from odescale.clock import Clock
 from odescale.errors import whole
 from odescale.precision import resolve_dtype
@@ -129,14 +130,14 @@ def solve_members(
         lanes = LANES if devices[0].platform == "cpu" else -(-size // len(devices))
     lanes = min(lanes, size)
     group = lanes * len(devices)
-    program = (problem.solver, problem.max_steps, wanted, exponents, devices)
+    plan = (problem.solver, problem.max_steps, wanted, exponents, devices)
     numbers = (jnp.asarray(problem.times), problem.rtol, problem.atol)
 
     def solve(members: Int[np.ndarray, " k"]) -> Any:
         # A last group of another size would be compiled again: fill it up with copies of its last member.
         padded = np.pad(members, (0, group - members.size), mode="edge")
         columns = {name: jnp.asarray(column[padded]) for name, column in arrays.items()}
-        return _solve_group(problem.family, columns, *numbers, program)
+        return _solve_group(problem.family, columns, *numbers, plan)
 
     groups, found, rest = [], [], np.arange(size)
     if size > FEW * lanes:
@@ -206,9 +207,9 @@ def _mesh(devices: tuple[Any, ...]) -> Mesh:
     return Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
 
 
-@eqx.filter_jit
-def _solve_group(family, columns, times, rtol, atol, program):
-    solver, max_steps, wanted, exponents, devices = program
+@program
+def _solve_group(family, columns, times, rtol, atol, plan):
+    solver, max_steps, wanted, exponents, devices = plan
     parts, static = eqx.partition(family, eqx.is_array)
 
     def one(parts, member, times, rtol, atol):

@@ -14,6 +14,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.programs import program
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.sampled import SampledContext
@@ -313,7 +314,7 @@ def _runs(architecture: Architecture) -> list[tuple[int, int, int | None]]:
     return runs
 
 
-@eqx.filter_jit
+@program
 def _functionals_at_ends(system: Attention) -> Float[Array, "2 K P"]:
     """S a at the start, and with every student row put onto its teacher's."""
     architecture = system.architecture

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
+from odescale.cache.programs import program
 from odescale.clock import Clock
 from odescale.systems.parameters import Parameter, is_traced
 
@@ -155,7 +156,7 @@ def over_times(
     return jax.lax.map(lambda ty: function(*ty), (times, states), batch_size=few)
 
 
-@eqx.filter_jit
+@program
 def loss_at_start(system: AbstractSystem) -> Float[Array, ""]:
     """L(0, y(0)), compiled once per shape: every solve begins with `check`, which asks whether it is positive."""
     return system.excess_loss(jnp.zeros(()), system.initial_state())

@@ -18,11 +18,11 @@ from jax.scipy.special import logsumexp, xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.aside import Aside
 from odescale.clock import Clock
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
 from odescale.systems import tables
-from odescale.systems.aside import Aside
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, is_traced
 

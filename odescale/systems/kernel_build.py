@@ -12,12 +12,12 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PyTree, Real
 
+from odescale.cache.aside import Aside
 from odescale.errors import InputError
 from odescale.expectations.tangent_kernel import MEMORY_LIMIT, network_outputs, tangent_kernel
 from odescale.networks.sequence_model import SequenceTransformer, lazy_network
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.aside import Aside
 from odescale.systems.kernel import LOSSES, Kernel, KernelSource
 from odescale.systems.parameters import complete, shown
 

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Real
 
+from odescale.cache.programs import program
 from odescale.errors import InputError
 from odescale.generated import kernel as formulas
 from odescale.precision import require_x64
@@ -93,7 +94,7 @@ def _ready(system: Kernel) -> None:
     system.check()
 
 
-@eqx.filter_jit
+@program
 def _mode_sums(system: Kernel, t: Float[Array, " R"], flow: bool) -> Float[Array, "R N"]:
     a = formulas.stability_ratio(system.eigenvalues, system.learning_rate, system.samples)
     solve = formulas.flow_modes if flow else formulas.descent_modes
@@ -101,7 +102,7 @@ def _mode_sums(system: Kernel, t: Float[Array, " R"], flow: bool) -> Float[Array
     return (sums * (system.modes.T @ system.slopes(system.initial))) @ system.modes.T
 
 
-@eqx.filter_jit
+@program
 def _stepped_sums(system: Kernel, steps: Int[Array, " R"]) -> Float[Array, "R N"]:
     def one(_: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
         F, total = carry
@@ -122,7 +123,7 @@ def kernel_path(system: Kernel, t: np.ndarray, summed: Float[Array, "R N"], dyna
     return KernelPath(np.asarray(t), train, test, train_loss, test_loss, summed, dynamics)
 
 
-@eqx.filter_jit
+@program
 def _evaluate(system: Kernel, summed: Array) -> tuple[Array, Array, Array, Array]:
     rate = system.learning_rate / system.samples
     train = system.initial - rate * summed @ system.kernel.T

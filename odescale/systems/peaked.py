@@ -18,6 +18,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.programs import program
 from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.margin import margin_moments
@@ -383,7 +384,7 @@ def peaked(
     )
 
 
-@eqx.filter_jit
+@program
 def _next_to_teacher(system: Peaked) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(G at a small spread, H) at the teacher's own temperature."""
     y = jnp.stack([jnp.asarray(system.inverse_temperature, float), jnp.asarray(_SMALL)])

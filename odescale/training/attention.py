@@ -14,13 +14,13 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int, Real
 
+from odescale.cache.aside import Aside
 from odescale.clock import Clock, Schedule
 from odescale.errors import InputError, require_number, whole
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.networks.architecture import Architecture
 from odescale.networks.infinite import infinite_loss
 from odescale.networks.transformer import Transformer
-from odescale.systems.aside import Aside
 from odescale.systems.attention import Attention
 from odescale.training.experiment import as_schedule
 from odescale.training.initial import measure_overlaps, rows_from_overlaps

@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.aside import Aside
 from odescale.clock import Clock, Schedule
 from odescale.errors import whole
-from odescale.systems.aside import Aside
 from odescale.systems.derived import Derived, functions_of
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes

@@ -71,7 +71,7 @@ class AbstractTraining(eqx.Module):
     unless steps must draw their data many at a time.
 
     Arrays in the fields are converted to the run's precision for `advance`; what only `start`, `measure` and `model` read, and
-    what is not to be converted, goes into an `odescale.systems.aside.Aside`.
+    what is not to be converted, goes into an `odescale.cache.aside.Aside`.
     """
 
     subject: eqx.AbstractClassVar[str]

@@ -15,11 +15,12 @@ import numpy as np
 from jax.scipy.special import xlogy
 from jaxtyping import Array, Float, Int, PyTree
 
+from odescale.cache.aside import Aside
+from odescale.cache.programs import program
 from odescale.clock import Clock
 from odescale.errors import InputError
 from odescale.expectations.tangent_kernel import tangent_kernel
 from odescale.networks.sequence_model import trainable as default_trainable
-from odescale.systems.aside import Aside
 from odescale.systems.kernel import Kernel, KernelSource, sum_of_losses
 from odescale.training.experiment import AbstractExperiment
 
@@ -152,7 +153,7 @@ def _classes(F: Array) -> int:
     return F.shape[-1] if F.ndim > 1 else 1
 
 
-@eqx.filter_jit
+@program
 def _measure(
     network: Any, output: Callable | None, x: Array, y: Array, x_test: Array, y_test: Array, loss: str
 ) -> tuple[Array, Array, Array, Array]:

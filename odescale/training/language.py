@@ -13,10 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, PyTree
 
+from odescale.cache.aside import Aside
 from odescale.clock import Clock, Schedule
 from odescale.errors import InputError, require_number, whole
 from odescale.networks.language_model import LanguageModel
-from odescale.systems.aside import Aside
 from odescale.training.experiment import AbstractTraining, Carry, as_schedule, rate_at, repeat_steps
 from odescale.training.grammar import Grammar
 from odescale.training.language_probe import measure_language

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.programs import program
 from odescale.networks.language_model import LanguageModel
 from odescale.training.grammar import Grammar
 
@@ -53,7 +54,7 @@ def true_fields(
     return grammar.log_conditionals(fields), centred / scale
 
 
-@eqx.filter_jit
+@program
 def measure_language(model: LanguageModel, grammar: Grammar, sequences: Int[Array, "B window"]) -> LanguageProbe:
     """The `LanguageProbe` of `model` on `sequences` (B, T + 1) of `grammar`; exact in everything but the choice of contexts."""
     log_true, fields = true_fields(grammar, sequences)

@@ -12,12 +12,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import stats
+from scipy import special
 
+from odescale.cache.aside import Aside
+from odescale.cache.programs import program
 from odescale.clock import Clock, Schedule
 from odescale.errors import whole
 from odescale.networks.teacher_student import TeacherStudent
-from odescale.systems.aside import Aside
 from odescale.systems.mean_field import MeanField
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
 from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes
@@ -103,7 +104,7 @@ def experiment(system: MeanField) -> MeanFieldExperiment:
     )
 
 
-@eqx.filter_jit
+@program
 def _losses(system: MeanField, C: Float[Array, "s P P"], R: Float[Array, "s P P"]) -> Float[Array, "s r"]:
     return jax.lax.map(lambda pair: system.population_loss(*pair), (C, R))
 
@@ -115,4 +116,4 @@ def population_loss(
     values = np.asarray(_losses(system, jnp.asarray(C), jnp.asarray(R)))
     mean, half = (np.asarray(x) for x in system.estimate(jnp.asarray(values.T)))
     replicates = values.shape[1]
-    return mean, half / (stats.t.ppf(0.975, replicates - 1) if replicates > 2 else 2.0)
+    return mean, half / (special.stdtrit(replicates - 1, 0.975) if replicates > 2 else 2.0)

@@ -14,10 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.aside import Aside
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_samples
 from odescale.errors import InputError, whole
 from odescale.networks.softmax_layer import SoftmaxHead
-from odescale.systems.aside import Aside
 from odescale.systems.peaked import Peaked
 from odescale.training.experiment import AbstractTraining, Carry
 from odescale.training.softmax_population import FieldNodes

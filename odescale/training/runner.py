@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PyTree
 
+from odescale.cache.programs import program
 from odescale.training.experiment import AbstractTraining, Carry
 
 
@@ -40,10 +41,13 @@ def _advance(experiment: AbstractTraining, carry: Carry, key: Array, first: Arra
     return carry._replace(diverged_at=jnp.where(lost, first + count - 1, carry.diverged_at))
 
 
-_advance_one = eqx.filter_jit(_advance)
-_advance_together = eqx.filter_jit(
-    eqx.filter_vmap(_advance, in_axes=(None, eqx.if_array(0), 0, None, None), out_axes=eqx.if_array(0))
-)
+_advance_one = program(_advance)
+
+
+@program
+def _advance_together(experiment: AbstractTraining, carries: Carry, keys: Array, first: Array, count: Array) -> Carry:
+    each = eqx.filter_vmap(_advance, in_axes=(None, eqx.if_array(0), 0, None, None), out_axes=eqx.if_array(0))
+    return each(experiment, carries, keys, first, count)
 
 
 class Seeds:

@@ -12,10 +12,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy
 from jax.scipy import special as jspecial
 from jaxtyping import Array, Float, Int
 from scipy import special
-from scipy.stats import qmc
 
 from odescale.errors import InputError
 from odescale.precision import require_x64
@@ -65,7 +65,9 @@ class FieldNodes:
         K = classes
         count = nodes or int(np.clip(2 ** int(np.log2(2e7 / (replicates * K))), 256, 2**14))
         random = np.random.default_rng([seed, 0x9EA4ED])
-        scrambles = [qmc.Sobol(2 * K, scramble=True, rng=np.random.default_rng([seed, r])) for r in range(replicates)]
+        scrambles = [
+            scipy.stats.qmc.Sobol(2 * K, scramble=True, rng=np.random.default_rng([seed, r])) for r in range(replicates)
+        ]
         # Scrambled points may round to 0, where a quantile is infinite.
         uniform = np.clip(np.stack([one.random(count) for one in scrambles]), 2.0**-54, 1 - 2.0**-53)
         below = special.betaincinv(K - 1, 2, uniform[..., 0])

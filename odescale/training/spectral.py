@@ -16,10 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.aside import Aside
+from odescale.cache.programs import program
 from odescale.clock import Clock, Schedule
 from odescale.errors import InputError, require_number, whole
 from odescale.precision import require_x64
-from odescale.systems.aside import Aside
 from odescale.systems.spectral import Spectral
 from odescale.training.experiment import AbstractExperiment, as_schedule, rate_at
 
@@ -150,7 +151,7 @@ class LinearExperiment(AbstractExperiment):
         return {"theta": np.stack([np.asarray(state.theta) for state in states])}
 
 
-@eqx.filter_jit
+@program
 def _risk(task: GaussianTask | StoredTask, theta: Float[Array, "s N"]) -> Float[Array, " s"]:
     return task.risk(theta)
 

@@ -11,6 +11,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.programs import program
 from odescale.networks.language_model import LanguageModel
 
 NOISE_BATCHES = 8
@@ -36,7 +37,7 @@ class TextProbe(eqx.Module):
     kernel_drift: Float[Array, ""]
 
 
-@eqx.filter_jit
+@program
 def measure_text(
     model: LanguageModel,
     sequences: Int[Array, "N window"],
@@ -63,7 +64,7 @@ def measure_text(
     )
 
 
-@eqx.filter_jit
+@program
 def sampled_kernel(model: LanguageModel, sequences: Int[Array, "N window"]) -> Float[Array, "16 16"]:
     """Theta = J J^T of 16 outputs, J their derivatives with respect to all parameters; the first 16 windows (N >= 16)."""
     arrays, static = eqx.partition(model, eqx.is_inexact_array)

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
+from odescale.cache.programs import program
 from odescale.clock import Clock
 from odescale.errors import InputError, require_number, whole
 from odescale.systems.peaked import Peaked, peaked
@@ -124,7 +125,7 @@ class ToyExperiment(AbstractTraining):
         }
 
 
-@eqx.filter_jit
+@program
 def _measure(
     layer: eqx.nn.Linear, teacher: eqx.nn.Linear, temperature: Float[Array, ""], key: Array, shape: tuple[int, int]
 ) -> dict[str, Float[Array, ""]]:

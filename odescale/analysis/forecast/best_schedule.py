@@ -11,16 +11,16 @@ import numpy as np
 import optax
 from jax import lax
 from jaxtyping import Array, Float
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from odescale.analysis.forecast.fit import LawFit, evaluate
 from odescale.analysis.forecast.law_mean import LawMean
 from odescale.analysis.forecast.laws import course_of, law_named
 from odescale.analysis.forecast.loss_curve import planned_curve
+from odescale.cache.programs import program
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import schedule as formulas
 from odescale.precision import require_x64
-from odescale.solve.integrate import traces
 
 STAIRS = 200
 ITERATIONS = 1000
@@ -138,7 +138,7 @@ def best_schedule(
     drawn = {name: np.array([evaluate(law, c, v)[-1] for v in fit.draws]) for name, c in courses.items()}
     if mean is None:
         spread = float(drawn["best"].std()) / middle["best"] if fit.draws.size else 0.0
-        share = float(norm.ppf(0.95)) * float(np.hypot(spread, fit.rms))
+        share = float(ndtri(0.95)) * float(np.hypot(spread, fit.rms))
     else:
         share = float(mean.parts(plans["best"]).half(np.ones(1, bool))[0])
     half = share * middle["best"]
@@ -162,11 +162,10 @@ def _staircase(
     return jnp.concatenate([up, peak - (peak - floor) * jnp.cumsum(jax.nn.softmax(z))[:-1]])
 
 
-@eqx.filter_jit
+@program
 def _minimise(
     law: str, vector: Array, width: Array, up: Array, peak: Array, floor: Array, starts: Float[Array, "starts edges"]
 ) -> Float[Array, " m"]:
-    traces["best_schedule"] += 1
     rule = optax.adam(optax.cosine_decay_schedule(0.1, ITERATIONS))
 
     def loss(z: Array) -> Array:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import equinox as eqx
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from odescale.analysis.forecast.choice import Choice, choose_law
 from odescale.analysis.forecast.discrepancy import SIZE, Discrepancy, discrepancy_of
@@ -43,7 +43,7 @@ class Parts(NamedTuple):
 
     def half(self, unseen: Bool[np.ndarray, " n"], size: float = SIZE) -> Float[np.ndarray, " n"]:
         """Half the width of the 90 % interval, relative to the forecast."""
-        own = float(norm.ppf(0.95)) ** 2 * (self.fit**2 + self.noise**2)
+        own = float(ndtri(0.95)) ** 2 * (self.fit**2 + self.noise**2)
         return np.sqrt(own + np.where(unseen, (size * self.reach) ** 2 + self.away**2, 0.0))
 
 

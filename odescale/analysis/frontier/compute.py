@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, Real
 
 from odescale.analysis.frontier.lambert import lambert_lower, solve_balance
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw
+from odescale.cache.programs import program
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import frontier as formulas
 from odescale.precision import require_x64
@@ -143,7 +144,7 @@ def compute_frontier(law: RiskLaw, compute: Real[ArrayLike, " m"] | Sequence[flo
     return _closed_form(law, check_compute(compute))
 
 
-@eqx.filter_jit
+@program
 def _closed_form(law: RiskLaw, C: Float[Array, " m"]) -> Frontier:
     timed = law.time_kind == "exponential"
     parts = _ordered(law)

@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Real
 from odescale.analysis.frontier.compute import Frontier, check_compute, compute_frontier
 from odescale.analysis.frontier.risk_law import TIME, RiskLaw
 from odescale.analysis.frontier.tied import tied_frontier
+from odescale.cache.programs import program
 from odescale.errors import InputError, require_number
 from odescale.precision import require_x64
 
@@ -108,7 +109,7 @@ def numeric_frontier(
     return Frontier(sizes, C, z[:, columns], time, R, p, p * R, held, valid, "numeric")
 
 
-@eqx.filter_jit
+@program
 def _solve(
     risk: Callable[..., Any], cost: Callable[..., Any], targets: Float[Array, " m"], low: Float[Array, " v"],
     high: Float[Array, " v"], names: tuple[str, ...], rounds: int, smooth: bool,

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from odescale.analysis.peaked.layer import Exponents, adam_exponents, sgd_exponents, softplus_table, stationary_spread
+from odescale.cache.programs import program
 from odescale.clock import (
     ConstantSchedule,
     GrowthSchedule,
@@ -298,12 +299,12 @@ def _layer_reasons(system: Peaked, D: float) -> list[str]:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-@eqx.filter_jit
+@program
 def _gap(race: SoftmaxRace, s: Float[Array, ""]) -> Float[Array, ""]:
     return race.gap(s)
 
 
-@eqx.filter_jit
+@program
 def _spread_flow(
     system: Peaked, t: Float[Array, ""], overlap: Float[Array, ""], spread: Float[Array, ""]
 ) -> Float[Array, ""]:

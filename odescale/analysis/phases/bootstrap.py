@@ -7,9 +7,9 @@ independently would call that noise independent evidence and make every interval
 from __future__ import annotations
 
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
-from scipy.optimize import brentq
+from scipy import special
 
 from odescale.errors import InputError
 
@@ -19,7 +19,7 @@ def student_factor(seeds: int) -> float:
 
     2 seeds: 6.5, 3: 2.2, 4: 1.62, 8: 1.21.
     """
-    return float(stats.t.ppf(0.975, seeds - 1) / stats.norm.ppf(0.975))
+    return float(special.stdtrit(seeds - 1, 0.975) / special.ndtri(0.975))
 
 
 def autocorrelation(residual: Float[np.ndarray, " n"]) -> float:
@@ -101,4 +101,4 @@ def residual_memory(
 
     if left(0.0) >= 0:
         return 0.0
-    return 0.995 if left(0.995) <= 0 else float(brentq(left, 0.0, 0.995, xtol=1e-4))
+    return 0.995 if left(0.995) <= 0 else float(scipy.optimize.brentq(left, 0.0, 0.995, xtol=1e-4))

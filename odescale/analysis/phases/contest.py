@@ -17,9 +17,9 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
-from scipy import stats
-from scipy.optimize import leastsq
+from scipy import special
 
 from odescale.analysis.phases.bootstrap import autocorrelation, residual_memory
 from odescale.analysis.phases.shapes import MODELS, bounds, derivatives, evaluate, evaluate_rows, parameters
@@ -230,7 +230,7 @@ def _least_squares(terms, start, t, y, s, rho: float, limits: np.ndarray, most: 
         return out
 
     with np.errstate(over="ignore", invalid="ignore"):
-        vector, _, info, _, _ = leastsq(
+        vector, _, info, _, _ = scipy.optimize.leastsq(
             residual, np.clip(start, low, high), Dfun=jacobian, col_deriv=True, full_output=True, maxfev=most,
             xtol=1e-9, ftol=1e-9,
         )  # fmt: skip
@@ -358,7 +358,7 @@ def _drawn_names(fit: CurveFit, covariance, degrees, t, s, grid, log_loss_start,
     # What the points leave open lets a linear draw run far outside what they allow: back until the curve itself is likely.
     white = _whitened(fit.jacobian, s, fit.memory)
     noise2 = max(float(np.trace(white @ covariance @ white.T)) / roots.size, 1e-300)
-    most = float(stats.chi2.ppf(0.99, roots.size)) * noise2
+    most = float(special.chdtri(roots.size, 0.01)) * noise2
     names: dict[str, float] = {}
     fitted = fit.log_loss(t)
     for step, wide in zip(steps @ axes.T, widen, strict=True):

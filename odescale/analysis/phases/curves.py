@@ -7,7 +7,7 @@ from typing import Any
 import equinox as eqx
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
+from scipy import special
 
 from odescale.analysis.phases.contest import AIC_GAP, UNDECIDED, Contest, hold_contest
 from odescale.analysis.phases.exponents import bin_curve, check_curve, grid_in_words
@@ -114,7 +114,7 @@ def _answer(
     interval = handover_interval(contest)
     if interval is not None:
         common["interval"] = (min(interval[0], t_x), max(interval[1], t_x))
-        quantile = float(stats.t.ppf(0.975, contest.degrees))
+        quantile = float(special.stdtrit(contest.degrees, 0.975))
         common["stderr"] = t_x * (np.log(interval[1]) - np.log(interval[0])) / (2 * quantile)
     first, second = best.terms[0], best.terms[1] if len(best.terms) > 1 else ""
     rate, beta = term_value(best, first, "k"), term_value(best, second, "beta")

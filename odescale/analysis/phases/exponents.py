@@ -11,10 +11,10 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
+import scipy
 from jaxtyping import Float
 from numpy.typing import ArrayLike
 from scipy import linalg
-from scipy.interpolate import CubicSpline
 
 from odescale.analysis.phases.bootstrap import autocorrelation, student_factor
 from odescale.errors import InputError, require_number
@@ -96,7 +96,7 @@ class SmoothingSpline(eqx.Module):
 
     def exponent_and_index(self, values: Float[np.ndarray, "... n"], at: Float[np.ndarray, " m"]) -> tuple[Any, ...]:
         """log L, p = -df/dx and q = dlog p/dx at `at (m,)` for smoothed `values (..., n)`; three arrays (..., m)."""
-        spline = CubicSpline(self.x, values, axis=-1, bc_type="natural")
+        spline = scipy.interpolate.CubicSpline(self.x, values, axis=-1, bc_type="natural")
         p, slope = -spline(at, 1), -spline(at, 2)
         # Where the loss does not fall log p does not exist; 0 counts as "not exponential", so that p leaving zero
         # upwards is an up-crossing, as it is for p -> 0+.

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
-from scipy.optimize import brentq
+import scipy
+from scipy import special
 
 from odescale.analysis.phases.contest import Contest, CurveFit, stem
 from odescale.analysis.phases.shapes import TERMS, derivatives, evaluate
@@ -73,7 +73,7 @@ def _interval(contest: Contest, centre: float, variance: float, values: list[flo
         aic, logs = np.array(known).T
         weights = np.exp(-0.5 * np.minimum(aic - aic.min(), 1400.0))
         variance += float(weights @ (logs - centre) ** 2 / weights.sum())
-    half = float(stats.t.ppf(0.5 + level / 2, contest.degrees)) * np.sqrt(max(variance, 0.0))
+    half = float(special.stdtrit(contest.degrees, 0.5 + level / 2)) * np.sqrt(max(variance, 0.0))
     return float(np.exp(centre - half)), float(np.exp(centre + half))
 
 
@@ -93,7 +93,7 @@ def handover_time(fit: CurveFit, vector: np.ndarray | None = None) -> float | No
     down = np.flatnonzero((gap[:-1] >= 0) & (gap[1:] < 0))
     if down.size == 0:
         return None
-    return float(np.exp(brentq(lambda at: float(above(np.array([at]))[0]), x[down[0]], x[down[0] + 1])))
+    return float(np.exp(scipy.optimize.brentq(lambda at: float(above(np.array([at]))[0]), x[down[0]], x[down[0] + 1])))
 
 
 def equal_terms(fit: CurveFit) -> float | None:
@@ -114,4 +114,4 @@ def equal_terms(fit: CurveFit) -> float | None:
     x = np.linspace(np.log(both[0].end) - 1.0, np.log(both[1].end), 200)
     values = np.array([gap(one) for one in x])
     down = np.flatnonzero((values[:-1] > 0) & (values[1:] <= 0))
-    return float(np.exp(brentq(gap, x[down[-1]], x[down[-1] + 1]))) if down.size else None
+    return float(np.exp(scipy.optimize.brentq(gap, x[down[-1]], x[down[-1] + 1]))) if down.size else None

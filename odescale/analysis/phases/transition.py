@@ -13,14 +13,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optimistix
+import scipy
 from jaxtyping import Array, Float
-from scipy import stats
-from scipy.optimize import brentq
+from scipy import special
 
 from odescale.analysis.phases.curves import find_transition_curve
 from odescale.analysis.phases.record import Transition, acceptance, select_transition
 from odescale.analysis.phases.stretches import Thresholds
+from odescale.cache.programs import program
 from odescale.errors import InputError, PrecisionError, SolveError, require_number, whole
 from odescale.precision import require_x64
 from odescale.solve.integrate import integrate
@@ -46,7 +46,7 @@ def find_transition(
     """The phases of L(t), and t_x: where `q = dlog p/dlog t` falls through 1/2 between an exponential and the power law after it.
 
     p = -dlog L/dlog t. For a system, p and q are exact derivatives along the flow on `points` log-spaced times; the crossing is
-    then refined by a diffrax event with a root finder on an integration that starts at the grid point before it. For a formula
+    then located by the same solve on as many times within the grid cell that holds it, and within a cell of those. For a formula
     L(t) they come from automatic differentiation and the root is bracketed. One unit of t: see `time_unit` in the
     answer (tr Sigma SGD steps for a system).
 
@@ -131,7 +131,7 @@ def transition_gradient(system: AbstractSystem, transition: Transition, *, rtol:
     return _gradient(system, jnp.asarray(transition.t_x), jnp.asarray(rtol))
 
 
-@eqx.filter_jit
+@program
 def _gradient(system, near, rtol):
     return eqx.filter_grad(lambda s: transition_time(s, near, rtol=rtol))(system)
 
@@ -144,25 +144,6 @@ def _index_slope(system, t, y) -> Float[Array, ""]:
     """dq/dt along the flow."""
     tangent = system.vector_field(t, y)
     return jax.jvp(lambda t, y: local_exponents(system, t, y)[2], (t, y), (jnp.ones_like(t), tangent))[1]
-
-
-@eqx.filter_jit
-def _event(system, before, state, after, rtol, solver, upwards=False):
-    """(t_x, L, dq/dt, q - 1/2) at the crossing of q = 1/2 between two output times, as a diffrax event with a root finder."""
-
-    def index_above_half(t, y, args, **_):
-        return local_exponents(args, t, y)[2] - 0.5
-
-    event = diffrax.Event(index_above_half, optimistix.Bisection(rtol=1e-13, atol=1e-13), direction=upwards)
-    # The solver's own interpolation carries the root: steps as short as the bracket's tenth keep it accurate.
-    controller = diffrax.PIDController(rtol=rtol, atol=rtol * 1e-4, dtmax=(after - before) / 10)
-    solution = diffrax.diffeqsolve(
-        _term(), method_of(solver, system.integration), before, after, None, state, args=system,
-        stepsize_controller=controller, event=event, throw=False,
-    )  # fmt: skip
-    assert solution.ts is not None and solution.ys is not None
-    t_x, y = solution.ts[-1], solution.ys[-1]
-    return t_x, system.excess_loss(t_x, y), _index_slope(system, t_x, y), local_exponents(system, t_x, y)[2] - 0.5
 
 
 def _of_system(system, t1, thresholds, points, rtol, time_unit) -> Transition:
@@ -188,20 +169,43 @@ def _of_system(system, t1, thresholds, points, rtol, time_unit) -> Transition:
 
 
 def _located(system, trajectory, near: float, upwards: bool = False) -> tuple[float, float, float]:
-    """(time, loss, dq/dt) of the crossing between the two output times around `near`."""
+    """(time, loss, dq/dt) of the crossing of q = 1/2 between the two output times around `near`.
+
+    The solve that made the trajectory, on as many output times, so the same compiled program: over the bracket, up to the cell
+    of it that holds the crossing (whose state is then the end of a step and not interpolated), and around that cell. What is left
+    between two times is linear to 1e-14.
+    """
     place = int(np.searchsorted(trajectory.t, near))
-    before, after, state = trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1]
-    located = _event(
-        system, jnp.asarray(before), jnp.asarray(state), jnp.asarray(after), jnp.asarray(trajectory.meta["rtol"]),
-        trajectory.meta["solver"], upwards,
-    )  # fmt: skip
-    time, loss, slope, left = (float(x) for x in located)
-    # Where fast modes multiply the rounding of the state, q is not zero to 1e-13 at any time: bisection then ends at t's own.
-    if not (before <= time <= after and abs(left) < 1e-5):
-        raise SolveError(
-            f"the crossing of q = 1/2 near t = {near:.6g} was not located (q - 1/2 = {left:.2g}): raise points"
-        )
-    return time, loss, slope
+    points = trajectory.t.size
+
+    def between(first: Any, last: Any, state: Any) -> Trajectory:
+        return integrate(
+            system, t0=float(first), ts=np.linspace(first, last, points), start=state, solver=trajectory.meta["solver"],
+            rtol=trajectory.meta["rtol"], atol=trajectory.meta["atol"],
+        )  # fmt: skip
+
+    def crossing(curve: Trajectory) -> int:
+        above = np.asarray(curve.index) > 0.5
+        cells = np.flatnonzero(~above[:-1] & above[1:] if upwards else above[:-1] & ~above[1:])
+        if cells.size == 0:
+            raise SolveError(f"the crossing of q = 1/2 near t = {near:.6g} was not located: raise points")
+        return int(cells[0])
+
+    bracket = between(trajectory.t[place - 1], trajectory.t[place], trajectory.state[place - 1])
+    cell = crossing(bracket)
+    # A cell more on both sides: where fast modes multiply the rounding of the state, a crossing beside an end may fall out.
+    first, last = max(cell - 1, 0), min(cell + 2, points - 1)
+    start, end = bracket.t[first], bracket.t[last]
+    state = bracket.state[0] if first == 0 else between(bracket.t[0], start, bracket.state[0]).state[-1]
+    fine = between(start, end, state)
+    left = crossing(fine)
+    ends = fine.index[left : left + 2] - 0.5
+    share = ends[0] / (ends[0] - ends[1])
+    time = fine.t[left] + share * (fine.t[left + 1] - fine.t[left])
+    loss = fine.loss[left] + share * (fine.loss[left + 1] - fine.loss[left])
+    around = slice(max(cell - 3, 0), cell + 5)
+    curve = np.polynomial.Polynomial.fit(bracket.t[around], bracket.index[around], 4)
+    return float(time), float(loss), float(curve.deriv()(time))
 
 
 def _over_nodes(system: Any, trajectory: Trajectory, thresholds: Thresholds | None, unit: str) -> Transition:
@@ -231,7 +235,7 @@ def _over_nodes(system: Any, trajectory: Trajectory, thresholds: Thresholds | No
         caveat = f"{times.size} of {sets} node sets have a transition: no interval; raise nodes"
         return found.changed(estimator=estimator, caveat=caveat)
     half = float(system.estimate(times)[1])
-    quantile = float(stats.t.ppf(0.975, sets - 1)) if sets > 2 else 2.0
+    quantile = float(special.stdtrit(sets - 1, 0.975)) if sets > 2 else 2.0
     interval = (found.t_x - half, found.t_x + half)
     return found.changed(estimator=estimator, interval=interval, stderr=half / quantile)
 
@@ -249,7 +253,7 @@ def transition_of_trajectory(
         np.log(trajectory.loss[keep]),
         log_loss_start=float(np.log(trajectory.loss[first])),
         thresholds=thresholds,
-        estimator="exact derivatives along the flow, event at q = 1/2"
+        estimator="exact derivatives along the flow, solved again around q = 1/2"
         if SOLVERS[trajectory.meta["solver"]].exact
         else "differences of log L on the output times",
         grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
@@ -303,6 +307,6 @@ def _of_formula(loss, t1, window, thresholds, points, time_unit) -> Transition:
     def gap(x: float) -> float:
         return float(formula_exponents(loss, jnp.asarray([x]))[2][0]) - 0.5
 
-    t_x = float(brentq(gap, t[place - 1], t[place], xtol=1e-13, rtol=1e-13))
+    t_x = float(scipy.optimize.brentq(gap, t[place - 1], t[place], xtol=1e-13, rtol=1e-13))
     slope = (gap(t_x * (1 + 1e-6)) - gap(t_x * (1 - 1e-6))) / (2e-6 * t_x)
     return _replace(chosen, t_x, float(np.log(start) - np.log(float(loss(jnp.asarray(t_x))))), slope)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.programs import program
 from odescale.compare.kernel import TOLERANCE, function_errors
 from odescale.compare.sheets import Errors, Rules
 from odescale.compare.verdict import Status
@@ -53,7 +53,7 @@ def predict(system: Kernel, t: Float[np.ndarray, " n"]) -> Trajectory:
     )  # fmt: skip
 
 
-@eqx.filter_jit
+@program
 def _along(system: Kernel, times: Array, states: Array) -> tuple[tuple[Array, Array, Array], dict[str, Array]]:
     """((L, p, q), observables) at every time."""
     exponents = jax.vmap(lambda t, y: local_exponents(system, t, y))(times, states)

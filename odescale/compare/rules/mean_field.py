@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from scipy import stats
+from scipy import special
 
+from odescale.cache.programs import program
 from odescale.compare.sheets import Errors, Rules, relative_of_order, shared_settings
 from odescale.run import Run
 from odescale.solve.coverage import coverage
@@ -50,10 +50,10 @@ def quadrature_stderr(system: MeanField, theory: Trajectory) -> Float[np.ndarray
     nodes = getattr(system.closure, "nodes", None)
     if nodes is None or nodes.kind != "sobol" or system.closure.replicates < 2:
         return half_width
-    return half_width / float(stats.t.ppf(0.975, system.closure.replicates - 1))
+    return half_width / float(special.stdtrit(system.closure.replicates - 1, 0.975))
 
 
-@eqx.filter_jit
+@program
 def _losses(system: MeanField, C: Float[Array, "n P P"], R: Float[Array, "n P P"]) -> Float[Array, "n r"]:
     return jax.lax.map(lambda pair: system.population_loss(*pair), (C, R))
 

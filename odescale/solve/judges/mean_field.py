@@ -20,12 +20,12 @@ larger root of s^2 - gamma s + eta kappa lam_1 = 0, at most gamma or sqrt(eta ka
 
 from __future__ import annotations
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.programs import program
 from odescale.expectations.automatic import node_dimension
 from odescale.expectations.nodes import sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
@@ -113,7 +113,7 @@ def _root(C: Float[np.ndarray, "P P"]) -> Float[np.ndarray, "P P"]:
     return scale[:, None] * U * np.sqrt(np.maximum(lam, 0.0))
 
 
-@eqx.filter_jit
+@program
 def _samples(
     problem: TeacherStudent, nodes: Float[Array, "n D"], root: Float[Array, "P P"], plain_R: Float[Array, "P P"]
 ) -> tuple[Float[Array, "n p p"], Float[Array, " n"], Float[Array, "n p"]]:

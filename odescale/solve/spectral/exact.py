@@ -16,6 +16,7 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.programs import program
 from odescale.clock import ConstantSchedule
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import spectral as formulas
@@ -59,7 +60,7 @@ def whole_steps(steps: Any) -> np.ndarray:
     return values.astype(np.int64)
 
 
-@eqx.filter_jit
+@program
 def _plain(system: Spectral, times: Array) -> Float[Array, " n"]:
     noise = system.residual_noise
 
@@ -72,7 +73,7 @@ def _plain(system: Spectral, times: Array) -> Float[Array, " n"]:
     return _at_steps(one, system.initial_state(), times, jnp.sum)
 
 
-@eqx.filter_jit
+@program
 def _heavy(system: Spectral, times: Array, momentum: Array) -> Float[Array, " n"]:
     lam, noise = system.eigenvalues, system.residual_noise
 

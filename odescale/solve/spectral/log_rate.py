@@ -7,7 +7,6 @@ law is carried exactly, an exponential to the order of the step.
 from __future__ import annotations
 
 import time
-from collections import Counter
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -17,6 +16,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int
 
+from odescale.cache.programs import program
 from odescale.errors import InputError, SolveError, whole
 from odescale.precision import check_tolerance, require_x64
 from odescale.solve.codes import Code, explain
@@ -28,9 +28,6 @@ SAFETY, BETWEEN = 4.0, 3.0
 """What a step may spend, in units of rtol: on its end (the estimate is two orders below the step), and between its ends."""
 FLOOR = 1e-30
 """Share of E(0) + s^2 below which E is no longer resolved."""
-
-traces: Counter[str] = Counter()
-"""How often the solve has been traced in this process."""
 
 
 class SpectralCurve(eqx.Module):
@@ -79,7 +76,6 @@ def solve_arrays(
 
     **Returns** loss (n,), state (n, modes) or None, valid (n,), code, accepted, rejected, reached.
     """
-    traces["spectral"] += 1
     t0, t1 = times[0], times[-1]
     scale = system.time_scale.astype(times.dtype)
     kinks = jnp.concatenate([t1[None], *(jnp.asarray(kink, times.dtype).ravel() for kink in system.kinks)])
@@ -194,7 +190,7 @@ def _quintic(x: Array, rise: Array, p0: Array, p1: Array, c0: Array, c1: Array) 
     )
 
 
-_solve = eqx.filter_jit(solve_arrays)
+_solve = program(solve_arrays)
 
 
 def solve_spectral(

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float, Real
 
+from odescale.cache.programs import program
 from odescale.errors import InputError
 from odescale.generated import spectral as formulas
 from odescale.precision import require_x64
@@ -81,7 +81,7 @@ def repeated_passes(
     return Passes(np.asarray(train), None if covariance is None else offset + np.asarray(test))
 
 
-@eqx.filter_jit
+@program
 def _run(system: Spectral, data: _Data, start: Array, times: Array) -> tuple[Array, Array]:
     sigma, squares = data.sigma, data.rotated**2
     samples = squares.shape[0]

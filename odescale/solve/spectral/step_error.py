@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from odescale.cache.programs import program
 from odescale.clock import ConstantSchedule
 from odescale.generated import spectral as formulas
 from odescale.systems.parameters import is_traced
@@ -196,13 +197,13 @@ def _repeated(
     return run
 
 
-@eqx.filter_jit
+@program
 def _of_steps(system: Spectral, times: Array) -> tuple[Array, Array]:
     """1 - G_k and (eta^2/B) w_k of the SGD steps that begin at `times`."""
     eta = (system.learning_rate * jax.vmap(system.schedule)(times))[:, None]
     return formulas.shrinkage(system.eigenvalues, eta, system.batch), formulas.force(system.squares, eta, system.batch)
 
 
-@eqx.filter_jit
+@program
 def _of_flow(system: Spectral, times: Array) -> tuple[Array, Array]:
     return system.coefficients(jax.vmap(system.rate)(times))

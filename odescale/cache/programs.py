@@ -1,0 +1,275 @@
+"""Traced programs kept on disk, so that the next process neither traces nor lowers them again.
+
+JAX's own cache keeps what its compiler makes, but Python still has to trace a solve, which takes a second or two each. Where that
+cache is on (`jax_compilation_cache_dir`) and equinox leaves no callbacks in a program (`EQX_ON_ERROR=nan`, as the command line sets
+both), `program` exports what it traced (`jax.export`) into the folder `programs` inside, under a digest of all that tracing could
+have seen: the sources of this package, the versions below it, JAX's settings, shapes and dtypes of the arrays, and every other
+value in the arguments. What cannot be named so (a function of yours, a class from outside) is traced anew, as under `jit`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.util
+import os
+import pickle
+import sys
+import tempfile
+import time
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from types import FunctionType, MethodType, ModuleType
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import numpy as np
+from jax.core import Tracer
+
+from odescale.cache.aside import Aside
+from odescale.cache.place import PACKAGES, root, sources
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SETTINGS = (
+    "jax_enable_x64", "jax_default_matmul_precision", "jax_numpy_dtype_promotion", "jax_numpy_rank_promotion",
+    "jax_threefry_partitionable", "jax_default_prng_impl", "jax_debug_nans", "jax_debug_infs",
+)  # fmt: skip
+
+MOST_PROGRAMS = 512
+"""Kept ready in one process; the least recently used goes first."""
+
+OLDEST = 60 * 86400.0
+"""Seconds: programs of versions that nobody has asked for since are removed."""
+
+made: Counter[str] = Counter()
+"""Programs of each function, "module:name", traced or loaded in this process: a sweep or a repeated call must not add to it."""
+
+
+class _Unnamed(Exception):
+    """A value without a name that another process would give it too."""
+
+
+class _Slot:
+    """Place of an array in what a program returns."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def folder() -> Path | None:
+    """Where traced programs are kept; None where they are not: no cache of compiled programs, or callbacks in them."""
+    kept = root()
+    if kept is None or os.environ.get("EQX_ON_ERROR") != "nan" or importlib.util.find_spec("flatbuffers") is None:
+        return None
+    return kept / "programs" / sources()
+
+
+def program(function: F) -> F:
+    """`equinox.filter_jit(function)`, whose traced programs are kept on disk where `folder` says so.
+
+    Arrays are traced, all else is static. Under a transformation, and with arrays on several devices, it is `filter_jit` itself.
+    """
+    name = f"{function.__module__}:{function.__qualname__}"
+
+    @functools.wraps(function)
+    def traced(*arguments: Any, **named: Any) -> Any:
+        made[name] += 1
+        return function(*arguments, **named)
+
+    plain = eqx.filter_jit(traced)
+    ready: OrderedDict[bytes, Callable[..., Any] | None] = OrderedDict()
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **named: Any) -> Any:
+        given = (arguments, named)
+        leaves = jax.tree_util.tree_leaves(given)
+        if not _here(leaves) or (place := folder()) is None:
+            return plain(*arguments, **named)
+        arrays = [leaf for leaf in leaves if eqx.is_array(leaf)]
+        try:
+            key = _digest(name, given, arrays)
+        except _Unnamed:
+            return plain(*arguments, **named)
+        if key in ready:
+            ready.move_to_end(key)
+        else:
+            ready[key] = _stored(place / f"{key.hex()}.bin", function, given, arrays)
+            made[name] += ready[key] is not None
+            if len(ready) > MOST_PROGRAMS:
+                ready.popitem(last=False)
+        kept = ready[key]
+        return plain(*arguments, **named) if kept is None else kept(arrays)
+
+    return call  # pyright: ignore[reportReturnType]
+
+
+def _here(leaves: list[Any]) -> bool:
+    """Whether all arrays are concrete and on one device."""
+    if jax.config.jax_disable_jit:  # pyright: ignore[reportAttributeAccessIssue]
+        return False
+    for leaf in leaves:
+        if isinstance(leaf, Tracer) or (isinstance(leaf, jax.Array) and leaf.sharding.num_devices != 1):
+            return False
+    return True
+
+
+def _stored(path: Path, function: Callable, given: Any, arrays: list[Any]) -> Callable[..., Any] | None:
+    """The program under `path`, traced and written there if it is not; None where it cannot be exported."""
+    with suppress(Exception):  # a file that cannot be read is written again
+        skeleton, code = pickle.loads(path.read_bytes())
+        return None if code is None else _callable(jax.export.deserialize(bytearray(code)), skeleton)
+    dynamic, static = eqx.partition(given, eqx.is_array)
+    _, tree = jax.tree_util.tree_flatten(dynamic)
+    returned: list[Any] = []
+
+    def of_arrays(*leaves: Any) -> list[Any]:
+        arguments, named = eqx.combine(jax.tree_util.tree_unflatten(tree, leaves), static)
+        out = function(*arguments, **named)
+        results, rest = eqx.partition(out, eqx.is_array)
+        flat, shape = jax.tree_util.tree_flatten(results)
+        slots = jax.tree_util.tree_unflatten(shape, [_Slot(i) for i in range(len(flat))])
+        returned[:] = [eqx.combine(slots, rest)]
+        return flat
+
+    try:
+        exported = jax.export.export(jax.jit(of_arrays))(*arrays)
+        skeleton, code = returned[0], exported.serialize()
+        record = pickle.dumps((skeleton, bytes(code)))
+    except _refusals():
+        _write(path, pickle.dumps((None, None)))
+        return None
+    _write(path, record)
+    return _callable(exported, skeleton)
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What `jax.export` and `pickle` say of what they cannot keep: callbacks, kernels without a stable name, local classes."""
+    return (NotImplementedError, ValueError, pickle.PicklingError, AttributeError, TypeError)
+
+
+def _callable(exported: Any, skeleton: Any) -> Callable[..., Any]:
+    run = jax.jit(exported.call)
+
+    def call(arrays: list[Any]) -> Any:
+        results = run(*arrays)
+        return jax.tree_util.tree_map(
+            lambda slot: results[slot.number] if isinstance(slot, _Slot) else slot,
+            skeleton,
+            is_leaf=lambda x: isinstance(x, _Slot),
+        )
+
+    return call
+
+
+def _write(path: Path, contents: bytes) -> None:
+    """Whole or not at all; a folder that cannot be written to costs time in the next process, nothing else."""
+    with suppress(OSError):
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _forget_old(path.parent.parent)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(contents)
+            os.replace(temporary, path)
+        except OSError:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def _forget_old(kept: Path) -> None:
+    """Removes the programs of other versions, in the folder `kept` of all of them, that nobody wrote or read for two months."""
+    with suppress(OSError):
+        for stamped in kept.iterdir():
+            if stamped.name != sources() and time.time() - stamped.stat().st_mtime > OLDEST:
+                for path in stamped.iterdir():
+                    path.unlink(missing_ok=True)
+                stamped.rmdir()
+
+
+def _digest(name: str, given: Any, arrays: list[Any]) -> bytes:
+    settings = [getattr(jax.config, setting, None) for setting in SETTINGS]
+    parts = [name, repr(settings), jax.default_backend()]
+    _name(given, parts, {id(array) for array in arrays})
+    return hashlib.sha256("\0".join(parts).encode()).digest()
+
+
+def _name(value: Any, parts: list[str], traced: set[int]) -> None:
+    """Appends to `parts` what makes `value` another argument than its neighbours."""
+    if isinstance(value, jax.Array | np.ndarray | np.generic):
+        shape = f"{type(value).__name__}{np.shape(value)}{value.dtype}{getattr(value, 'weak_type', False)}"
+        if id(value) not in traced:
+            if value.dtype == object or not isinstance(value, np.ndarray | np.generic):
+                raise _Unnamed
+            shape += hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
+        parts.append(shape)
+    elif value is None or isinstance(value, str | bytes | bool | int | float | complex) and not isinstance(value, Enum):
+        parts.append(f"{type(value).__name__} {value!r}")
+    elif isinstance(value, type | FunctionType | ModuleType):
+        parts.append(_place(value))
+        if isinstance(value, FunctionType):
+            _name_closure(value, parts, traced)
+    elif isinstance(value, MethodType):
+        _name((value.__func__, value.__self__), parts, traced)
+    elif isinstance(value, functools.partial):
+        parts.append("partial")
+        _name((value.func, value.args, value.keywords), parts, traced)
+    elif isinstance(value, Aside):
+        parts.append("aside")
+    elif isinstance(value, np.dtype):
+        parts.append(f"dtype {value}")
+    elif isinstance(value, Enum):
+        parts.append(f"{_place(type(value))} {value.name}")
+    elif isinstance(value, list | tuple):
+        parts.append(f"{_place(type(value))} {len(value)}")
+        for item in value:
+            _name(item, parts, traced)
+    elif isinstance(value, dict):
+        parts.append(f"{_place(type(value))} {len(value)}")
+        for key, item in value.items():
+            _name(key, parts, traced)
+            _name(item, parts, traced)
+    elif isinstance(value, eqx.Module):
+        parts.append(f"{_place(type(value))} {len(vars(value))}")
+        for key, item in vars(value).items():
+            parts.append(key)
+            _name(item, parts, traced)
+    elif callable(value) and getattr(value, "__module__", "").split(".")[0] in (*PACKAGES, "builtins"):
+        parts.append(_place(value))  # jitted functions and ufuncs of the packages below
+    else:
+        raise _Unnamed(type(value))
+
+
+def _place(value: Any) -> str:
+    """module:name of a class, function or module whose source is in the key: of this package, those below it, or Python itself."""
+    module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+    if module.split(".")[0] not in (*PACKAGES, "odescale", "builtins", "collections"):
+        raise _Unnamed(module, value)
+    if isinstance(value, ModuleType):
+        return f"module {module}"
+    qualified = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
+    if qualified is None:
+        raise _Unnamed
+    if isinstance(value, FunctionType):
+        return f"{module}:{qualified}"
+    found: Any = sys.modules.get(module)
+    for name in qualified.split("."):
+        found = getattr(found, name, None)
+    if found is not value:
+        raise _Unnamed  # a class made inside a function, or one that has been replaced
+    return f"{module}:{qualified}"
+
+
+def _name_closure(value: FunctionType, parts: list[str], traced: set[int]) -> None:
+    code = value.__code__
+    parts.append(
+        f"{code.co_filename.rsplit('/', 1)[-1]}:{code.co_firstlineno} {hashlib.sha256(code.co_code).hexdigest()}"
+    )
+    _name((value.__defaults__, value.__kwdefaults__), parts, traced)
+    for cell in value.__closure__ or ():
+        _name(cell.cell_contents, parts, traced)
