@@ -74,7 +74,8 @@ def run_case(name: str, members: int, store: str, devices: int) -> dict[str, Any
         fewer = marks[-1][0] - marks[0][0]
         warm = [(marks[-1][i] - marks[0][i]) / fewer for i in (1, 2)]
     return {
-        "members": members, "wall": wall, "cpu": cpu, "warm_wall": warm[0], "warm_cpu": warm[1], "traces": made["odescale.solve.sweep:_solve_group"],
+        "members": members, "wall": wall, "cpu": cpu, "warm_wall": warm[0], "warm_cpu": warm[1],
+        "traces": made["odescale.solve.sweep:_solve_group"],
         "early": early, "late": max(rss for _, rss in memory), "failed": int((found["code"] != 0).sum()),
         "steps": float(found["solver_steps"].mean()), "chunks": len(memory), "loss": float(found["loss_end"].sum()),
     }  # fmt: skip
