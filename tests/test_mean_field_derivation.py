@@ -20,6 +20,7 @@ from derivations.mean_field import checks
 from derivations.mean_field.committee import contract
 from derivations.mean_field.linear_attention import stein_rule
 from derivations.mean_field.script import MeanFieldOptions, coefficients, derive, sgd_step
+from odescale.expectations.arcsine import arcsine
 from odescale.generated import mean_field as generated
 from odescale.symbolic import module_source, run_checks, to_latex, to_text, verify_stamp
 
@@ -94,7 +95,9 @@ def test_other_checks_can_fail(derivation) -> None:
 
 def test_an_edited_module_differs_by_numbers(derivation) -> None:
     text = module_source(derivation)
-    edited = text.replace("return 0.5 * jnp.sum(share * kernel)", "return 0.6 * jnp.sum(share * kernel)")
+    edited = text.replace(
+        "return 0.5 * jnp.sum(c[:, None] * c * kernel)", "return 0.6 * jnp.sum(c[:, None] * c * kernel)"
+    )
     assert checks.compare_modules(text, text) == ""
     assert edited != text and checks.compare_modules(edited, text).startswith("erf_committee_loss")
 
@@ -166,9 +169,21 @@ def test_coefficients_are_read_off_the_flow() -> None:
     assert str(noise) == "eta**2/B" and isinstance(noise, sympy.Expr)
 
 
-def test_only_the_needed_arctangents_are_taken() -> None:
-    """K = M = 4: 10 pairs of slopes x 36 pairs of units, 360 of 1024."""
+def test_only_the_needed_arcsines_are_taken() -> None:
+    """K = M = 4: 10 pairs of slopes x 64 pairs of units, 640 of 1024."""
     c = jnp.asarray([1.0] * 4 + [-1.0] * 4)
     jaxpr = jax.make_jaxpr(lambda C: generated.erf_committee_closure(C, c, (0, 1, 2, 3), 0.0))(jnp.eye(8))
-    taken = [eqn.outvars[0].aval.size for eqn in jaxpr.eqns if eqn.primitive.name == "atan"]
-    assert taken == [360]
+    taken = [eqn.outvars[0].aval.size for eqn in jaxpr.eqns if eqn.primitive.name == "custom_jvp_call"]
+    assert taken == [640]
+
+
+def test_the_polynomial_is_the_arcsine_to_rounding() -> None:
+    x = np.concatenate([np.linspace(-1, 1, 2001), 1 - np.geomspace(1e-16, 0.1, 99), np.geomspace(1e-300, 1e-3, 99)])
+    np.testing.assert_allclose(arcsine(jnp.asarray(x)), np.arcsin(x), rtol=6e-16)
+    assert np.isnan(arcsine(jnp.asarray([-1.1, 1.1, np.nan]))).all()
+    inside = jnp.asarray(np.linspace(-0.99, 0.99, 41))
+    first, second = (jax.vmap(f)(inside) for f in (jax.grad(arcsine), jax.grad(jax.grad(arcsine))))
+    np.testing.assert_allclose(first, 1 / np.sqrt(1 - inside**2), rtol=1e-14)
+    np.testing.assert_allclose(second, inside / (1 - inside**2) ** 1.5, rtol=1e-12, atol=1e-15)
+    single = arcsine(jnp.asarray(x, jnp.float32))
+    assert single.dtype == jnp.float32

@@ -314,5 +314,12 @@ def derive(options: MeanFieldOptions | None = None) -> Derivation:
             "Williams, Neural Computation 10, 1203 (1998): arcsine law",
         ),
         outputs=outputs,
-        imports=("import jax", "import jax.numpy as jnp", "import numpy as np", "from jax import Array"),
+        imports=(
+            "import jax",
+            "import jax.numpy as jnp",
+            "import numpy as np",
+            "from jax import Array",
+            "",
+            "from odescale.expectations.arcsine import arcsine",
+        ),  # fmt: skip
     )

@@ -5,7 +5,7 @@ overlaps of the rows under plain SGD and momentum, for Gaussian tokens of any sp
 correlation; and its expectations in closed form for committees and for one layer of linear attention.
 """
 
-# derivation: mean_field | api: 1 | sha256: 5a78e2957facf83d900c1a7eb5c51923f1c611a1c229accf517ba8eedb019225
+# derivation: mean_field | api: 1 | sha256: 1d86a8ee780ade8df444f361df0dc2e9d0b0dfa82224506a70e9e5c1ad6073f4
 # ruff: noqa: E501
 # fmt: off
 
@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+
+from odescale.expectations.arcsine import arcsine
 
 API = 1
 
@@ -70,11 +72,9 @@ def erf_committee_loss(C: Array, c: Array) -> Array:
     teacher's with a minus. Rounding: 1e-16 times sum |c|^2, not relative to L.
     """
     root = 1 / jnp.sqrt(1 + jnp.diagonal(C))
-    first, second = np.triu_indices(C.shape[0])
-    share = np.where(first == second, 1.0, 2.0).astype(C.dtype) * c[first] * c[second]  # both orders at once
-    cosine = C[first, second] * root[first] * root[second]
-    kernel = 2 * jnp.arctan(cosine / jnp.sqrt((-cosine + 1) * (cosine + 1))) / jnp.pi
-    return 0.5 * jnp.sum(share * kernel)
+    cosine = C * root[:, None] * root
+    kernel = 2 * arcsine(cosine) / jnp.pi
+    return 0.5 * jnp.sum(c[:, None] * c * kernel)
 
 
 def erf_committee_closure(C: Array, c: Array, moved: tuple[int, ...], label_noise: Array) -> tuple[Array, Array]:
@@ -104,15 +104,11 @@ def erf_committee_closure(C: Array, c: Array, moved: tuple[int, ...], label_nois
     weight = 2 / (jnp.pi * jnp.sqrt(u1))
     tilted_variance = variance + at_i ** 2 * k_ii + at_j ** 2 * k_jj + 2 * at_i * at_j * k_ij
     tilted_root = 1 / jnp.sqrt(1 + tilted_variance)
-    first, second = np.triu_indices(C.shape[0])
-    share = np.where(first == second, 1.0, 2.0).astype(C.dtype) * c[first] * c[second]  # both orders at once
-    tilted = C[first, second] + k_ij * (at_i[:, first] * at_j[:, second] + at_i[:, second] * at_j[:, first]) + at_i[:, first] * at_i[:, second] * k_ii + at_j[:, first] * at_j[:, second] * k_jj
-    cosine = tilted * tilted_root[:, first] * tilted_root[:, second]
-    if i.size <= 16:
-        # A product ends XLA's fusion on a CPU: the loop over arctangents, free of gathers, uses vector registers.
-        cosine = jnp.eye(i.size, dtype=C.dtype) @ cosine
-    law = 2 * jnp.arctan(cosine / jnp.sqrt((-cosine + 1) * (cosine + 1))) / jnp.pi
-    upper = weight[:, 0] * jnp.sum(share * law, axis=1) + label_noise**2 * slopes[i, rows[j]]
+    tilted = C + k_ij[:, None] * (at_i[:, :, None] * at_j[:, None] + at_i[:, None] * at_j[:, :, None]) + at_i[:, :, None] * at_i[:, None] * k_ii[:, None] + at_j[:, :, None] * at_j[:, None] * k_jj[:, None]
+    cosine = tilted * tilted_root[:, :, None] * tilted_root[:, None]
+    law = 2 * arcsine(cosine) / jnp.pi
+    # Both orders of a pair of units: picking one costs more than its arcsine.
+    upper = weight[:, 0] * jnp.sum(c[:, None] * c * law, axis=(1, 2)) + label_noise**2 * slopes[i, rows[j]]
     place = np.zeros((rows.size, rows.size), dtype=int)
     place[i, j] = place[j, i] = np.arange(i.size)
     V = c[rows][:, None] * c[rows] * upper[place]

@@ -79,6 +79,7 @@ def sweep_in_memory(
     fixed: Mapping[str, Any],
     *,
     lanes: int | None = None,
+    exponents: bool = True,
     **settings: Any,
 ) -> Trajectory:
     """All outputs of all members as one `Trajectory` with a leading axis; see `odescale.sweep`."""
@@ -86,7 +87,7 @@ def sweep_in_memory(
     if lanes is not None:
         lanes = whole("lanes", lanes, 1, 1_000_000, remedy="leave it out for the default")
     problem = problem_of(system, t1, arrays, fixed, **settings)
-    out = solve_members(problem, arrays, lanes=lanes)
+    out = solve_members(problem, arrays, lanes=lanes, exponents=exponents)
     sample, clock = problem.sample, problem.sample.clock
     meta = {
         "system": sample.label,

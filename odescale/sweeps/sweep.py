@@ -42,6 +42,7 @@ def sweep(
     values: Mapping[str, Any],
     *,
     store: None = None,
+    exponents: bool = True,
     lanes: int | None = None,
     **settings: Any,
 ) -> Trajectory: ...
@@ -70,6 +71,7 @@ def sweep(
     atol: float | None = None,
     solver: str = "auto",
     max_steps: int | None = None,
+    exponents: bool = True,
     lanes: int | None = None,
     store: str | os.PathLike | None = None,
     keep: Sequence[str] = ("loss", "transition"),
@@ -91,6 +93,8 @@ def sweep(
     - `values`: name -> (members,) arrays of equal length, varied together (use `numpy.meshgrid(...)` raveled for a grid).
     - `solver`: "auto" is the first of the system's ladder; a failed member is not solved again by the next.
     - `max_steps`: lower it where some members may diverge: a batch takes the steps of its slowest member.
+    - `exponents`: False leaves out the exact p and q, most of the time of a small system; they are then slopes of the loss on the
+      output times, as in `integrate`. With a store `keep` says what is computed.
     - `lanes`: members solved side by side on each device, the rest in turn. Default: 64 on a CPU, where 32 to 128 is faster than
       all at once, since a vmapped solve waits for its slowest member; all on an accelerator. Members of like stiffness go together.
 
@@ -115,7 +119,9 @@ def sweep(
     settings = {"points": points, "rtol": rtol, "atol": atol, "solver": solver, "max_steps": max_steps}
     if store is None:
         _require_no_store(chunk, executor, jobs)
-        return sweep_in_memory(system, t1, values, fixed, lanes=lanes, **settings)
+        return sweep_in_memory(system, t1, values, fixed, lanes=lanes, exponents=exponents, **settings)
+    if not exponents:
+        raise InputError("exponents", expected="True with a store", got=exponents, remedy="leave them out of keep")
     require_zarr()
     columns = columns_of(values)
     for name, value in (("chunk", chunk), ("lanes", lanes), ("jobs", jobs)):
