@@ -274,6 +274,8 @@ def test_a_disk_that_is_full_and_then_read_only(tmp_path):
         assert mounted("-o", "remount,rw,size=20m")
         data = sweep(FILE, 20.0, values, **asked)
         assert np.isfinite(data["loss"]).all() and np.isfinite(data["seconds"]).all()
+        assert mounted("-o", "remount,ro")
+        assert np.isfinite(sweep(FILE, 20.0, values, **asked)["seconds"]).all()  # finished: nothing is written
         data.close()
     finally:
         subprocess.run(["umount", "-l", str(tmp_path)], check=True)

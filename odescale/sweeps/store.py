@@ -89,9 +89,14 @@ class Store:
                 self._group[name][members] = arrays[name]
             self._group[MARKER][number] = seconds
 
+    @property
+    def summary(self) -> Path:
+        """Where the table of members stands."""
+        return self.path.with_suffix(".csv")
+
     def write_summary(self) -> Path:
         """What is one number a member, as a CSV beside the store: the values, then the outputs; empty where there is nothing."""
-        target = self.path.with_suffix(".csv")
+        target = self.summary
         single = [name for name in self.outputs if self._group[name].ndim == 1]
         heads = ["member", *self._parameters, *single]
         with _disk(target):

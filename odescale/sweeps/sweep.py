@@ -150,9 +150,11 @@ def sweep(
         _create(path, plan, columns, problem, arrays)
     opened = begun or Store(path, write=True)
     require_same(opened.record, opened.columns(), plan, columns, path)
-    _compute(opened, problem, subject, executor, jobs, progress)
-    opened.tidy()
-    opened.write_summary()
+    # A finished store may lie where nobody writes any more.
+    if (missing := opened.missing()) or not opened.summary.exists():
+        _compute(opened, missing, problem, subject, executor, jobs, progress)
+        opened.tidy()
+        opened.write_summary()
     return open_sweep(path)
 
 
@@ -195,8 +197,9 @@ def _create(path: Path, plan: Plan, columns: Columns, problem: Problem, arrays: 
     create_store(path, plan, fingerprint(plan, columns), columns, problem.times, steps, arrays, described)
 
 
-def _compute(store: Store, problem: Problem, subject: Subject, executor: Any, jobs: int | None, progress: Any) -> None:
-    missing = store.missing()
+def _compute(
+    store: Store, missing: list[int], problem: Problem, subject: Subject, executor: Any, jobs: int | None, progress: Any
+) -> None:
     plan = store.plan
     done = plan.members - sum(_size(plan, number) for number in missing)
     report, close = _reporter(progress, done, plan.members)
