@@ -68,7 +68,7 @@ def store(tmp_path_factory) -> Path:
     before = made["odescale.solve.sweep:_solve_group"]
     sweep(FILE, T1, VALUES, store=path, progress=lambda *pair: seen.append(pair), **SETTINGS)
     assert seen == [(16, 40), (32, 40), (40, 40)]
-    # One program for all chunks, the shorter last one too.
+    # One program for all chunks.
     assert made["odescale.solve.sweep:_solve_group"] == before + 1
     return path
 
@@ -100,6 +100,14 @@ def test_t_x_of_each_member_is_that_of_its_formula(store):
         formula = odescale.find_transition(lambda t, r=rate: jnp.exp(-r * t) + 1e-3 / (1 + t) ** 2, T1)
         assert float(data["t_x"][member]) == pytest.approx(formula.t_x, rel=1e-2)  # output times are 8 % apart
         assert float(data["transition_depth"][member]) == pytest.approx(formula.depth, rel=1e-2)
+
+
+def test_a_last_chunk_of_fewer_members_than_lanes_shares_the_program(tmp_path):
+    before = made["odescale.solve.sweep:_solve_group"]
+    values = {"rate": RATES[:19], "start": STARTS[:19]}
+    data = sweep(FILE, T1, values, store=tmp_path / "r.zarr", **SETTINGS)  # 16 and 3, by fours
+    assert made["odescale.solve.sweep:_solve_group"] == before
+    np.testing.assert_allclose(data["loss_end"], exact_loss(T1, RATES[:19]), rtol=1e-6)
 
 
 def test_a_member_that_runs_off_has_its_code_and_the_time_reached(store):

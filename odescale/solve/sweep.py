@@ -114,22 +114,24 @@ def solve_members(
     wanted: tuple[str, ...] | None = None,
     exponents: bool = True,
     lanes: int | None = None,
+    most: int | None = None,
 ) -> dict[str, Any]:
     """What `solve_arrays` gives for every member, as numpy arrays with a leading axis of members in their own order.
 
     **Arguments**: `wanted`: names of `WHOLE` and of observables to be kept, all by default; code, stats, and the half width of an
     ensemble come always, and `end`: the place of the last valid output time. `lanes`: members solved side by side on each device
-    (64 on a CPU, all on an accelerator). `exponents`: see `solve_arrays`.
+    (64 on a CPU, all on an accelerator). `most`: members of the largest of several calls, whose program this one shares.
+    `exponents`: see `solve_arrays`.
 
     Members that need about equally many steps go side by side: of many, the first lanes, spread over all, tell how the number of
     steps depends on the parameters. Who goes with whom depends on `lanes` alone, not on the devices: lanes that are computed
     together may differ from others in the last digits.
     """
     size = next(iter(arrays.values())).size
-    devices = _devices()
+    devices, most = _devices(), most or size
     if lanes is None:
-        lanes = LANES if devices[0].platform == "cpu" else -(-size // len(devices))
-    lanes = min(lanes, size)
+        lanes = LANES if devices[0].platform == "cpu" else -(-most // len(devices))
+    lanes = min(lanes, most)
     group = lanes * len(devices)
     plan = (problem.solver, problem.max_steps, wanted, exponents, devices)
     numbers = (jnp.asarray(problem.times), problem.rtol, problem.atol)

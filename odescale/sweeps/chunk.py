@@ -77,9 +77,12 @@ def _dimensions(name: str, ndim: int) -> tuple[str, ...]:
 
 
 def solve_chunk(
-    problem: Problem, columns: Columns, outputs: tuple[str, ...], lanes: int | None = None
+    problem: Problem, columns: Columns, outputs: tuple[str, ...], lanes: int | None = None, most: int | None = None
 ) -> dict[str, np.ndarray]:
-    """What the store keeps of some members, by name: a leading axis of members, then as `arrays_of` says."""
+    """What the store keeps of some members, by name: a leading axis of members, then as `arrays_of` says.
+
+    `most`: members of a full chunk, whose program the shorter last one shares.
+    """
     summaries = [name for name in SUMMARIES if name in outputs]
     asked = problem.sample.integration
     # A loss over nodes has no derivatives worth having: its transition is that of a model fitted to it.
@@ -88,7 +91,9 @@ def solve_chunk(
     wanted = [name for name in outputs if name not in SUMMARIES] + ["loss"]
     wanted += [*CURVES[1:]] * slopes + ["valid"] * bool(summaries)
     exponents = slopes or any(name in outputs for name in CURVES[1:])
-    out = solve_members(problem, columns, wanted=tuple(dict.fromkeys(wanted)), exponents=exponents, lanes=lanes)
+    out = solve_members(
+        problem, columns, wanted=tuple(dict.fromkeys(wanted)), exponents=exponents, lanes=lanes, most=most
+    )
     members, end = np.arange(out["code"].size), out["end"]
     found = {"code": out["code"].astype("int8"), "t_end": problem.times[end], "loss_end": out["loss"][members, end]}
     found["solver_steps"] = (out["stats"]["accepted"] + out["stats"]["rejected"]).astype("int32")

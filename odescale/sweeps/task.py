@@ -86,7 +86,7 @@ def compute_chunks(
         if store.is_done(number):  # by somebody else meanwhile: jobs outlive the driver that started them
             continue
         began = time.perf_counter()
-        arrays = solve_chunk(problem, store.columns(plan.members_of(number)), tuple(plan.keep), plan.lanes)
+        arrays = solve_chunk(problem, store.columns(plan.members_of(number)), tuple(plan.keep), plan.lanes, plan.chunk)
         store.write(number, arrays, time.perf_counter() - began)
         computed.append(number)
         done(number)
