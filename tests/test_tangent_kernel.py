@@ -59,6 +59,24 @@ def test_blocks_shrink_with_the_limit_and_the_kernel_stays(network, x, blocks):
     assert SAMPLES * OUTPUTS > largest[0] >= OUTPUTS > largest[1] >= 1
 
 
+def test_blocks_are_equal_and_made_once_where_all_fit(network, monkeypatch):
+    """130 samples of 4 rows: five blocks of 26 samples, each made once; at a lower limit those that are kept meet the others."""
+    made = []
+    picks = module.Blocks.picks
+    monkeypatch.setattr(module.Blocks, "picks", lambda self, piece: made.append(piece) or picks(self, piece))
+    x = np.random.default_rng(1).standard_normal((130, 6))
+    whole = tangent_kernel(network, x)
+    assert [piece.last_sample - piece.first_sample for piece in made] == [26] * 5
+    made.clear()
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(network, eqx.is_inexact_array)))
+    limit = 8 * parameters * 300  # not three blocks of 128 rows: blocks of 32, of which eight or fewer are kept
+    found = tangent_kernel(network, x, memory_limit=limit)
+    assert np.abs(found - whole).max() <= 1e-13 * np.abs(whole).max() and np.array_equal(found, found.T)
+    blocks = -(-130 // 8)
+    # One by one: 17 + 16 + ... + 1. Seven and more at a time: 17 + 10 + 3 or fewer.
+    assert blocks < len(made) <= 17 + 10 + 3
+
+
 def test_a_limit_below_one_row_is_refused_with_what_one_row_takes(network, x, blocks):
     with pytest.raises(InputError, match="memory_limit") as refused:
         tangent_kernel(network, x, memory_limit=100)

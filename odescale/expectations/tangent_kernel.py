@@ -22,6 +22,8 @@ from odescale.errors import InputError, require_number
 from odescale.networks.sequence_model import trainable as default_trainable
 
 MEMORY_LIMIT = 1_000_000_000
+ROWS_AT_ONCE, FEW_ROWS = 128, 32
+"""Rows of a Jacobian block, and where three such do not fit: more are no faster, and of fewer more can be kept."""
 
 
 class Piece(NamedTuple):
@@ -35,10 +37,11 @@ class Piece(NamedTuple):
 
 
 class Blocks(eqx.Module):
-    """Jacobian blocks of `samples` whole samples, or of one sample and `outputs` of its outputs."""
+    """Jacobian blocks of `samples` whole samples, or of one sample and `outputs` of its outputs; `held` of them kept at once."""
 
     samples: int = eqx.field(static=True)
     outputs: int = eqx.field(static=True)
+    held: int = eqx.field(static=True, default=1)
 
     def pieces(self, samples: int, outputs: int) -> list[Piece]:
         """The blocks of all rows, in order."""
@@ -76,11 +79,12 @@ def tangent_kernel(
     - `x` (n, ...), `x2` (m, ...): samples along the first axis; x2 = None is x itself, at half the work.
     - `trainable`: tree of booleans, which arrays are parameters; default all inexact arrays (the copy inside a `LazyNetwork` not).
     - `output`: applied to each output before differentiation, e.g. `lambda f: f[-1]` for the last position.
-    - `memory_limit`: bytes that Jacobian blocks and their computation may take, the result (n K m K numbers) not counted.
+    - `memory_limit`: bytes that Jacobian blocks and their computation may take, the result (n K m K numbers) not counted. As many
+      blocks as fit are kept and meet all others in turn.
     - `progress`: a bar on stderr, one tick per pair of blocks.
 
     **Returns** an array of the network's precision, on the host. **Cost**: one backward pass per row, more when blocks must be
-    recomputed (memory_limit below 8 n K P bytes, P parameters); and n K m K P multiplications.
+    recomputed (memory_limit below n K rows of P parameters); and n K m K P multiplications, half of them without x2.
 
     **Errors**: `InputError` before any heavy work: empty or mismatched samples, no parameter, a limit too small for one row (it
     says what one row takes). **Good values**: memory_limit 1e9. Source: Jacot, Gabriel & Hongler, arXiv 1806.07572.
@@ -125,18 +129,23 @@ def kernel_by_blocks(
     result = np.empty((first.shape[0] * one.shape[0], second.shape[0] * one.shape[0]), one.dtype)
     pairs = len(rows) * (len(rows) + 1) // 2 if same_samples else len(rows) * len(columns)
     with tqdm(total=pairs, disable=not progress, desc=words, unit="block") as bar:
-        for i, row in enumerate(rows):
-            left = side(first, row)
-            for column in columns[i if same_samples else 0 :]:
-                same = same_samples and column == row
-                right = left if same else side(second, column)
-                block = np.asarray(contract(left, right))[: row.stop - row.start, : column.stop - column.start]
-                if same:
-                    block = (block + block.T) / 2
-                result[row.start : row.stop, column.start : column.stop] = block
-                if same_samples:
-                    result[column.start : column.stop, row.start : row.stop] = block.T
-                bar.update()
+        for begin in range(0, len(rows), blocks.held):
+            group = range(begin, min(begin + blocks.held, len(rows)))
+            kept = [side(first, rows[i]) for i in group]
+            for j in range(begin if same_samples else 0, len(columns)):
+                column = columns[j]
+                right = kept[j - begin] if same_samples and j in group else side(second, column)
+                for i, left in zip(group, kept, strict=True):
+                    if same_samples and i > j:
+                        continue
+                    row = rows[i]
+                    block = np.asarray(contract(left, right))[: row.stop - row.start, : column.stop - column.start]
+                    if same_samples and i == j:
+                        block = (block + block.T) / 2
+                    result[row.start : row.stop, column.start : column.stop] = block
+                    if same_samples:
+                        result[column.start : column.stop, row.start : row.stop] = block.T
+                    bar.update()
     return result
 
 
@@ -187,35 +196,44 @@ def _plan(
     """The largest blocks whose compiled computation, twice the block included, stays below the limit; and that computation."""
     require_number("memory_limit", limit, open_=True)
     size = jnp.result_type(*jax.tree.leaves(moved)).itemsize
-    rows = min(x.shape[0] * outputs, int(limit // (3 * parameters * size)))
     leaves, structure = jax.tree.flatten((moved, rest, output))
     shapes = tuple((leaf.shape, leaf.dtype) if eqx.is_array(leaf) else leaf for leaf in leaves)
-    key = (structure, shapes, x.shape[1:], x.dtype, outputs, rows, limit)
+    key = (structure, shapes, x.shape, x.dtype, outputs, limit)
     if key not in _compiled:
-        _compiled[key] = _measured_plan(moved, rest, output, x, outputs, parameters * size, rows, limit)
+        _compiled[key] = _measured_plan(moved, rest, output, x, outputs, parameters * size, limit)
         if len(_compiled) > KEPT:
             _compiled.popitem(last=False)
     return _compiled[key]
 
 
 def _measured_plan(
-    moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, row_size: int, rows: int, limit: float
+    moved: PyTree, rest: PyTree, output: Callable | None, x: Array, outputs: int, row_size: int, limit: float
 ) -> tuple[Blocks, Callable[..., list[Array]]]:
-    """Compiles blocks of at most `rows` rows, fewer until they fit."""
+    """Compiles blocks of at most `ROWS_AT_ONCE` rows, fewer until two of them fit; as many more as then fit are held."""
+    most = int(limit // (3 * row_size))
+    rows = min(ROWS_AT_ONCE if most >= ROWS_AT_ONCE else FEW_ROWS, x.shape[0] * outputs, most)
     while rows >= 1:
-        blocks = Blocks(rows // outputs, outputs) if rows >= outputs else Blocks(1, rows)
+        blocks = _equal_blocks(x.shape[0], outputs, rows)
         rows = blocks.samples * blocks.outputs
-        # Two blocks, and what the compiler says that making one takes besides.
+        # The blocks, and what the compiler says that making one takes besides.
         samples = jnp.zeros((blocks.samples, *x.shape[1:]), x.dtype)
         compiled = _jacobian.lower(moved, rest, output, samples, jnp.asarray(0), blocks.outputs).compile()
         memory = compiled.compiled.memory_analysis()
-        needed = 2 * rows * row_size + (0 if memory is None else memory.temp_size_in_bytes)
+        besides = 0 if memory is None else memory.temp_size_in_bytes
+        needed = 2 * rows * row_size + besides
         if needed <= limit:
-            return blocks, compiled
+            return Blocks(blocks.samples, blocks.outputs, int((limit - besides) // (rows * row_size)) - 1), compiled
         if rows == 1:
             raise _too_small(limit, needed)
         rows = max(min(rows - 1, int(rows * limit / needed)), 1)
     raise _too_small(limit, 3 * row_size)
+
+
+def _equal_blocks(samples: int, outputs: int, rows: int) -> Blocks:
+    """Blocks of at most `rows` rows, as equal as can be: what is left over by others is filled up, and computed for nothing."""
+    if rows >= outputs:
+        return Blocks(-(-samples // -(-samples // (rows // outputs))), outputs)
+    return Blocks(1, -(-outputs // -(-outputs // rows)))
 
 
 def _too_small(limit: float, needed: float) -> InputError:
