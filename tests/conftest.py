@@ -10,6 +10,8 @@ import jax
 import jaxtyping
 import pytest
 
+from odescale.cache.programs import forget
+
 jax.config.update("jax_enable_x64", True)
 
 # Linux gives a process 65530 memory mappings (vm.max_map_count). XLA's compiler for CPUs takes a few for every function
@@ -51,6 +53,7 @@ def _drop_compiled_functions() -> Iterator[None]:
     if memory_mappings() > MOST_MAPPINGS:
         equinox.clear_caches()
         jax.clear_caches()
+        forget()
         gc.collect()
 
 
@@ -59,7 +62,7 @@ def compilations() -> Iterator[list[str]]:
     """Collects one entry for every program that JAX lowers within, whether its compiled code is found on disk or not."""
     found: list[str] = []
 
-    def heard(event: str, seconds: float, **more: object) -> None:
+    def heard(event: str, duration_secs: float, **more: str | int) -> None:
         if event == "/jax/core/compile/jaxpr_to_mlir_module_duration":
             found.append(str(more.get("fun_name", event)))
 

@@ -36,13 +36,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture(scope="module")
+def state() -> jax.Array:
+    """Made before there is a folder: it is a program too."""
+    return logistic_pair().initial_state()
+
+
 def files(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*.bin"))
 
 
-def test_a_loaded_program_is_the_traced_one(folder: Path) -> None:
+def test_a_loaded_program_is_the_traced_one(state: jax.Array, folder: Path) -> None:
     system = logistic_pair()
-    state = system.initial_state()
     answers = [np.array(program(LOSS)(system, AT, state))]
     assert len(files(folder)) == 1
     before, written = made[NAME], files(folder)[0].stat().st_mtime_ns
@@ -53,9 +58,9 @@ def test_a_loaded_program_is_the_traced_one(folder: Path) -> None:
     np.testing.assert_allclose(answers[0], eqx.filter_jit(LOSS)(system, AT, state), rtol=1e-14)
 
 
-def test_numbers_share_a_program_and_all_else_has_its_own(folder: Path) -> None:
+def test_numbers_share_a_program_and_all_else_has_its_own(state: jax.Array, folder: Path) -> None:
     def count(system: Any, t: jax.Array) -> int:
-        program(LOSS)(system, t, system.initial_state())
+        program(LOSS)(system, t, state)
         return len(files(folder))
 
     assert count(logistic_pair(), AT) == 1
@@ -105,9 +110,11 @@ def test_a_transformation_goes_through(folder: Path) -> None:
     assert jax.jit(cube)(AT) == 8.0
 
 
-def test_other_sources_and_damaged_files_are_traced_anew(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_sources_and_damaged_files_are_traced_anew(
+    state: jax.Array, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     system = logistic_pair()
-    arguments = (system, AT, system.initial_state())
+    arguments = (system, AT, state)
     right = np.array(program(LOSS)(*arguments))
     path = files(folder)[0]
     path.write_bytes(path.read_bytes()[:-100])
@@ -123,10 +130,10 @@ def test_sources_see_every_file_and_version(tmp_path: Path) -> None:
     assert all(f"{name} " in place.versions() for name in ("jax", "diffrax", "equinox", "numpy"))
 
 
-def test_a_cache_that_cannot_be_written_is_none(folder: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_none(state: jax.Array, folder: Path) -> None:
     (folder / "programs").write_text("a file where the folder should be")
     system = logistic_pair()
-    assert np.isfinite(program(LOSS)(system, AT, system.initial_state()))
+    assert np.isfinite(program(LOSS)(system, AT, state))
 
 
 def test_a_table_is_made_once(folder: Path) -> None:
@@ -156,3 +163,26 @@ def test_the_command_line_keeps_unless_told_not_to(monkeypatch: pytest.MonkeyPat
     assert main(["solve", "nosuch"]) == 2  # called as a function it leaves the setting alone
     assert asked == [Path("/somewhere/odescale/compiled"), "off"]
     assert capsys.readouterr().err.count("nosuch") == 3
+
+
+def test_a_long_compilation_is_announced(state: jax.Array, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    system = logistic_pair()
+    monkeypatch.setattr(programs, "tell", [said.append])
+    monkeypatch.setattr(programs, "PATIENCE", 60.0)
+    program(LOSS)(system, AT, state)
+    assert said == []
+    monkeypatch.setattr(programs, "PATIENCE", 0.0)
+    for _ in range(2):
+        program(LOSS)(system, AT, state)
+        assert said == ["compiling, once for each shape"]
+
+
+def test_least_effort_is_another_program_of_the_same_values(state: jax.Array, folder: Path) -> None:
+    system = logistic_pair()
+    call, before = program(LOSS), made[NAME]
+    with programs.lightly():
+        light = call(system, AT, state)
+    assert made[NAME] == before + 1 and len(files(folder)) == 1
+    np.testing.assert_allclose(call(system, AT, state), light, rtol=1e-13)
+    assert made[NAME] == before + 2

@@ -16,10 +16,12 @@ import os
 import pickle
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from enum import Enum
 from pathlib import Path
 from types import FunctionType, MethodType, ModuleType
@@ -46,6 +48,16 @@ MOST_PROGRAMS = 512
 OLDEST = 60 * 86400.0
 """Seconds: programs of versions that nobody has asked for since are removed."""
 
+_options: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("options of the compiler", default=())
+
+_ready: list[OrderedDict] = []
+
+PATIENCE = 2.0
+"""Seconds of tracing and compiling before a line says so."""
+
+tell: list[Callable[[str], None]] = []
+"""Who is told, once; the command line puts itself here."""
+
 made: Counter[str] = Counter()
 """Programs of each function, "module:name", traced or loaded in this process: a sweep or a repeated call must not add to it."""
 
@@ -59,6 +71,42 @@ class _Slot:
 
     def __init__(self, number: int) -> None:
         self.number = number
+
+
+@contextmanager
+def lightly() -> Iterator[None]:
+    """Programs that the cache first sees in this block are compiled with XLA's least effort.
+
+    It takes half as long, and what comes out is two to eight times slower: for one small solve, not for a thousand.
+    """
+    token = _options.set((("xla_backend_optimization_level", 0),))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+def forget() -> None:
+    """Drops every program that this process holds ready; those on disk stay."""
+    for ready in _ready:
+        ready.clear()
+
+
+@contextmanager
+def _announced() -> Iterator[None]:
+    def speak() -> None:
+        listeners, tell[:] = tell[:], []
+        for say in listeners:
+            say("compiling, once for each shape")
+
+    timer = threading.Timer(PATIENCE, speak)
+    timer.daemon = True
+    if tell:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def folder() -> Path | None:
@@ -82,7 +130,8 @@ def program(function: F) -> F:
         return function(*arguments, **named)
 
     plain = eqx.filter_jit(traced)
-    ready: OrderedDict[bytes, Callable[..., Any] | None] = OrderedDict()
+    ready: OrderedDict[tuple, Callable[..., Any] | None] = OrderedDict()
+    _ready.append(ready)
 
     @functools.wraps(function)
     def call(*arguments: Any, **named: Any) -> Any:
@@ -95,10 +144,12 @@ def program(function: F) -> F:
             key = _digest(name, given, arrays)
         except _Unnamed:
             return plain(*arguments, **named)
+        path, key = place / f"{key.hex()}.bin", (key, _options.get())
         if key in ready:
             ready.move_to_end(key)
         else:
-            ready[key] = _stored(place / f"{key.hex()}.bin", function, given, arrays)
+            with _announced():
+                ready[key] = _stored(path, function, given, arrays)
             made[name] += ready[key] is not None
             if len(ready) > MOST_PROGRAMS:
                 ready.popitem(last=False)
@@ -122,7 +173,7 @@ def _stored(path: Path, function: Callable, given: Any, arrays: list[Any]) -> Ca
     """The program under `path`, traced and written there if it is not; None where it cannot be exported."""
     with suppress(Exception):  # a file that cannot be read is written again
         skeleton, code = pickle.loads(path.read_bytes())
-        return None if code is None else _callable(jax.export.deserialize(bytearray(code)), skeleton)
+        return None if code is None else _callable(jax.export.deserialize(bytearray(code)), skeleton, arrays)
     dynamic, static = eqx.partition(given, eqx.is_array)
     _, tree = jax.tree_util.tree_flatten(dynamic)
     returned: list[Any] = []
@@ -144,7 +195,7 @@ def _stored(path: Path, function: Callable, given: Any, arrays: list[Any]) -> Ca
         _write(path, pickle.dumps((None, None)))
         return None
     _write(path, record)
-    return _callable(exported, skeleton)
+    return _callable(exported, skeleton, arrays)
 
 
 def _refusals() -> tuple[type[Exception], ...]:
@@ -152,8 +203,8 @@ def _refusals() -> tuple[type[Exception], ...]:
     return (NotImplementedError, ValueError, pickle.PicklingError, AttributeError, TypeError)
 
 
-def _callable(exported: Any, skeleton: Any) -> Callable[..., Any]:
-    run = jax.jit(exported.call)
+def _callable(exported: Any, skeleton: Any, arrays: list[Any]) -> Callable[..., Any]:
+    run = jax.jit(exported.call).lower(*arrays).compile(compiler_options=dict(_options.get()))
 
     def call(arrays: list[Any]) -> Any:
         results = run(*arrays)

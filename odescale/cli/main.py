@@ -49,15 +49,23 @@ def _prepare(cached: bool | None) -> None:
 
     `cached`: keep programs and tables on disk, or do not; None leaves that to the process that calls.
     """
+    # Before NumPy is there. Its products are small here, and a second thread waits for them by spinning: a table of the peaked
+    # theory takes fifteen times the CPU with two threads.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 
     from odescale.cache.place import default_folder, switch_off, switch_on
 
     jax.config.update("jax_enable_x64", True)
+    if cached is None:
+        return
     if cached:
         switch_on(default_folder())
-    elif cached is not None:
+    else:
         switch_off()
+    from odescale.cache import programs  # after the switch: it imports equinox
+
+    programs.tell[:] = [lambda words: print(f"odescale: {words}", file=sys.stderr, flush=True)]
 
 
 def _fail(error: object, status: int) -> int:

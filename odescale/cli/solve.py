@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from odescale.cli.output import table
-from odescale.cli.verbs import Answer, Asked, verb
+from odescale.cli.verbs import Answer, Asked, effort, verb
 from odescale.solve.integrate import integrate
 
 ROWS = 16
@@ -15,10 +15,11 @@ ROWS = 16
 def solve(asked: Asked) -> Answer:
     """L, p and q at the output times, and what the theory says of their error."""
     options = asked.options
-    found = integrate(
-        asked.system, asked.t1, points=options.points or asked.entry.points, rtol=options.rtol, solver=options.solver,
-        accuracy=options.accuracy, precision=options.precision, max_steps=options.max_steps,
-    )  # fmt: skip
+    with effort(asked.system):
+        found = integrate(
+            asked.system, asked.t1, points=options.points or asked.entry.points, rtol=options.rtol,
+            solver=options.solver, accuracy=options.accuracy, precision=options.precision, max_steps=options.max_steps,
+        )  # fmt: skip
     if options.save:
         found.save(options.save)
     t, valid = asked.on_clock(found.t), np.flatnonzero(found.valid)

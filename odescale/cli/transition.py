@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from odescale.analysis.phases.transition import find_transition
 from odescale.cli.thresholds import thresholds
-from odescale.cli.verbs import UNITS, Answer, Asked, verb
+from odescale.cli.verbs import UNITS, Answer, Asked, effort, verb
 
 
 @verb
@@ -12,10 +12,11 @@ def locate(asked: Asked) -> Answer:
     """Phases and t_x, on all clocks; "no exponential phase" is an answer, exit status 0."""
     options = asked.options
     # Its curve is refined between these times: twice those that show it.
-    found = find_transition(
-        asked.system, asked.t1, thresholds=thresholds(options.threshold), precision=options.precision,
-        points=2 * asked.entry.points,
-    )  # fmt: skip
+    with effort(asked.system):
+        found = find_transition(
+            asked.system, asked.t1, thresholds=thresholds(options.threshold), precision=options.precision,
+            points=2 * asked.entry.points,
+        )  # fmt: skip
     record, lines = found.to_dict(), [str(found)]
     lines += [] if found.phases is None else [f"  {phase}" for phase in found.phases.list]
     if found.t_x is not None:

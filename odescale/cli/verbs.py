@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from jaxtyping import Float
 
+from odescale.cache.programs import lightly
 from odescale.cli.named_values import named_value
 from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.remarks import remarks_of
@@ -97,6 +100,16 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
         return int(bool(found.failure))
 
     return command
+
+
+FEW_NUMBERS = 200
+"""Of a state whose solve takes milliseconds, however it is compiled."""
+
+
+def effort(system: AbstractSystem) -> AbstractContextManager[None]:
+    """The least of the compiler's for one solve of few numbers, all of it otherwise."""
+    small = sum(np.size(leaf) for leaf in jax.tree_util.tree_leaves(system.initial_state())) <= FEW_NUMBERS
+    return lightly() if small and not system.integration.over_nodes else nullcontext()
 
 
 def _check_options(options: argparse.Namespace) -> None:

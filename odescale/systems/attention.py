@@ -179,7 +179,7 @@ class Attention(AbstractSystem):
         return eqx.tree_at(lambda system: system.sampled, self, self.sampled.another(seed))
 
     def initial_state(self) -> Float[Array, "modes P P"]:
-        return self.to_state(self.initial_overlaps)
+        return _start(self)
 
     def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"], args: Any = None):
         q = self.to_overlaps(y)
@@ -312,6 +312,23 @@ def _runs(architecture: Architecture) -> list[tuple[int, int, int | None]]:
                 continue
         runs.append((row, row + 1, teacher))
     return runs
+
+
+@program
+def _start(system: Attention) -> Float[Array, "modes P P"]:
+    return system.to_state(system.initial_overlaps)
+
+
+@program
+def largest_load(C: Float[Array, "P P"], R: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
+    """The larger `softmax_load` of student and teacher."""
+    return jnp.maximum(*(softmax_load(C, R, network) for network in (architecture.student, architecture.teacher)))
+
+
+@program
+def couple_at_start(system: Attention) -> tuple[Float[Array, "P P"], Float[Array, "P P"]]:
+    """(C, R) of the initial overlaps."""
+    return system.couple(system.initial_overlaps)
 
 
 @program

@@ -22,7 +22,7 @@ from odescale.networks.architecture import (
 )
 from odescale.precision import require_x64
 from odescale.systems import tables
-from odescale.systems.attention import Attention, softmax_load
+from odescale.systems.attention import Attention, largest_load
 from odescale.systems.initial import logistic_pair_overlaps, quickstart_overlaps, teacher_student_overlaps
 from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
@@ -180,7 +180,7 @@ def _bearable(rows: Architecture, *, strength: float, alignment: Any, scale: Any
         return strength
     for _ in range(20):
         C = teacher_student_overlaps(rows, strength=strength, alignment=alignment, scale=scale)[0]
-        if max(float(softmax_load(C, C, network)) for network in (rows.student, rows.teacher)) <= MOST_LOAD:
+        if float(largest_load(C, C, rows)) <= MOST_LOAD:
             break
         strength /= 2
     return strength

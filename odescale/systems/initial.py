@@ -33,15 +33,23 @@ def teacher_student_overlaps(
     norms = np.linalg.norm(teacher, axis=1, keepdims=True)
     readouts = np.zeros((size, 1))
     readouts[list(architecture.teacher.readouts)] = 1.0
-    lengths = jnp.where(readouts > 0, 1.0, jnp.sqrt(jnp.asarray(strength, dtype=float)))
-    rows = jnp.concatenate(
-        [jnp.asarray(teacher / np.where(norms > 0, norms, 1.0)) * lengths, jnp.zeros((size, size))], 1
-    )
+    xp = _module(strength, alignment, scale)
+    lengths = xp.where(readouts > 0, 1.0, xp.sqrt(xp.asarray(strength, dtype=float)))
+    begin = xp.concatenate([teacher / np.where(norms > 0, norms, 1.0) * lengths, np.zeros((size, size))], 1)
+    rows = list(begin)
     for student, star in architecture.pairs:
-        own = jnp.zeros(basis).at[size + student].set(1.0)
+        own = np.eye(basis)[size + student]
         length = lengths[star, 0]
-        row = scale * (alignment * rows[star] + jnp.sqrt(1 - jnp.asarray(alignment) ** 2) * length * own)
-        rows = rows.at[student].set(row)
+        rows[student] = scale * (alignment * rows[star] + xp.sqrt(1 - xp.asarray(alignment) ** 2) * length * own)
+    return jnp.asarray(_gram(xp.stack(rows)))
+
+
+def _module(*numbers: Any) -> Any:
+    """NumPy for numbers, whose operations need no compilation; jax.numpy where one of them is traced."""
+    return jnp if any(is_traced(number) for number in numbers) else np
+
+
+def _gram(rows: Any) -> Any:
     return (rows @ rows.T)[None]
 
 
@@ -72,14 +80,15 @@ def logistic_pair_overlaps(*, strength: Any, aligned: Any, surplus: Any, readout
     `|r|^2/N = readout_scale = R`: balance `kappa^2/R = |q|^2/N` gives `|q|^2/N = |k|^2/N = y/sqrt(R)`. The queries q0
     and q0* share a direction, k0 and k0* lie along r1, k1 along r2, and q1 is orthogonal to all of them.
     """
-    root = jnp.sqrt(jnp.asarray(readout_scale, dtype=float))
-    own = jnp.eye(4)  # directions: q0, r1, r2, q1
-    small, extra, star = (jnp.sqrt(jnp.asarray(y, dtype=float) / root) for y in (aligned, surplus, strength))
-    rows = jnp.stack(
+    xp = _module(strength, aligned, surplus, readout_scale)
+    root = xp.sqrt(xp.asarray(readout_scale, dtype=float))
+    own = np.eye(4)  # directions: q0, r1, r2, q1
+    small, extra, star = (xp.sqrt(xp.asarray(y, dtype=float) / root) for y in (aligned, surplus, strength))
+    rows = xp.stack(
         [small * own[0], small * own[1], extra * own[3], extra * own[2], root * own[1], root * own[2]]
         + [star * own[0], star * own[1]]
     )
-    return (rows @ rows.T)[None]
+    return jnp.asarray(_gram(rows))
 
 
 def quickstart_overlaps(*, readout: Any, surplus: Any, value_scale: Any) -> Float[Array, "1 10 10"]:
@@ -89,15 +98,16 @@ def quickstart_overlaps(*, readout: Any, surplus: Any, value_scale: Any) -> Floa
     direction of
     its own and `|q|^2/N = |k|^2/N = surplus/sqrt(R)`, so that `y = (k.v/N) sqrt(|q|^2/N) = surplus`. All directions are orthogonal.
     """
-    root = jnp.sqrt(jnp.asarray(value_scale, dtype=float))
-    own = jnp.eye(7)  # directions: q0, q1, v0, v1, r0*, o0, o1
-    small = jnp.sqrt(jnp.asarray(surplus, dtype=float) / root)
-    far = jnp.sqrt(jnp.asarray(readout, dtype=float))
-    rows = jnp.stack(
+    xp = _module(readout, surplus, value_scale)
+    root = xp.sqrt(xp.asarray(value_scale, dtype=float))
+    own = np.eye(7)  # directions: q0, q1, v0, v1, r0*, o0, o1
+    small = xp.sqrt(xp.asarray(surplus, dtype=float) / root)
+    far = xp.sqrt(xp.asarray(readout, dtype=float))
+    rows = xp.stack(
         [small * own[0], small * own[2], small * own[1], small * own[3], 0 * own[4]]
         + [root * own[2], own[5], root * own[3], own[6], far * own[4]]
     )
-    return (rows @ rows.T)[None]
+    return jnp.asarray(_gram(rows))
 
 
 def check_overlaps(overlaps: Any, size: int, argument: str = "initial_overlaps", modes: int | None = None) -> None:

@@ -7,11 +7,10 @@ softmax:      2 C_kk C_qq                          beyond 1 a few tokens carry t
 
 from __future__ import annotations
 
-import jax.numpy as jnp
 import numpy as np
 
 from odescale.expectations.sampled import sample_context
-from odescale.systems.attention import Attention, softmax_load
+from odescale.systems.attention import Attention, couple_at_start, largest_load
 
 MOST_TOKENS, MOST_HEADS = 512, 16
 """Up to which the sampled closure at the start costs little more than a second."""
@@ -19,14 +18,12 @@ MOST_TOKENS, MOST_HEADS = 512, 16
 
 def sizes(system: Attention, t1: float | None) -> dict[str, float]:
     """Sizes at the start: tokens against an infinite context, loads of the softmax average, rows and directions."""
-    C, R = system.couple(jnp.asarray(system.initial_overlaps))
+    C, R = couple_at_start(system)
     tokens, whole = float(system.tokens), float(system.trace)
     numbers = {
         "rows": float(system.trained.sum()) / whole if system.eigenvalues.shape[0] == 1 else 0.0,
         "noise": float(system.noise) * float(system.learning_rate) / float(system.stability_bound()),
-        "softmax": max(
-            float(softmax_load(C, R, n)) for n in (system.architecture.student, system.architecture.teacher)
-        ),
+        "softmax": float(largest_load(C, R, system.architecture)),
     }
     heads = sum(map(len, system.architecture.student.layers))
     limitless = not (system.finite_context or system.sampled is not None) and np.isfinite(tokens)
