@@ -122,6 +122,7 @@ class Checkout:
         report = self.folder / "report.json"
         report.unlink(missing_ok=True)
         environment = os.environ | {"PYTHONPATH": str(self.folder), "MUTANTS_REPORT": str(report)}
+        environment["ODESCALE_PROGRAMS"] = "off"  # no other run has this source text
         words = ["-q", "-p", "mutants_plugin", "-p", "no:cacheprovider", "--tb=line", *(["-x"] if stop else [])]
         limit = LIMIT if stop else None
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -123,6 +124,17 @@ def test_other_sources_and_damaged_files_are_traced_anew(
     assert np.array_equal(program(LOSS)(*arguments), right)
     assert len(files(folder)) == 2
     assert {path.parent.name for path in files(folder)} >= {"another version"}
+
+
+def test_the_last_versions_stay(state: jax.Array, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    system = logistic_pair()
+    for number in range(programs.MOST_VERSIONS + 2):
+        monkeypatch.setattr(programs, "sources", lambda number=number: f"version {number}")
+        program(LOSS)(system, AT, state)
+        for path in (folder / "programs").iterdir():  # clocks of file systems may not tell them apart
+            os.utime(path, (0, int(path.name.split()[1])))
+    kept = sorted(path.name for path in (folder / "programs").iterdir())
+    assert kept == sorted(f"version {number}" for number in range(2, programs.MOST_VERSIONS + 2))
 
 
 def test_sources_see_every_file_and_version(tmp_path: Path) -> None:

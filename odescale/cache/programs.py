@@ -17,7 +17,6 @@ import pickle
 import sys
 import tempfile
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -45,8 +44,8 @@ SETTINGS = (
 MOST_PROGRAMS = 512
 """Kept ready in one process; the least recently used goes first."""
 
-OLDEST = 60 * 86400.0
-"""Seconds: programs of versions that nobody has asked for since are removed."""
+MOST_VERSIONS = 8
+"""Of the sources, whose programs stay on disk: with a new one that of the longest unused goes."""
 
 _options: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("options of the compiler", default=())
 
@@ -110,11 +109,24 @@ def _announced() -> Iterator[None]:
 
 
 def folder() -> Path | None:
-    """Where traced programs are kept; None where they are not: no cache of compiled programs, or callbacks in them."""
-    kept = root()
-    if kept is None or os.environ.get("EQX_ON_ERROR") != "nan" or importlib.util.find_spec("flatbuffers") is None:
+    """Where traced programs are kept; None where they are not.
+
+    Without a cache of compiled programs, with callbacks in them, or with `ODESCALE_PROGRAMS=off`, for who runs a source text once.
+    """
+    kept, off = root(), os.environ.get("ODESCALE_PROGRAMS") == "off"
+    if kept is None or off or os.environ.get("EQX_ON_ERROR") != "nan":
         return None
-    return kept / "programs" / sources()
+    return _used(kept / "programs" / sources())
+
+
+@functools.cache
+def _used(place: Path) -> Path | None:
+    """The folder, as used now; None without what `jax.export` writes its files with."""
+    if importlib.util.find_spec("flatbuffers") is None:
+        return None
+    with suppress(OSError):
+        os.utime(place)
+    return place
 
 
 def program(function: F) -> F:
@@ -204,7 +216,8 @@ def _refusals() -> tuple[type[Exception], ...]:
 
 
 def _callable(exported: Any, skeleton: Any, arrays: list[Any]) -> Callable[..., Any]:
-    run = jax.jit(exported.call).lower(*arrays).compile(compiler_options=dict(_options.get()))
+    options: Any = dict(_options.get())
+    run = jax.jit(exported.call).lower(*arrays).compile(compiler_options=options)
 
     def call(arrays: list[Any]) -> Any:
         results = run(*arrays)
@@ -234,13 +247,12 @@ def _write(path: Path, contents: bytes) -> None:
 
 
 def _forget_old(kept: Path) -> None:
-    """Removes the programs of other versions, in the folder `kept` of all of them, that nobody wrote or read for two months."""
+    """Removes the programs of all but the last versions used, in the folder `kept` of all of them."""
     with suppress(OSError):
-        for stamped in kept.iterdir():
-            if stamped.name != sources() and time.time() - stamped.stat().st_mtime > OLDEST:
-                for path in stamped.iterdir():
-                    path.unlink(missing_ok=True)
-                stamped.rmdir()
+        for stamped in sorted(kept.iterdir(), key=lambda path: -path.stat().st_mtime)[MOST_VERSIONS:]:
+            for path in stamped.iterdir():
+                path.unlink(missing_ok=True)
+            stamped.rmdir()
 
 
 def _digest(name: str, given: Any, arrays: list[Any]) -> bytes:
