@@ -7,6 +7,7 @@ step when the covariance is normalised to trace one). The intrinsic time is `tau
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
 
 import equinox as eqx
@@ -173,6 +174,104 @@ class SampledSchedule(eqx.Module):
 
     def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         return jnp.interp(jnp.asarray(t), self.times, self.values)
+
+
+class FunctionSchedule(eqx.Module):
+    """s(t) by a plain function of the user's own, known by what it says: its code, and the numbers that it captured as arrays.
+
+    A function made anew at every call would be a program compiled anew at every call, and kept.
+    """
+
+    source: _Source = eqx.field(static=True)
+    numbers: tuple[Any, ...]
+
+    def __call__(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
+        return self.source.function(self.numbers)(t)
+
+
+class _Source:
+    """A function without its numbers, equal to every other that says the same."""
+
+    def __init__(self, function: FunctionType, known: dict[tuple[str, Any], Any], places: tuple[tuple[str, Any], ...]):
+        self.original, self.places = function, places
+        shapes = tuple((np.shape(known[place]), np.result_type(known[place])) for place in places)
+        rest = tuple((place, type(x).__name__, x) for place, x in known.items() if place not in places)
+        self.key = (function.__code__, places, shapes, rest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Source) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    def function(self, numbers: tuple[Any, ...]) -> Callable[[Any], Any]:
+        """The function with these numbers in their places."""
+        own, given = self.original, dict(zip(self.places, numbers, strict=True))
+        if not given:
+            return own
+
+        def value(kind: str, name: Any, old: Any) -> Any:
+            return given.get((kind, name), old)
+
+        spaces = own.__globals__ | {name: x for (kind, name), x in given.items() if kind == "global"}
+        defaults = own.__defaults__ and tuple(value("default", i, x) for i, x in enumerate(own.__defaults__))
+        cells = own.__closure__ and tuple(
+            CellType(value("cell", i, c.cell_contents)) for i, c in enumerate(own.__closure__)
+        )
+        made = FunctionType(own.__code__, spaces, own.__name__, defaults, cells)
+        made.__kwdefaults__ = own.__kwdefaults__ and {
+            name: value("keyword", name, x) for name, x in own.__kwdefaults__.items()
+        }
+        return made
+
+
+def schedule_by_value(schedule: Any) -> Any:
+    """A plain function as a `FunctionSchedule` where all that it uses is known by value; everything else as it is."""
+    if type(schedule) is not FunctionType or vars(schedule):
+        return schedule
+    names, codes = set(), [schedule.__code__]
+    while codes:
+        code = codes.pop()
+        names.update(code.co_names)
+        codes += [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    try:
+        known: dict[tuple[str, Any], Any] = {
+            **{("default", i): x for i, x in enumerate(schedule.__defaults__ or ())},
+            **{("keyword", name): x for name, x in (schedule.__kwdefaults__ or {}).items()},
+            **{("cell", i): cell.cell_contents for i, cell in enumerate(schedule.__closure__ or ())},
+            **{("global", name): schedule.__globals__[name] for name in sorted(names & set(schedule.__globals__))},
+        }
+    except ValueError:  # a cell that is still empty
+        return schedule
+    places = tuple(place for place, x in known.items() if _is_number(x))
+    if not all(place in places or _is_constant(x) for place, x in known.items()):
+        return schedule
+    numbers = tuple(jnp.asarray(known[place], dtype=float) for place in places)
+    try:
+        found = FunctionSchedule(_Source(schedule, known, places), numbers)
+        hash(found.source)
+        jax.eval_shape(lambda s, t: s(t), found, jnp.zeros(()))
+        return found
+    except Exception:  # it does with its numbers what only numbers allow: they are then part of what it says
+        try:
+            return FunctionSchedule(_Source(schedule, known, ()), ()) if hash(tuple(known.values())) else schedule
+        except TypeError:
+            return schedule
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tracer):
+        return False
+    if isinstance(value, np.ndarray | jax.Array):
+        return bool(jnp.issubdtype(value.dtype, jnp.floating))
+    return isinstance(value, float | np.floating)
+
+
+def _is_constant(value: Any) -> bool:
+    """What is the same wherever it looks the same: plain constants, modules, and functions of the packages below."""
+    if value is None or isinstance(value, bool | int | str | ModuleType):
+        return True
+    return callable(value) and (getattr(value, "__module__", None) or "").split(".")[0] in ("jax", "numpy", "math")
 
 
 def schedule_samples(schedule: Schedule | None, t1: float, count: int = 513) -> dict[str, list[float]] | None:

@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from odescale.cache.programs import program
-from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
+from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_by_value, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
@@ -60,7 +60,7 @@ class Attention(AbstractSystem):
     eigenvalues: Float[Array, " modes"]
     weights: Float[Array, " modes"]
     trace: float = eqx.field(static=True)
-    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     tokens: Any = jnp.inf
     finite_context: bool = eqx.field(static=True, default=False)
     sampled: SampledContext | None = None

@@ -16,7 +16,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
+from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_by_value
 from odescale.errors import InputError
 from odescale.precision import require_x64
 from odescale.systems import tables
@@ -63,7 +63,7 @@ class Derived(AbstractSystem):
     students: int = eqx.field(static=True)
     trace: float = eqx.field(static=True)
     source: str = eqx.field(static=True)
-    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="derived")
 
     name: ClassVar[str] = "derived"

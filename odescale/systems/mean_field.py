@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_kinks
+from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_by_value, schedule_kinks
 from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.networks.teacher_student import TeacherStudent
@@ -65,7 +65,7 @@ class MeanField(AbstractEnsemble):
     dimension: float = eqx.field(static=True)
     effective_dimension: float = eqx.field(static=True)
     inertial: bool = eqx.field(static=True)
-    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="mean_field")
     expectations: str = eqx.field(static=True, default="")
 

@@ -19,7 +19,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
 from odescale.cache.programs import program
-from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule
+from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_by_value
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.margin import margin_moments
 from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagreement_table, softmax_race
@@ -91,8 +91,8 @@ class Peaked(AbstractSystem):
     optimizer: str = eqx.field(static=True, default="sgd")
     loss: str = eqx.field(static=True, default="cross_entropy")
     dimension: float = eqx.field(static=True, default=1000.0)
-    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
-    logit_schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
+    logit_schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="peaked")
 
     name: ClassVar[str] = "peaked"

@@ -17,7 +17,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
-from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_kinks
+from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_by_value, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import spectral as formulas
 from odescale.precision import require_x64
@@ -58,7 +58,7 @@ class Spectral(AbstractSystem):
     batch: Float[Array, ""]
     noise: Float[Array, ""]
     floor: Float[Array, ""]
-    schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
+    schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="spectral")
 
     name: ClassVar[str] = "spectral"
