@@ -83,6 +83,8 @@ def test_values_that_are_not_traced_are_in_the_key(folder: Path) -> None:
     different += [np.add, eqx.nn.Linear, step, parse_schedule("power:0.5"), local_exponents, Aside(1)]
     keys = [key(value) for value in different]
     assert len(set(keys)) == len(keys) and keys == [key(value) for value in different]
+    moved = eqx.tree_at(lambda one: one.learning_rate, logistic_pair(), replace_fn=lambda rate: 0.9 * rate)
+    assert key(moved) == key(logistic_pair())
     assert key(Aside(1)) == key(Aside(2))  # no program may read what is set aside
     assert key(step) == key(parse_schedule("cosine:101"))
     assert key(np.ones(3)) == key(np.zeros(3)) != key(np.ones(4))

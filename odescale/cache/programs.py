@@ -299,7 +299,7 @@ def _name(value: Any, parts: list[str], traced: set[int]) -> None:
             _name(item, parts, traced)
     elif isinstance(value, eqx.Module):
         parts.append(f"{_place(type(value))} {len(vars(value))}")
-        for key, item in vars(value).items():
+        for key, item in sorted(vars(value).items()):  # in order: a copy may have set its fields in another
             parts.append(key)
             _name(item, parts, traced)
     elif callable(value) and getattr(value, "__module__", "").split(".")[0] in (*PACKAGES, "builtins"):
