@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     import xarray
 
 System = AbstractSystem | str | Callable[..., AbstractSystem]
-SMALLEST_CHUNK, LARGEST_CHUNK, CHUNK_BYTES, CHUNKS = 256, 4096, 2**25, 32
+SMALLEST_CHUNK, LARGEST_CHUNK, CHUNK_BYTES, CHUNKS = 1024, 4096, 2**25, 32
 
 
 @overload
@@ -105,7 +105,8 @@ def sweep(
     - `keep`: outputs that are kept. Curves over t: "loss", "exponent", "index", observables by name. Numbers: "transition" (t_x,
       its depth in e-folds and a `TransitionCode`), "end" (p and q at the last time reached). Always: code, solver_steps, t_end,
       loss_end. `()` is a summary alone. What is left out is not computed.
-    - `chunk`: members that are computed and written at once. Default: 256 to 4096, at most 32 MB.
+    - `chunk`: members that are computed and written at once. Default: 1024 to 4096, at most 32 MB. Ask
+      for fewer where a member takes a second: a killed worker loses its chunk.
     - `executor`: an engine with `submit`, as in `concurrent.futures`: Dask's `Client(...).get_executor()`, submitit's
       `AutoExecutor`, a process pool started by "spawn". Workers must see the store and find the builder. `jobs`: how many tasks are
       made of the chunks; default one for each. `progress`: True for a bar, or a function of (members done, members).
