@@ -52,7 +52,7 @@ def options_of(command: str) -> list[str]:
     """Every option of a command beside those that all of them have."""
     (parsers,) = (a for a in build_parser()._actions if isinstance(a, argparse._SubParsersAction))
     names = [action.option_strings[-1] for action in parsers.choices[command]._actions if action.option_strings]
-    return [name for name in names if name not in ("--help", "--json", "--debug")]
+    return [name for name in names if name not in ("--help", "--json", "--debug", "--no-cache")]
 
 
 OPTIONS = {name: options_of(name) for name in COMMANDS}
