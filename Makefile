@@ -11,6 +11,7 @@
 #   make derivations    derive again and rewrite odescale/generated and docs/derivations
 #   make notebooks      execute the notebooks into results/notebooks
 #   make bench          timings on this machine (DEVICE=gpu for an accelerator)
+#   make gpu            on a machine with a GPU: its tests and timings in under eight minutes, into results/gpu.md
 #   make clean          remove .venv, caches and build products (results/ stays)
 #
 # Variables: PYTHON names the interpreter, VENV the environment, CONSTRAINTS the pinned versions (empty: newest allowed),
@@ -40,7 +41,7 @@ KEPT := JAX_COMPILATION_CACHE_DIR="$(CACHE)" JAX_PERSISTENT_CACHE_MIN_COMPILE_TI
 TESTING := $(if $(CACHE),$(KEPT)) OPENBLAS_NUM_THREADS=1 XLA_PYTHON_CLIENT_PREALLOCATE=false XLA_FLAGS=--xla_backend_optimization_level=0
 PYTEST := $(TESTING) $(PY) -m pytest
 
-.PHONY: help quickstart test test-uncached test-types test-oldest validate mutants lint derivations check-derivations notebooks bench clean
+.PHONY: help quickstart test test-uncached test-types test-oldest validate mutants lint derivations check-derivations notebooks bench gpu clean
 .DELETE_ON_ERROR:
 # Two targets would install into one environment at once.
 .NOTPARALLEL:
@@ -96,6 +97,10 @@ notebooks: $(VENV)/.installed-notebook
 
 bench: $(VENV)/.installed
 	$(PY) -m benchmarks --device $(DEVICE)
+
+gpu: $(VENV)/.installed-dev
+	@$(PIP) install $(PINS) -e '.[gpu]'
+	$(PY) -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(if $(CACHE),"$(CACHE)") build dist .pytest_cache .ruff_cache *.egg-info

@@ -166,7 +166,7 @@ def transition(small: bool) -> list[Row]:
     system = odescale.quickstart()
     points = 100 if small else 400
     found, cold, warm = cold_and_warm(lambda: odescale.find_transition(system, 85.0, points=points))
-    rows = [row("`find_transition`, quickstart to t = 85", cold, warm, f"t_x = {found.t_x:.6f} (exact, by the event)")]
+    rows = [row("`find_transition`, quickstart to t = 85", cold, warm, f"t_x = {found.t_x:.6f} (exact)")]
     gradient, cold, warm = cold_and_warm(lambda: odescale.transition_gradient(system, found))
     remarks = f"dt_x/d learning_rate = {float(gradient.learning_rate):.4f}"
     return [*rows, row("`transition_gradient`, all parameters and overlaps", cold, warm, remarks)]
@@ -200,7 +200,60 @@ def mean_field(small: bool) -> list[Row]:
     return rows
 
 
-CASES = {case.__name__: case for case in (single, quickstart, sweep, spectrum, transition, mean_field)}
+MEMBERS_SECONDS = 40.0
+"""A size that would take longer than this, by the last one, is left out."""
+
+
+def members(small: bool) -> list[Row]:
+    """Sweeps of the cheapest system, from a thousand members to a million: the loss at 50 times."""
+    import odescale
+
+    rows: list[Row] = []
+    each = 0.0
+    for count in (100, 1000) if small else (10**3, 10**4, 10**5, 10**6):
+        if each * count > MEMBERS_SECONDS:
+            break
+        rates = np.random.default_rng(count).uniform(0.05, 0.5, count)
+        found, cold, warm = cold_and_warm(
+            lambda rates=rates: odescale.sweep("committee", 40.0, {"learning_rate": rates}, points=50, exponents=False),
+            repeats=3, budget=15.0,
+        )  # fmt: skip
+        remarks = f"{count / warm:.3g} members a second; {found.meta['failed']} failed"
+        rows.append(row(f"`sweep` of {count} committees, K = M = 2, loss at 50 times", cold, warm, remarks))
+        each = warm / count
+    return rows
+
+
+def modes(small: bool) -> list[Row]:
+    """Exact modes of SGD on a power-law spectrum, a million of them."""
+    import odescale
+
+    rows = []
+    for count in (1000, 10_000) if small else (10_000, 1_000_000):
+        system = odescale.spectral(modes=count)
+        found, cold, warm = cold_and_warm(lambda s=system: odescale.integrate(s, 1e4, points=50), repeats=3)
+        rows.append(
+            row(f"spectral, {count} modes to t = 1e4", cold, warm, f"{found.meta['solver']}, code {found.code}")
+        )
+    return rows
+
+
+def training(small: bool) -> list[Row]:
+    """The real network beside the quickstart ODE: SGD steps a second."""
+    import odescale
+
+    end = 0.5 if small else 20.0
+    run, cold, warm = cold_and_warm(
+        lambda: odescale.train("quickstart", end, seeds=4, progress=False), repeats=2, budget=30.0
+    )
+    steps = float(run.step[-1]) * len(run.seeds)
+    return [row(f"`train` quickstart, 4 seeds to t = {end:g}", cold, warm, f"{steps / warm:.3g} SGD steps a second")]
+
+
+CASES = {
+    case.__name__: case
+    for case in (single, quickstart, sweep, spectrum, transition, mean_field, members, modes, training)
+}
 
 
 def main(arguments: list[str]) -> None:

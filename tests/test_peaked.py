@@ -12,6 +12,7 @@ import pytest
 
 import odescale
 from odescale import InputError, OutsideTheoryError, find_transition, integrate, peaked
+from odescale.cache.programs import made
 from odescale.solve import integrate as engine
 
 
