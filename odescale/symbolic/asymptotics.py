@@ -163,13 +163,20 @@ def _exponents(system: tuple[_Equation, ...], choice: tuple[tuple[int, ...], ...
         rows.append([x - y for x, y in zip(a.exponents, b.exponents, strict=True)])
         right.append(b.power - a.power)
     matrix = sympy.Matrix(rows)
-    if sympy.simplify(matrix.det()) == 0:
+    if _vanishes(matrix.det()):
         raise _Inconsistent("does not fix the exponents")
     return tuple(tidy(x) for x in matrix.LUsolve(sympy.Matrix(right)))
 
 
 def _same(a: sympy.Expr, b: sympy.Expr) -> bool:
-    return sympy.simplify(a - b) == 0
+    return _vanishes(a - b)
+
+
+def _vanishes(value: sympy.Expr) -> bool:
+    """value = 0; exponents are numbers or rational in their symbols, where one fraction decides as surely as `simplify`, and sooner."""
+    if value.is_Rational:
+        return value == 0
+    return (sympy.cancel(value) if value.is_rational_function() else sympy.simplify(value)) == 0
 
 
 def _consistent(
@@ -305,7 +312,7 @@ def _prefactors(
         matrix = sympy.Matrix(
             [[dominant[n][0].exponents[j] - dominant[n][1].exponents[j] for j in live] for n in live]
         )  # fmt: skip
-        if matrix.shape[0] and sympy.simplify(matrix.det()) == 0:
+        if matrix.shape[0] and _vanishes(matrix.det()):
             raise _Inconsistent("does not fix the prefactors")
         inverse = matrix.inv() if matrix.shape[0] else matrix
         values = {
@@ -400,6 +407,6 @@ def next_order(
                 row += size * ((equation.euler - theta[n]) if m.derivative else m.coefficient)
         rows.append(row)
     matrix, right = sympy.linear_eq_to_matrix(rows, shift)
-    if sympy.simplify(matrix.det()) == 0:
+    if _vanishes(matrix.det()):
         raise InputError("balance", expected="no resonance", got=f"gamma = {gamma}", remedy="expect a logarithm")
     return dict(zip(unknowns, (sympy.simplify(x) for x in matrix.LUsolve(right)), strict=True)), gamma
