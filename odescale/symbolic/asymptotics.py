@@ -173,7 +173,7 @@ def _same(a: sympy.Expr, b: sympy.Expr) -> bool:
 
 
 def _vanishes(value: sympy.Expr) -> bool:
-    """value = 0; exponents are numbers or rational in their symbols, where one fraction decides as surely as `simplify`, and sooner."""
+    """value = 0. Exponents are rational in their symbols: one fraction decides as surely as `simplify`, and sooner."""
     if value.is_Rational:
         return value == 0
     return (sympy.cancel(value) if value.is_rational_function() else sympy.simplify(value)) == 0
