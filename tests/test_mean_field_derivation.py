@@ -93,6 +93,15 @@ def test_other_checks_can_fail(derivation) -> None:
     assert not checks.fixed_momentum(lambda eta, mu: eta).passed
 
 
+def test_the_check_of_the_erf_committee_runs_and_can_fail(derivation) -> None:
+    """As the derivation binds it: with all that the generated code needs besides itself."""
+    (step,) = (step for step in derivation.steps if step.name == "erf committee")
+    third, sources = step.check.args
+    assert step.check().passed
+    broken = [source.replace("law = 2 * arcsine", "law = 2.001 * arcsine") for source in sources]
+    assert broken != list(sources) and not checks.erf_committee(third, broken).passed
+
+
 def test_an_edited_module_differs_by_numbers(derivation) -> None:
     text = module_source(derivation)
     edited = text.replace(

@@ -267,7 +267,7 @@ def derive(options: MeanFieldOptions | None = None) -> Derivation:
         sgd,
         ball.checked(checks.heavy_ball, blocks),
         fixed.checked(checks.fixed_momentum, sympy.lambdify((eta, momentum.MU), plain_rate)),
-        erf_step.checked(checks.erf_committee, erf.third, sources(erf_code)),
+        erf_step.checked(checks.erf_committee, erf.third, (committee.ARCSINE, *sources(erf_code))),
         quadratic_step.checked(checks.quadratic_committee, sources(quadratic_code)),
         rule_step.checked(checks.token_averages, rule, options.query_attended),
         layer_step.checked(checks.linear_attention, sources(layer_code), options.query_attended),
@@ -320,6 +320,6 @@ def derive(options: MeanFieldOptions | None = None) -> Derivation:
             "import numpy as np",
             "from jax import Array",
             "",
-            "from odescale.expectations.arcsine import arcsine",
+            committee.ARCSINE,
         ),  # fmt: skip
     )
