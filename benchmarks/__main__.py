@@ -44,15 +44,14 @@ def missing(device: str) -> str | None:
     return f"JAX finds no {device} here ({why}); install odescale[gpu] on a machine that has one, or use --device cpu"
 
 
-def run_case(name: str, device: str, size: str) -> dict[str, Any]:
-    """{"device", "platform", "rows"} of one case, or {"failed": last line of its stderr}."""
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.cases", name, device, size],
-        cwd=ROOT,
-        env=environment(device) | {"ODESCALE_BENCHMARK_STARTED": str(time.time())},
-        capture_output=True,
-        text=True,
-    )
+def run_case(name: str, device: str, size: str, limit: float | None = None) -> dict[str, Any]:
+    """{"device", "platform", "rows"} of one case, or {"failed": last line of its stderr}; stopped after `limit` seconds."""
+    words = [sys.executable, "-m", "benchmarks.cases", name, device, size]
+    variables = environment(device) | {"ODESCALE_BENCHMARK_STARTED": str(time.time())}
+    try:
+        ran = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"stopped by the clock after {limit:.0f} s"}
     if ran.returncode != 0:
         return {"failed": (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]}
     return json.loads(ran.stdout.splitlines()[-1])

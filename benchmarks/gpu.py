@@ -7,32 +7,19 @@ stopped by the clock, or fails, is a row that says so. Without a GPU: one line, 
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.__main__ import ROOT, environment, missing, table
+from benchmarks.__main__ import ROOT, environment, missing, run_case, table
 
 ORDER = ("members", "mean_field", "modes", "training", "sweep", "quickstart", "single", "spectrum", "transition")
 """What a GPU is for comes first."""
 
 LEAST = 20.0
 """Seconds below which no further case is begun."""
-
-
-def case_within(name: str, device: str, size: str, seconds: float) -> dict[str, Any]:
-    """What `benchmarks.__main__.run_case` returns, or that the case was stopped after `seconds`."""
-    words = [sys.executable, "-m", "benchmarks.cases", name, device, size]
-    try:
-        ran = subprocess.run(words, cwd=ROOT, env=environment(device), capture_output=True, text=True, timeout=seconds)
-    except subprocess.TimeoutExpired:
-        return {"failed": f"stopped by the clock after {seconds:.0f} s"}
-    if ran.returncode != 0:
-        return {"failed": (ran.stderr.strip().splitlines() or [f"exit status {ran.returncode}"])[-1]}
-    return json.loads(ran.stdout.splitlines()[-1])
 
 
 def tests_within(seconds: float) -> str:
@@ -71,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
             results[name] = {"failed": "no time left"}
         else:
             print(f"{name} ...", file=sys.stderr, flush=True)
-            results[name] = case_within(name, chosen.device, chosen.size, left())
+            results[name] = run_case(name, chosen.device, chosen.size, left())
         # After each: a machine that is taken away leaves what was measured.
         path.write_text(f"Tests that need a GPU: {said}\n\n{table(results, chosen.device)}", encoding="utf-8")
     print(path.read_text(encoding="utf-8"))

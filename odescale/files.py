@@ -6,13 +6,31 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from odescale.errors import CheckpointError
+
+
+@contextmanager
+def whole_file(target: Path, mode: str = "wb", **how: Any) -> Iterator[IO[Any]]:
+    """A stream beside `target` that becomes it when the block ends, so that a kill leaves no half file; an error leaves nothing."""
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=target.suffix)
+    try:
+        with os.fdopen(handle, mode, **how) as stream:
+            yield stream
+        # mkstemp makes files that only their owner may read; a result deserves the permissions of any other file.
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
 
 
 def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: dict[str, Any]) -> Path:
@@ -22,20 +40,10 @@ def write_npz(path: str | os.PathLike, arrays: dict[str, np.ndarray], header: di
     """
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".npz")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            whole = {**header, "checksum": _checksum(arrays)}
-            contents = {"header": np.array(json.dumps(whole, default=_plain)), **arrays}
-            np.savez_compressed(stream, **contents)  # pyright: ignore[reportArgumentType]
-        # mkstemp makes files that only their owner may read; a result deserves the permissions of any other file.
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, target)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    whole = {**header, "checksum": _checksum(arrays)}
+    contents = {"header": np.array(json.dumps(whole, default=_plain)), **arrays}
+    with whole_file(target) as stream:
+        np.savez_compressed(stream, **contents)  # pyright: ignore[reportArgumentType]
     return target
 
 

@@ -15,7 +15,6 @@ import importlib.util
 import os
 import pickle
 import sys
-import tempfile
 import threading
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from jax.core import Tracer
 
 from odescale.cache.aside import Aside
 from odescale.cache.place import PACKAGES, root, sources
+from odescale.files import whole_file
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -236,14 +236,8 @@ def _write(path: Path, contents: bytes) -> None:
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)
             _forget_old(path.parent.parent)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(contents)
-            os.replace(temporary, path)
-        except OSError:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole_file(path) as stream:
+            stream.write(contents)
 
 
 def _forget_old(kept: Path) -> None:

@@ -25,6 +25,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odescale.errors import CheckpointError, InputError
+from odescale.files import whole_file
 from odescale.solve.members import Columns
 from odescale.sweeps.chunk import Array
 from odescale.sweeps.plan import FORMAT, Plan
@@ -99,25 +100,15 @@ class Store:
         target = self.summary
         single = [name for name in self.outputs if self._group[name].ndim == 1]
         heads = ["member", *self._parameters, *single]
-        with _disk(target):
-            handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-            try:
-                with os.fdopen(handle, "w", newline="", encoding="utf-8") as stream:
-                    writer = csv.writer(stream)
-                    writer.writerow(heads)
-                    for number in range(self.plan.chunks):
-                        members = self.plan.members_of(number)
-                        columns = [np.arange(members.start, members.stop)]
-                        columns += [self._group[name][members] for name in heads[1:]]
-                        rows = zip(*(np.asarray(column).tolist() for column in columns), strict=True)
-                        writer.writerows(["" if value != value else value for value in row] for row in rows)
-                mask = os.umask(0)
-                os.umask(mask)
-                os.chmod(temporary, 0o666 & ~mask)
-                os.replace(temporary, target)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+        with _disk(target), whole_file(target, "w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(heads)
+            for number in range(self.plan.chunks):
+                members = self.plan.members_of(number)
+                columns = [np.arange(members.start, members.stop)]
+                columns += [self._group[name][members] for name in heads[1:]]
+                rows = zip(*(np.asarray(column).tolist() for column in columns), strict=True)
+                writer.writerows(["" if value != value else value for value in row] for row in rows)
         return target
 
     def tidy(self) -> None:
