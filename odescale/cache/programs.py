@@ -76,7 +76,7 @@ class _Slot:
 def lightly() -> Iterator[None]:
     """Programs that the cache first sees in this block are compiled with XLA's least effort.
 
-    It takes half as long, and what comes out is two to eight times slower: for one small solve, not for a thousand.
+    Sooner done, and what comes out is slower: for one small solve, not for a thousand.
     """
     token = _options.set((("xla_backend_optimization_level", 0),))
     try:

@@ -49,8 +49,8 @@ def _prepare(cached: bool | None) -> None:
 
     `cached`: keep programs and tables on disk, or do not; None leaves that to the process that calls.
     """
-    # Before NumPy is there. Its products are small here, and a second thread waits for them by spinning: a table of the peaked
-    # theory takes fifteen times the CPU with two threads.
+    # Before NumPy is there. Its products are small here, and a second thread waits for them by spinning, which
+    # multiplies the CPU time of a table of the peaked theory.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     import jax
 
