@@ -1,5 +1,7 @@
 """`python -m benchmarks [--device cpu|gpu] [--only NAME ...]`: a table of timings, cold and warm apart.
 
+With `--peers`: odescale beside other programs (`benchmarks.peers`).
+
 Every case runs in a process of its own, so that cold is cold; the threads of numpy and scipy are pinned to one.
 """
 
@@ -12,6 +14,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -44,9 +47,16 @@ def missing(device: str) -> str | None:
     return f"JAX finds no {device} here ({why}); install odescale[gpu] on a machine that has one, or use --device cpu"
 
 
-def run_case(name: str, device: str, size: str, limit: float | None = None) -> dict[str, Any]:
-    """{"device", "platform", "rows"} of one case, or {"failed": last line of its stderr}; stopped after `limit` seconds."""
-    words = [sys.executable, "-m", "benchmarks.cases", name, device, size]
+def run_case(
+    name: str,
+    device: str,
+    size: str,
+    limit: float | None = None,
+    module: str = "benchmarks.cases",
+    more: Sequence[str] = (),
+) -> dict[str, Any]:
+    """What a case prints on its last line, or {"failed": last line of its stderr}; stopped after `limit` seconds."""
+    words = [sys.executable, "-m", module, name, device, size, *more]
     variables = environment(device) | {"ODESCALE_BENCHMARK_STARTED": str(time.time())}
     try:
         ran = subprocess.run(words, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=limit)
@@ -95,12 +105,20 @@ def table(results: dict[str, dict[str, Any]], device: str) -> str:
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs the cases one after the other; 0, or 1 when a case failed, or 2 when there is no such device."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Timings, cold and warm apart.")
+    given = sys.argv[1:] if arguments is None else arguments
+    if "--peers" in given:
+        from benchmarks import peers
+
+        return peers.main([word for word in given if word != "--peers"])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description="Timings, cold and warm apart. With --peers: beside other programs (--peers --help).",
+    )
     parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu", help="where JAX computes (default: cpu)")
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("--size", choices=("full", "small"), default="full", help="small: does it run at all?")
     parser.add_argument("--folder", type=Path, default=ROOT / "results", help="where the table is written")
-    chosen = parser.parse_args(arguments)
+    chosen = parser.parse_args(given)
     why = missing(chosen.device)
     if why is not None:
         print(f"error: {why}", file=sys.stderr)
