@@ -27,6 +27,7 @@ from odescale.networks import (
     SelfAttention,
     SquareLoss,
     TeacherStudent,
+    transformer_network,
 )
 from odescale.networks.losses import AbstractLoss
 from odescale.spectra import Spectrum, power_law
@@ -38,7 +39,8 @@ RECORDS = 10
 class Case:
     """One row. `start`: arguments of `aligned_overlaps`; `system`: of `mean_field`; `without`: theories that must fail.
 
-    `without` maps words to what the theory loses: noise, write_back (numbers) or correlation (of its tokens).
+    `without` maps words to what the theory loses: noise, write_back (numbers), correlation (of its tokens), or another problem
+    of the same rows.
     `claim` False: a row that shows how large a neglected term is, and is not held to its tolerance.
     """
 
@@ -71,6 +73,19 @@ def layers(
     return teacher_student(
         RowNetwork(rows, blocks, QueryToken(("r",))), loss=loss, tokens=tokens, correlation=correlation
     )
+
+
+def rank_four(pairs: int = 4) -> TeacherStudent:
+    """One softmax head with four query and four key rows, of which its score reads `pairs`: fewer in a theory that must fail."""
+    rows = tuple(f"q{i}" for i in range(4)), tuple(f"k{i}" for i in range(4))
+    heads = SelfAttention((HeadRows(rows[0][:pairs], rows[1][:pairs]),), asking="last")
+    return teacher_student(RowNetwork((*rows[0], *rows[1], "r"), (heads,), QueryToken(("r",))), tokens=3)
+
+
+def grouped_queries() -> TeacherStudent:
+    """Three heads, each with its own query and output row, that share one key and one value row; the readout is the teacher's."""
+    network = transformer_network(depth=1, heads=3, key_value_heads=1, value="rows")
+    return teacher_student(network, tokens=3, shared=("r0",))
 
 
 def heads_and_classes(labels: Any) -> TeacherStudent:
@@ -159,6 +174,16 @@ BLOCK = {
     "cosines": {("k", "r"): 0.4, ("o0", "r"): 0.7, ("o1", "r"): -0.5, ("i0", "k"): 0.3},
     "lengths": {"o0": 4.0, "o1": 4.0, "i0": 3.0, "i1": 3.0, "q": 0.5, "k": 0.5},
 }
+FOUR = {
+    "alignment": 0.5,
+    "cosines": {("k0", "r"): 0.5, ("k1", "r"): -0.5, ("k2", "r"): 0.4, ("k3", "r"): 0.3, ("q0", "r"): 0.3},
+    "lengths": {f"{role}{i}": 0.5 for role in "qk" for i in range(4)},
+}
+GROUPED = {
+    "alignment": 0.6,
+    "cosines": {("o0_0", "r0"): 0.6, ("o0_1", "r0"): -0.5, ("o0_2", "r0"): 0.4, ("k0", "v0"): 0.6, ("q0_0", "v0"): 0.3},
+    "lengths": {f"o0_{i}": 6.0 for i in range(3)} | {"v0": 4.0},
+}
 HEAD = HeadRows("q", "k")
 LAST = SelfAttention((HEAD,), asking="last")
 
@@ -217,6 +242,15 @@ CASES: dict[str, Case] = {
     "friction": Case(
         "1-layer softmax attention, momentum 1 - 2/d", layers, ONE, 10.0, system={"friction": 2.0}, learning_rate=0.4
     ),
+    "rank_four": Case(
+        "1-layer softmax attention, one head of rank 4", rank_four, FOUR, 8.0, seeds=32, tolerance=0.02,
+        learning_rate=0.3, system={"batch": 4}, nodes=16384, without={"pairs": {"problem": lambda: rank_four(1)}},
+    ),
+    "grouped_queries": Case(
+        "1-layer softmax attention, 3 heads that share a key and a value row, readout frozen at the teacher's",
+        grouped_queries, GROUPED, 9.0, seeds=32, tolerance=0.02, learning_rate=0.3, system={"batch": 4}, nodes=32768,
+        without={"H": {"write_back": 0.0}},
+    ),
     "half_dimension": Case("1-layer softmax attention", layers, ONE, 10.0, half=True),
     "label_noise": Case(
         "1-layer softmax attention, label noise 0.3", lambda: layers(loss=SquareLoss(0.3)), ONE, 10.0, learning_rate=0.1
@@ -261,8 +295,8 @@ CASES: dict[str, Case] = {
 
 
 def build(case: Case, *, dimension: int | None = None, **changes: Any) -> MeanField:
-    """The case's system; `changes` are `noise`, `write_back`, or `correlation` = 0 for independent tokens."""
-    problem = case.problem()
+    """The case's system; `changes` are `noise`, `write_back`, `correlation` = 0 for independent tokens, or a `problem`."""
+    problem = changes.pop("problem", case.problem)()
     if "correlation" in changes:
         problem = dataclasses.replace(problem, correlation=tuple(map(tuple, np.eye(problem.tokens).tolist())))
         changes = {name: value for name, value in changes.items() if name != "correlation"}
@@ -411,7 +445,7 @@ def section(results: Mapping[str, dict[str, Any]], kept: Mapping[str, str]) -> l
         *table,
         "",
         "The same runs against the theory without one of its terms, which must differ: V is the SGD noise, H the write-back",
-        "through output rows, rho the correlation of the tokens.",
+        "through output rows, rho the correlation of the tokens, pairs all products of a head's score but the first.",
         "",
         "| row | largest deviation | rms z | max abs z | status |",
         "|---|---|---|---|---|",

@@ -18,10 +18,12 @@ def oracle_functionals(C: jax.Array, R: jax.Array, network: FieldNetwork) -> jax
         for head in layer:
             if head.query is None:
                 continue
-            written = (
-                covariance[:, head.key] if head.output is None else R[:, head.output] * covariance[head.value, head.key]
-            )
-            update = update + jnp.outer(written, A[head.query])
+            # (P, r) keys and (r, P) queries: a head of rank r is a product of two matrices.
+            queries, keys = (jnp.asarray(rows).reshape(-1) for rows in (head.query, head.key))
+            written = covariance[:, keys]
+            if head.output is not None:
+                written = jnp.outer(R[:, head.output], covariance[head.value, keys])
+            update = update + written @ A[queries]
         A = A + update
     return A[jnp.asarray(network.readouts)]
 

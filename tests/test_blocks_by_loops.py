@@ -61,7 +61,12 @@ def field(row, token):
     return float(ROWS[row] @ token) / N**0.5
 
 
-def loop_attention(x, heads, kind, causal, asking):
+def added(products):
+    """The score of a head of rank r: the sum of its products."""
+    return sum(products)
+
+
+def loop_attention(x, heads, kind, causal, asking, score=added):
     """h_t + sum over heads and over the tokens s that t may see of a_ts v_s."""
     out = []
     for t in range(T):
@@ -70,7 +75,8 @@ def loop_attention(x, heads, kind, causal, asking):
         seen = range(t + 1) if causal else range(T)
         h = x[t].copy()
         for q, k, v, o in heads:
-            products = [0.0 if q is None else field(q, x[t]) * field(k, x[s]) for s in seen]
+            pairs = () if q is None else ((q, k),) if isinstance(q, str) else tuple(zip(q, k, strict=True))
+            products = [score([field(a, x[t]) * field(b, x[s]) for a, b in pairs] or [0.0]) for s in seen]
             if kind == "linear" and q is not None:
                 a = [product / len(seen) for product in products]
             else:
@@ -86,6 +92,9 @@ HEADS = {
     "one": (("q", "k", None, None),),
     "uniform": ((None, None, None, None),),
     "two, one with values": (("q", "k", "v", "o"), ("k", "v", None, None)),
+    "rank three": ((("q", "p", "g"), ("k", "v", "o"), None, None),),
+    "rank two with values": ((("q", "p"), ("k", "g"), "v", "o"),),
+    "grouped queries": (("q", "k", "v", "o"), ("p", "k", "v", "g")),
 }
 
 
@@ -97,6 +106,33 @@ def test_attention_is_its_loop(kind, heads):
             block = SelfAttention(tuple(HeadRows(*rows) for rows in HEADS[heads]), kind, causal, asking)
             expected = loop_attention(TOKENS, HEADS[heads], kind, causal, asking)
             np.testing.assert_allclose(block(vectors()).vectors, expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("score", [np.prod, lambda products: products[0]], ids=["product", "one alone"])
+def test_the_loops_of_a_higher_rank_are_no_others(score):
+    """A product in place of the sum over the pairs, or the first pair alone, is another head, far from what the loops allow."""
+    for name in ("rank three", "rank two with values"):
+        for kind in ("softmax", "linear"):
+            block = SelfAttention(tuple(HeadRows(*rows) for rows in HEADS[name]), kind)
+            wrong = loop_attention(TOKENS, HEADS[name], kind, False, "all", score)
+            assert np.abs(block(vectors()).vectors - wrong).max() > 1e-2
+
+
+def test_rank_one_is_the_head_of_one_product():
+    """The plain formula, entry by entry; a second pair whose key is zero changes nothing, the same pair twice doubles the score."""
+    stream = vectors()
+    one = SelfAttention((HeadRows("q", "k", "v", "o"),))(stream).vectors
+    written_out = jax.nn.softmax(stream.read("q")[:, None] * stream.read("k")[None, :], axis=-1) @ stream.read("v")
+    np.testing.assert_array_equal(one, stream.write("o", written_out).vectors)
+    zero = eqx.tree_at(lambda s: s.rows, stream, stream.rows.at[NAMES.index("g")].set(0.0))
+    two = SelfAttention((HeadRows(("q", "p"), ("k", "g"), "v", "o"),))(zero).vectors
+    np.testing.assert_array_equal(two, one)
+    halves = eqx.tree_at(lambda s: s.rows, stream, stream.rows.at[NAMES.index("g")].set(stream.rows[NAMES.index("q")]))
+    twice = SelfAttention((HeadRows(("q", "g"), ("k", "k"), "v", "o"),))(halves).vectors
+    double = eqx.tree_at(lambda s: s.rows, stream, stream.rows.at[NAMES.index("q")].multiply(2.0))
+    np.testing.assert_allclose(
+        twice, SelfAttention((HeadRows("q", "k", "v", "o"),))(double).vectors, rtol=1e-12, atol=1e-14
+    )
 
 
 def test_units_positions_and_norms_are_their_loops():

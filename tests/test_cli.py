@@ -231,6 +231,12 @@ BAD = {
     "depth of a comparison": (("compare", "spectral", "--threshold", "efold=2"), "--threshold: expected one of"),
     "missing log": (("report", "no_such_file.csv"), "LOG: expected a CSV file"),
     "depth": (("solve", "transformer", "--set", "depth=0"), "depth: expected an integer from 1 to 8"),
+    "rank": (("solve", "transformer", "--set", "rank=0"), "rank: expected an integer from 1 to 16"),
+    "shared keys": (
+        ("solve", "transformer", "--set", "heads=4", "--set", "key_value_heads=3"),
+        "key_value_heads: expected a divisor of heads = 4",
+    ),
+    "rank at order 1/T": (("solve", "attention", "--set", "depth=1", "--set", "rank=2", "--set", "context=finite"), "context: "),
     "tokens": (("train", "transformer", "--set", "tokens=inf"), "tokens: expected an integer"),
     "word": (("solve", "transformer", "--set", "readout=first"), "readout: expected one of query"),
     "flag": (("solve", "transformer", "--set", "causal=maybe"), "causal: expected true or false"),

@@ -221,6 +221,8 @@ def test_single_precision_stays_single() -> None:
         (lambda: teacher_student(RowNetwork(("w",), (), MeanPool(("w",))), tokens=2), "student"),
         (lambda: teacher_student(RowNetwork(
             ("q", "k"), (SelfAttention((HeadRows("q", "k"),), kind="linear"),), QueryToken(("k",))), tokens=2), "student"),
+        (lambda: teacher_student(RowNetwork(("q", "p", "k", "l", "r"), (SelfAttention(
+            (HeadRows(("q", "p"), ("k", "l")),), kind="linear"),), QueryToken(("r",))), tokens=2), "student"),
     ],
 )  # fmt: skip
 def test_what_has_no_closed_form_is_refused_by_name(build, argument: str) -> None:

@@ -25,7 +25,7 @@ from odescale import (
     transformer,
 )
 from odescale.expectations.nodes import gauss_hermite_nodes
-from odescale.networks import HeadRows, PreNorm, QueryToken, RowNetwork, SelfAttention
+from odescale.networks import HeadRows, PreNorm, QueryToken, RowNetwork, SelfAttention, build_architecture
 from odescale.solve.judges.tails import rare_share
 from odescale.spectra import listed, power_law
 from odescale.systems.attention import softmax_load
@@ -283,6 +283,37 @@ def test_default_overlaps_stay_finite_and_are_as_they_were_up_to_two_layers():
     np.testing.assert_array_equal(two[0].initial_overlaps, two[1].initial_overlaps)
     given = attention(depth=4, heads=2, strength=0.5)  # a given strength is taken
     assert float(given.initial_overlaps[0, 0, 0]) == pytest.approx(0.5)
+
+
+def test_the_softmax_load_of_a_higher_rank_is_that_of_its_worst_direction():
+    """E_s exp(c sum_ij s_i s_j Cov(k_i, k_j)) exists up to c = 1/(2 lambda_max(C_KK C_QQ)); the score keeps Q^T K under M, M^-T."""
+    architecture = build_architecture(1, rank=3)
+    rows = np.random.default_rng(0).normal(size=(architecture.size, 20)) * 0.3
+    head = architecture.student.layers[0][0]
+    q, k = list(head.query), list(head.key)
+
+    def load(rows):
+        C = jnp.asarray(rows @ rows.T)
+        return float(softmax_load(C, C, architecture.student))
+
+    queries, keys = (rows[x] @ rows[x].T for x in (q, k))
+    expected = 2 * np.linalg.eigvals(keys @ queries).real.max()
+    assert load(rows) == pytest.approx(expected, rel=1e-12)
+    # 1/sqrt(det) of the Gaussian integral: finite below, infinite above.
+    for c, definite in ((0.999 / expected, True), (1.001 / expected, False)):
+        lowest = np.linalg.eigvalsh(np.linalg.inv(queries) - 2 * c * keys)[0]
+        assert (lowest > 0) == definite
+    turned, M = rows.copy(), np.random.default_rng(1).normal(size=(3, 3))
+    turned[q], turned[k] = M @ rows[q], np.linalg.inv(M).T @ rows[k]
+    assert load(turned) == pytest.approx(expected, rel=1e-9)
+    system = attention(rank=4, heads=2)
+    assert (
+        max(
+            float(softmax_load(*system.couple(system.initial_overlaps), n))
+            for n in (system.architecture.student, system.architecture.teacher)
+        )
+        < 0.95
+    )
 
 
 @pytest.mark.parametrize(("kind", "low", "high"), [("softmax", 3.0, 6.0), ("linear", 0.2, 3.0)])

@@ -228,13 +228,16 @@ def test_logit_scale_reaches_the_generated_functions():
         (2, 1, "rows", 1, True),
         (2, 1, "identity", 2, True),
         (2, 1, "identity", 2, False),
+        (1, 1, "identity", 2, True, 3),
+        (1, 2, "rows", 1, True, 2),
     ],
     ids=str,
 )
 def test_generated_closure_equals_the_scalar_tape(case):
     """The tape is evaluated with Python floats; it shares no code with the matrix writer."""
-    depth, heads, value, outputs, train = case
-    network = build_architecture(depth, heads, value=value, outputs=outputs, train_readouts=train)
+    depth, heads, value, outputs, train, *rank = case
+    shared = {"rank": rank[0], "key_value_heads": 1} if rank else {}
+    network = build_architecture(depth, heads, value=value, outputs=outputs, train_readouts=train, **shared)
     size = network.size
     C, R = (np.asarray(random_overlaps(key, size, 0.6)) for key in jax.random.split(jax.random.key(4)))
     closure = scalar_closure(network)
@@ -266,8 +269,10 @@ def test_checks_can_fail(derivation):
     """A wrong average, and a wrong closure, are noticed."""
     import sympy
 
-    wrong = 1.1 * sympy.Symbol("s") * sympy.Symbol("C_vk", real=True)
-    assert not attention_checks.softmax_average(wrong, 1).passed
+    s, t, vk, vl = *sympy.symbols("s t"), *sympy.symbols("C_vk C_vl", real=True)
+    assert attention_checks.softmax_average(s * vk + t * vl, 1).passed
+    for wrong in (1.1 * (s * vk + t * vl), s * vk, s * vk * t * vl):
+        assert not attention_checks.softmax_average(wrong, 1).passed
     outputs = [o for o in derivation.outputs]
     broken = [
         type(o)(o.name, o.source.replace("below += jnp.outer(B_A_q", "below += 1.01 * jnp.outer(B_A_q"))

@@ -22,6 +22,8 @@ CASES = [
     (3, 2, "identity", 2, False),
     (2, 2, "rows", 2, False),
 ]
+# Heads of a higher rank and with shared keys and values, depth 1 and 2, identity and rows.
+HIGHER = [(1, 1, 4, 1), (2, 1, 2, 1), (2, 2, 2, 1), (1, 4, 2, 2)]
 
 
 def relative(x, y) -> float:
@@ -34,12 +36,22 @@ def overlaps(architecture: Architecture, seed: int):
     return tuple(random_overlaps(key, architecture.size, 0.6) for key in jax.random.split(jax.random.key(seed)))
 
 
+@pytest.mark.parametrize("value", ["identity", "rows"])
+@pytest.mark.parametrize("case", HIGHER, ids=lambda c: f"L{c[0]}H{c[1]}-rank{c[2]}-G{c[3]}")
+def test_closure_of_higher_rank_equals_autodiff(case, value):
+    depth, heads, rank, shared = case
+    equals_autodiff(build_architecture(depth, heads, value=value, outputs=2, rank=rank, key_value_heads=shared))
+
+
 @pytest.mark.parametrize(
     "case", CASES, ids=lambda c: f"L{c[0]}H{c[1]}-{c[2]}-K{c[3]}-{'trained' if c[4] else 'frozen'}"
 )
 def test_closure_equals_autodiff(case):
     depth, heads, value, outputs, train = case
-    architecture = build_architecture(depth, heads, value=value, outputs=outputs, train_readouts=train)
+    equals_autodiff(build_architecture(depth, heads, value=value, outputs=outputs, train_readouts=train))
+
+
+def equals_autodiff(architecture: Architecture) -> None:
     trained = jnp.asarray(architecture.trained_mask)
     student, teacher = architecture.student, architecture.teacher
 
@@ -63,7 +75,7 @@ def test_closure_equals_autodiff(case):
     for seed in range(3):
         for part, reference in zip(got, expected, strict=True):
             assert relative(part[seed], reference[seed]) <= 1e-12
-    assert (float(jnp.max(jnp.abs(got[3]))) > 0) == (value == "rows")
+    assert (float(jnp.max(jnp.abs(got[3]))) > 0) == architecture.writes_back
 
 
 def test_uniform_heads_contribute_nothing():

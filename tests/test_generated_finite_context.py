@@ -23,6 +23,13 @@ def uniform_head() -> Architecture:
     )
 
 
+def grouped(heads: int, **options) -> Architecture:
+    """`heads` heads; 0: one and a uniform one; -2: two that share a key."""
+    if heads == 0:
+        return uniform_head()
+    return build_architecture(1, abs(heads), key_value_heads=None if heads > 0 else 1, **options)
+
+
 def outputs_and_slopes(network: FieldNetwork, query: np.ndarray, context: np.ndarray):
     """f (n, K), df_i/dquery fields (n, K, P), df_i/dcontext fields (n, K, T, P): a plain one-layer softmax network."""
     n, tokens, size = context.shape
@@ -85,12 +92,16 @@ def sampled(architecture: Architecture, C: np.ndarray, tokens: int, samples: int
 
 
 def setting(heads: int, outputs: int, scale: float, seed: int = 7):
-    architecture = uniform_head() if heads == 0 else build_architecture(1, heads, outputs=outputs)
+    architecture = grouped(heads, outputs=outputs)
     C = random_overlaps(jax.random.key(seed), architecture.size, scale)
     return architecture, C
 
 
-@pytest.mark.parametrize("heads, outputs", [(1, 1), (2, 2), (0, 1)], ids=["one head", "two heads", "with uniform head"])
+SETTINGS = [(1, 1), (2, 2), (0, 1), (-2, 2)]
+SETTING_NAMES = ["one head", "two heads", "with uniform head", "two heads, one key"]
+
+
+@pytest.mark.parametrize("heads, outputs", SETTINGS, ids=SETTING_NAMES)
 @pytest.mark.parametrize("tokens", [16, 32, 64])
 def test_loss_at_fixed_overlaps(heads, outputs, tokens):
     architecture, C = setting(heads, outputs, 0.3)
@@ -106,7 +117,7 @@ def test_loss_at_fixed_overlaps(heads, outputs, tokens):
     assert abs(mean - shift) < 0.5 * abs(mean) + 3 * error
 
 
-@pytest.mark.parametrize("heads, outputs", [(1, 1), (2, 2), (0, 1)], ids=["one head", "two heads", "with uniform head"])
+@pytest.mark.parametrize("heads, outputs", SETTINGS, ids=SETTING_NAMES)
 def test_noise_at_fixed_overlaps(heads, outputs):
     """V at T = 64, small logits so that the next order stays below the sampling error."""
     architecture, C = setting(heads, outputs, 0.12)
@@ -129,9 +140,11 @@ def test_noise_at_fixed_overlaps(heads, outputs):
     assert np.max(np.abs(shift) / np.maximum(error, 1e-300) * (error > 0)) > 20
 
 
-@pytest.mark.parametrize("heads, outputs, train", [(1, 1, True), (2, 2, True), (2, 2, False), (0, 1, True)])
+@pytest.mark.parametrize(
+    "heads, outputs, train", [(1, 1, True), (2, 2, True), (2, 2, False), (0, 1, True), (-2, 2, True)]
+)
 def test_drift_is_the_gradient_of_the_loss(heads, outputs, train):
-    architecture = uniform_head() if heads == 0 else build_architecture(1, heads, outputs=outputs, train_readouts=train)
+    architecture = grouped(heads, outputs=outputs, train_readouts=train)
     C = random_overlaps(jax.random.key(3), architecture.size, 0.3)
     trained = jnp.asarray(architecture.trained_mask)
     student, teacher = architecture.student, architecture.teacher
@@ -162,8 +175,12 @@ def test_infinite_tokens_give_the_infinite_context_closure():
     assert float(jnp.max(jnp.abs(G - G0))) < 1e-15 and float(jnp.max(jnp.abs(V - V0))) < 1e-15
 
 
-def test_two_layers_and_value_rows_are_refused():
-    for architecture in (build_architecture(2, 1), build_architecture(1, 1, value="rows")):
+def test_two_layers_value_rows_and_a_higher_rank_are_refused():
+    for architecture in (
+        build_architecture(2, 1),
+        build_architecture(1, 1, value="rows"),
+        build_architecture(1, rank=2),
+    ):
         C = random_overlaps(jax.random.key(0), architecture.size)
         with pytest.raises(InputError, match="one layer"):
             generated.finite_context_loss(C, 16.0, architecture.student, architecture.teacher)

@@ -22,6 +22,8 @@ NETWORKS = {
     "units": transformer_network(depth=1, mlp=2, activation="gelu"),
     "per token, causal, positions": transformer_network(causal=True, positions=True, tokens=T, readout="per_token"),
     "mean pool": transformer_network(depth=1, mlp=1, activation=jnp.sin, readout="mean_pool", outputs=3),
+    "rank three": transformer_network(depth=2, rank=3, readout="per_token"),
+    "grouped queries of rank two": transformer_network(depth=1, heads=4, key_value_heads=2, rank=2, value="rows"),
     "committee": committee_network(3, "relu", weight=0.5),
 }
 
@@ -101,7 +103,10 @@ def test_the_last_layer_moves_the_last_token_alone_where_nothing_else_is_read():
 @pytest.mark.parametrize(
     ("words", "argument"),
     [
-        ({"depth": -1}, "depth"), ({"depth": 1.5}, "depth"), ({"heads": 0}, "heads"), ({"mlp": True}, "mlp"),
+        ({"depth": -1}, "depth"), ({"depth": 1.5}, "depth"), ({"heads": 0}, "heads"),
+        ({"rank": 0}, "rank"), ({"rank": 1.5}, "rank"),
+        ({"heads": 4, "key_value_heads": 3}, "key_value_heads"), ({"key_value_heads": 2}, "key_value_heads"),
+        ({"key_value_heads": 0}, "key_value_heads"), ({"mlp": True}, "mlp"),
         ({"outputs": "two"}, "outputs"), ({"value": "none"}, "value"), ({"attention": "relu"}, "attention"),
         ({"causal": 1}, "causal"), ({"activation": "swish"}, "activation"), ({"norm": "layer"}, "norm"),
         ({"positions": True}, "tokens"), ({"positions": True, "tokens": 0}, "tokens"), ({"readout": "first"}, "readout"),
@@ -153,6 +158,34 @@ def test_the_start_has_the_cosines_that_were_promised():
     for row in system.problem.student.rows:
         assert between(row, f"{row}*") == pytest.approx(0.3)
     assert np.linalg.eigvalsh(C)[0] > -1e-12
+
+
+def test_the_start_of_a_higher_rank_and_of_shared_rows():
+    """Heads are served in turn, all rows of one head by one readout; a value row points to the mean of its keys."""
+    system = transformer(nodes=64, depth=1, heads=2, rank=2, key_value_heads=1, value="rows", loss="cross_entropy")
+    rows, C = system.problem.rows, np.asarray(system.initial_overlaps[0])
+    cosine = C / np.sqrt(np.outer(np.diag(C), np.diag(C)))
+
+    def between(a, b):
+        return cosine[rows.index(a), rows.index(b)]
+
+    for i in range(2):
+        assert between(f"k0r{i}*", "r0*") == pytest.approx(0.7) and between("o0_1*", "r1*") == pytest.approx(0.7)
+        assert between(f"q0_0r{i}*", "r0*") == pytest.approx(0.3) and between(f"q0_1r{i}*", "r1*") == pytest.approx(0.3)
+    first, second, value = (rows.index(row) for row in ("k0r0*", "k0r1*", "v0*"))
+    length = np.sqrt(C[first, first] + C[second, second] + 2 * C[first, second])
+    assert (C[value, first] + C[value, second]) / length / np.sqrt(C[value, value]) == pytest.approx(0.7)
+    assert between("k0r0*", "k0r1*") == pytest.approx(0.49) and np.linalg.eigvalsh(C)[0] > -1e-12
+    for row in system.problem.student.rows:
+        assert between(row, f"{row}*") == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("words", [{"rank": 1}, {"heads": 4, "key_value_heads": 4}])
+def test_rank_one_and_rows_of_their_own_are_the_system_as_it_was(words):
+    plain = transformer(nodes=64, depth=1, tokens=2, heads=words.get("heads", 1))
+    given = transformer(nodes=64, depth=1, tokens=2, **words)
+    assert given.problem.rows == plain.problem.rows and given.problem.student == plain.problem.student
+    np.testing.assert_array_equal(given.initial_overlaps, plain.initial_overlaps)
 
 
 def test_closed_forms_are_used_where_they_exist():

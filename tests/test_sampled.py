@@ -1,5 +1,7 @@
 """The closure at finite context by fixed nodes: against plain Monte Carlo, its two limits, and as a system."""
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,7 @@ from odescale.expectations.closure import factor
 from odescale.expectations.finite_context import finite_context_loss
 from odescale.expectations.sampled import sample_context
 from odescale.generated import attention as formulas
-from odescale.networks import build_architecture, logistic_pair_architecture
+from odescale.networks import FieldNetwork, Head, build_architecture, logistic_pair_architecture
 from odescale.systems.initial import logistic_pair_overlaps, teacher_student_overlaps
 
 QUICKSTART = logistic_pair_architecture()
@@ -76,6 +78,33 @@ def test_long_contexts_tend_to_the_infinite_closure():
     for i in range(3):
         assert distance[128][i] < 0.5 * distance[32][i] < 0.3 * distance[8][i], distance
     assert distance[128][0] < 0.03 and distance[128][2] < 0.03
+
+
+@pytest.mark.slow
+def test_long_contexts_tend_to_the_infinite_closure_of_two_layers_of_rank_two():
+    """D and L at T tokens approach those at infinite context as 1/T; and are far from those of the first pairs alone."""
+    architecture = build_architecture(2, 2, rank=2, key_value_heads=1)
+    C = overlaps_of(architecture, strength=0.08)
+    first = [
+        FieldNetwork(
+            tuple(tuple(Head(h.query[0], h.key[0]) for h in layer) for layer in network.layers), network.readouts
+        )
+        for network in (architecture.student, architecture.teacher)
+    ]
+    alone = dataclasses.replace(architecture, student=first[0], teacher=first[1])
+    limits = [infinite_moments(jnp.asarray(C), which) for which in (architecture, alone)]
+    distance = []
+    for tokens in (16, 64, 256):
+        ((D, _), _, (L, _)) = over_node_sets(sample_context(architecture.size, tokens, 1024), C, architecture, 2)
+        distance.append([[np.abs(D - GC).max() / np.abs(GC).max(), abs(L / loss - 1)] for GC, loss in limits])
+    distance = np.array(distance)
+    assert np.all(distance[2, 0] < 0.03) and np.all(distance[2, 0] < 0.4 * distance[0, 0])
+    assert np.all(distance[2, 1] > 10 * distance[2, 0])
+
+
+def infinite_moments(C, architecture):
+    G, _, _ = jax.jit(lambda C: oracle_closure(C, C, architecture))(C)
+    return np.asarray(G @ C), float(oracle_loss(C, C, architecture))
 
 
 @pytest.mark.slow

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -223,6 +225,10 @@ def bad(**given):
         bad(dimension=np.inf),
         bad(depth=0),
         bad(heads=9),
+        bad(rank=0),
+        bad(rank=1.5),
+        bad(key_value_heads=2),
+        bad(key_value_heads=-1),
         bad(value="matrix"),
         bad(train_readouts="yes"),
         bad(alignment=1.5),
@@ -307,6 +313,11 @@ def test_finite_context_outside_its_domain_is_refused():
         attention(depth=2, context="finite")
     with pytest.raises(OutsideTheoryError, match="context"):
         attention(depth=1, value="rows", context="finite")
+    with pytest.raises(OutsideTheoryError, match="context.*rank"):
+        attention(depth=1, rank=2, context="finite")
+    infinite = attention(depth=1, rank=2, tokens=64.0)
+    with pytest.raises(OutsideTheoryError, match="context.*rank"):
+        dataclasses.replace(infinite, finite_context=True).check()
     with pytest.raises(InputError, match="tokens"):
         attention(depth=1, context="finite", tokens=np.inf)
 

@@ -23,20 +23,19 @@ from odescale.symbolic.module_writer import function_source
 from odescale.symbolic.record import Output
 from odescale.symbolic.sgd import S_ROWS, OverlapFlow, V, batch, decay, eta, lam
 
-HEAD = {x: Selector(f"head.{n}", f"unit[head.{n}]") for x, n in ((q, "query"), (k, "key"), (v, "value"), (o, "output"))}
+HEAD = {x: Selector(n, f"unit[{n}]") for x, n in ((q, "query"), (k, "key"), (v, "head.value"), (o, "head.output"))}
 WRITER = MatrixWriter(
     selectors=HEAD, symmetric=frozenset({C, R}), diagonals={S_ROWS: "trained"}, sizes={ROWS: 16, OUTPUTS: 2}
 )
 
 
 def _branches(options: AttentionOptions, identity: list[str], rows: list[str]) -> list[str]:
-    """Body of the loop over heads: what a head does by its kind; uniform heads were derived to add nothing."""
-    body = ["if head.query is None:", "    continue"]
+    """Body of the loop over heads: what each pair of rows does by the kind of its head; a uniform head has none, adds nothing."""
     if options.identity and options.write_back:
-        body += ["if head.output is None:", *(f"    {x}" for x in identity), "else:", *(f"    {x}" for x in rows)]
+        body = ["if head.output is None:", *(f"    {x}" for x in identity), "else:", *(f"    {x}" for x in rows)]
     else:
-        body += identity if options.identity else rows
-    return [f"        {line}" for line in body]
+        body = identity if options.identity else rows
+    return [f"        {line}" for line in ("for query, key in head.terms:", *(f"    {x}" for x in body))]
 
 
 def write_functions(

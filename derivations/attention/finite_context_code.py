@@ -68,9 +68,9 @@ _TABLES = [
 
 _REFUSE = [
     "for network in (student, teacher):",
-    "    if len(network.layers) != 1 or any(head.output is not None for head in network.layers[0]):",
-    '        raise InputError("tokens", expected="one layer of heads with value = identity for the order-1/T correction",',
-    '                         got=f"{len(network.layers)} layers or value/output rows",'
+    "    if len(network.layers) != 1 or any(head.output is not None or head.rank > 1 for head in network.layers[0]):",
+    '        raise InputError("tokens", expected="one layer of rank-one heads, value = identity, for the order-1/T correction",',
+    '                         got=f"{len(network.layers)} layers, value/output rows or a higher rank",'
     ' remedy="use the infinite-context theory (tokens = inf)")',
 ]
 

@@ -25,9 +25,9 @@ class AttentionOptions:
     - `values`: `"any"` (heads with value = identity and heads with value/output rows), `"identity"` or `"rows"`.
     - `noise`: keep the SGD noise, of order eta^2/B. `weight_decay`: keep `-(w/N) W` in the update.
     - `schedule`: a learning rate eta(t) (True) or one constant eta (False); the ODE is the same function of eta.
-    - `logit_scale`: logits are this number times `(q.h)(k.h)/N`.
+    - `logit_scale`: logits are this number times the sum of `(q.h)(k.h)/N` over the pairs of a head.
     - `context`: `"infinite"`, or `"order 1/T"` to add the finite-context correction of one layer.
-    - `depth`, `heads`, `outputs`, `train_readouts`: the network that is written out in scalars (tape, tables);
+    - `depth`, `heads`, `rank`, `outputs`, `train_readouts`: the network that is written out in scalars (tape, tables);
       the matrix form covers all of them.
     """
 
@@ -39,6 +39,7 @@ class AttentionOptions:
     context: str = "order 1/T"
     depth: int = 2
     heads: int = 1
+    rank: int = 1
     outputs: int = 1
     train_readouts: bool = True
 
@@ -55,7 +56,7 @@ class AttentionOptions:
                 got=self.context,
                 remedy='pass context="infinite"; the order-1/T terms are derived for value = identity',
             )
-        for name in ("depth", "heads", "outputs"):
+        for name in ("depth", "heads", "rank", "outputs"):
             if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
                 raise InputError(name, expected="an integer >= 1", got=getattr(self, name), remedy="pass 1 or more")
 
@@ -72,7 +73,7 @@ class AttentionOptions:
 
 @dataclass(frozen=True)
 class Layer:
-    """What one head adds to the functionals A: `identity` and `rows`, with the scalar average they come from."""
+    """What one pair (q, k) of a head adds to the functionals A: `identity` and `rows`; the scalar average they come from."""
 
     average: sympy.Expr
     identity: sympy.MatrixExpr
@@ -90,7 +91,7 @@ class LossMatrices:
 
 @dataclass(frozen=True)
 class Adjoints:
-    """Cotangents of one head's update on (A, C, R), for both kinds of value, and those of the loss on (a, C)."""
+    """Cotangents of one pair's update on (A, C, R), for both kinds of value, and those of the loss on (a, C)."""
 
     identity: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]
     rows: tuple[sympy.MatrixExpr, sympy.MatrixExpr, sympy.MatrixExpr]

@@ -122,27 +122,30 @@ def mean_gradient() -> Step:
 
 
 def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
-    """E[v e^{c s k}] / E[e^{c s k}] by the exponential tilt, then lifted from one field to all of them."""
-    fields = sympy.symbols("v k")
-    s = sympy.Symbol("s")
+    """E[v e^{c (s k + t l)}] / E[e^{c (s k + t l)}] by the exponential tilt, then lifted from one field to all of them."""
+    fields = sympy.symbols("v k l")
+    s, t = sympy.symbols("s t")
     covariance = covariance_symbols(fields)
     gaussian = Gaussian(fields, sympy.ImmutableMatrix(covariance))
-    weight = sympy.exp(sympy.sympify(options.logit_scale) * s * fields[1])
+    weight = sympy.exp(sympy.sympify(options.logit_scale) * (s * fields[1] + t * fields[2]))
     average = sympy.simplify(gaussian.expect(fields[0] * weight) / gaussian.expect(weight))
-    coefficient = sympy.simplify(average / (s * covariance[0, 1]))
-    if coefficient.free_symbols & {s, *covariance.free_symbols}:
+    coefficient = sympy.simplify(average / (s * covariance[0, 1] + t * covariance[0, 2]))
+    if coefficient.free_symbols & {s, t, *covariance.free_symbols}:
         raise InputError(
             "logit_scale",
             expected="a number, so that the average stays linear in s",
             got=str(average),
             remedy="pass a constant",
         )
+    # The two products of the score add up: a head is the sum of what each of its pairs does alone, with the factor `coefficient`.
     # s is the functional q^T A of the query token's fields, Cov(v, k) the entry v^T A C A^T k of the layer's
     # covariance.
     layer = Layer(
         average, coefficient * A * C * A.T * k * q.T * A, coefficient * R * o * v.T * A * C * A.T * k * q.T * A
     )
-    equations = [Equation(r"\frac{\mathrm{E}[v\,e^{c s k}]}{\mathrm{E}[e^{c s k}]}", average)]
+    equations = [
+        Equation(r"\frac{\mathrm{E}[v\,e^{c (s k + t l)}]}{\mathrm{E}[e^{c (s k + t l)}]}", sympy.expand(average))
+    ]
     if options.identity:
         equations.append(Equation(r"A_{l+1}-A_l\ \text{(value = identity)}", layer.identity))
     if options.write_back:
@@ -150,12 +153,15 @@ def softmax_average(options: AttentionOptions) -> tuple[Step, Layer]:
     step = Step(
         "tilt",
         "The softmax average tilts a Gaussian; a layer maps linear functionals to linear functionals",
-        "A head adds sum_s a_s v_s with softmax weights of the logits c s k_s, s = phi_q at the query token. With "
-        "infinitely many independent context tokens this is E[v exp(c s k)]/E[exp(c s k)], the mean of v under a "
-        "tilted "
-        "Gaussian, linear in s. So the fields of the query token move by a linear map of themselves, context tokens by "
-        "the same map, all stay Gaussian, and with phi_l = A_l phi, A_0 = 1, one head adds the rank-one terms below "
-        "(e_q, e_k, e_v, e_o written q, k, v, o; all heads of a layer read the A of its input). Value = identity moves "
+        "A head of rank r adds a softmax average of v over the context tokens, with logits c times the sum over its pairs of "
+        "rows (q, k) of s k, s = phi_q at the query token and k the key's field of the token. With "
+        "infinitely many independent context tokens this is the mean of v under a tilted Gaussian: shown for two pairs, s k + "
+        "t l. It is the sum of what each pair gives alone, and so for any r, since the logit is one Gaussian field whatever "
+        "the number of pairs; and linear in the s. So the fields of the query token move by a linear map of themselves, "
+        "context tokens by "
+        "the same map, all stay Gaussian, and with phi_l = A_l phi, A_0 = 1, each pair of each head adds the terms below "
+        "(e_q, e_k, e_v, e_o written q, k, v, o; all heads of a layer read the A of its input; heads may share rows). "
+        "Value = identity moves "
         "every field by its covariance with the key; an output row writes R_jo. A uniform head (no query) "
         "averages v to "
         "its mean, zero.",
@@ -234,7 +240,8 @@ def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrice
         "Degrees triple with every layer, so nothing is expanded: B_l is the cotangent of A_l, started from the "
         "readouts (E picks the rows r_i), and one layer turns B_{l+1} into B_l and adds to dL/dC and dL/dR. Each "
         "formula "
-        "is sympy's matrix derivative of tr(B^T F) for the update F of one head; heads of a layer add up. The "
+        "is sympy's matrix derivative of tr(B^T F) for the update F of one pair of rows (q, k) of one head; pairs and heads of "
+        "a layer add up, and what they share gathers the sum. The "
         "entries of C "
         "are varied independently here and symmetrised in G = S (dL/dC + dL/dC^T). The teacher's functionals depend on "
         "overlaps of frozen rows only, which S removes.",
@@ -248,6 +255,9 @@ def layer_adjoint(options: AttentionOptions, layer: Layer, matrices: LossMatrice
 def assembled(options: AttentionOptions, flow: OverlapFlow, outputs: tuple[Output, ...]) -> Step:
     """The ODE per eigenmode."""
     network = _written_out(options)
+    # Heads of rank two, two of which share their keys (and values).
+    kinds = [kind for kind, covered in (("identity", options.identity), ("rows", options.write_back)) if covered]
+    higher = tuple(build_architecture(1, 2, value=kind, rank=2, key_value_heads=1) for kind in kinds)
     return Step(
         "ode",
         "The closed ODE",
@@ -260,7 +270,7 @@ def assembled(options: AttentionOptions, flow: OverlapFlow, outputs: tuple[Outpu
         + "One unit of t is N SGD steps.",
         (Equation("M", flow.rate), Equation(r"\frac{dq_k}{dt}", flow.matrix)),
         ("dimension", "online"),
-        partial(checks.closure_against_tape, outputs, network, options.logit_scale),
+        partial(checks.closures_against_tape, outputs, (network, *higher), options.logit_scale),
     )
 
 
@@ -269,6 +279,7 @@ def _written_out(options: AttentionOptions) -> Architecture:
     return build_architecture(
         options.depth,
         options.heads,
+        rank=options.rank,
         value="rows" if options.values == "rows" else "identity",
         outputs=options.outputs,
         train_readouts=options.train_readouts,
@@ -312,7 +323,7 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
     return Derivation(
         name="attention",
         title="Infinite-context softmax transformer",
-        summary="Mean-field ODE of online SGD on a transformer with softmax attention, any depth and number of heads, "
+        summary="Mean-field ODE of online SGD on a transformer with softmax attention, any depth, number and rank of heads, "
         "square loss on K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.",
         states=(
             Parameter(sympy.Symbol("q_k"), "overlaps of the rows in eigenmode k, P x P", "positive semi-definite"),
@@ -331,7 +342,11 @@ def derive(options: AttentionOptions | None = None) -> Derivation:
             Assumption("dimension", "N = tr Sigma is large, the number of rows P fixed."),
             Assumption("context", "The context is infinitely long (corrections of order 1/T)."),
             *(
-                (Assumption("finite context", "One layer with value = identity at T tokens, to order 1/T."),)
+                (
+                    Assumption(
+                        "finite context", "One layer of rank-one heads, value = identity, T tokens, to order 1/T."
+                    ),
+                )
                 if options.context == "order 1/T"
                 else ()
             ),

@@ -42,7 +42,7 @@ def _needed(network: FieldNetwork, layer: int) -> list[int]:
     rows = set(network.readouts)
     for later in network.layers[layer + 1 :]:
         for head in later:
-            rows |= {i for i in (head.query, head.key, head.value) if i is not None}
+            rows |= set(head.reads)
     return sorted(rows)
 
 
@@ -50,24 +50,21 @@ def _functionals(tape: Tape, network: FieldNetwork, size: int, tag: str, scale: 
     maps: dict[int, Sparse] = {j: {j: sympy.S.One} for j in range(size)}
     for depth, layer in enumerate(network.layers):
         added: dict[int, Sparse] = {j: {} for j in range(size)}
-        for number, head in enumerate(layer):
-            if head.query is None or head.key is None:
-                continue
+        for number, (head, query, key) in enumerate((one, *pair) for one in layer for pair in one.terms):
             name = f"{tag}{depth}h{number}"
             rows = _needed(network, depth)
             writes = None if head.value is None or head.output is None else (head.value, head.output)
             sources = rows if writes is None else [writes[0]]
             support = sorted({m for j in sources for m in maps[j]})
             through = {
-                m: tape.record(f"y{name}_{m}", sum(c * entry("C", m, n) for n, c in maps[head.key].items()))
-                for m in support
+                m: tape.record(f"y{name}_{m}", sum(c * entry("C", m, n) for n, c in maps[key].items())) for m in support
             }
             cov = {
                 j: tape.record(f"c{name}_{j}", scale * sum(c * through[m] for m, c in maps[j].items())) for j in sources
             }
             for j in rows:
                 weight = cov[j] if writes is None else entry("R", j, writes[1]) * cov[writes[0]]
-                for m, c in maps[head.query].items():
+                for m, c in maps[query].items():
                     added[j][m] = added[j].get(m, 0) + weight * c
         maps = {
             j: {

@@ -1,10 +1,10 @@
 """Infinite-context softmax transformer: written by `python -m derivations`, do not edit.
 
-Mean-field ODE of online SGD on a transformer with softmax attention, any depth and number of heads, square loss on
-K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
+Mean-field ODE of online SGD on a transformer with softmax attention, any depth, number and rank of heads, square
+loss on K readout rows against a teacher of the same kind, Gaussian tokens of any covariance spectrum.
 """
 
-# derivation: attention | api: 1 | sha256: ee1c582672e444db926e3e93605c87c4b364263e2d5a68bc4b254d13f91cd200
+# derivation: attention | api: 1 | sha256: a4f8289c4cf6a07f96b516f56ecaea258739e1d8e757dfb10912b3aafb8e241e
 # ruff: noqa: E501
 # fmt: off
 
@@ -27,12 +27,11 @@ def layers(C: Array, R: Array, network) -> list[Array]:
     for layer in network.layers:
         update = jnp.zeros_like(C)
         for head in layer:
-            if head.query is None:
-                continue
-            if head.output is None:
-                update += jnp.outer(A @ (C @ A[head.key]), A[head.query])
-            else:
-                update += jnp.outer(R[head.output], A[head.query] * (A[head.key] @ (C @ A[head.value])))
+            for query, key in head.terms:
+                if head.output is None:
+                    update += jnp.outer(A @ (C @ A[key]), A[query])
+                else:
+                    update += jnp.outer(R[head.output], A[query] * (A[key] @ (C @ A[head.value])))
         A = A + update
         maps.append(A)
     return maps
@@ -60,21 +59,20 @@ def pull_back(on_outputs: Array, C: Array, R: Array, network) -> tuple[Array, Ar
     for A, layer in zip(reversed(maps[:-1]), reversed(network.layers), strict=True):
         below = B
         for head in layer:
-            if head.query is None:
-                continue
-            if head.output is None:
-                B_A_q = B @ A[head.query]
-                C_A_k = C @ A[head.key]
-                A_B_A_q = A.T @ B_A_q
-                below += jnp.outer(B_A_q, C_A_k) + jnp.outer(unit[head.key], C @ A_B_A_q) + jnp.outer(unit[head.query], B.T @ (A @ C_A_k))
-                dC += jnp.outer(A_B_A_q, A[head.key])
-            else:
-                B_A_q = B @ A[head.query]
-                v_A_C_A_k = A[head.value] @ (C @ A[head.key])
-                A_k_q_A_B_R_o = A[head.key] * (A[head.query] @ (B.T @ R[head.output]))
-                below += jnp.outer(unit[head.key], C @ (A[head.value] * (R[head.output] @ B_A_q))) + jnp.outer(unit[head.query], B.T @ (R[head.output] * v_A_C_A_k)) + jnp.outer(unit[head.value], C @ A_k_q_A_B_R_o)
-                dC += jnp.outer(A[head.value], A_k_q_A_B_R_o)
-                dR += jnp.outer(B_A_q, unit[head.output] * v_A_C_A_k)
+            for query, key in head.terms:
+                if head.output is None:
+                    B_A_q = B @ A[query]
+                    C_A_k = C @ A[key]
+                    A_B_A_q = A.T @ B_A_q
+                    below += jnp.outer(B_A_q, C_A_k) + jnp.outer(unit[key], C @ A_B_A_q) + jnp.outer(unit[query], B.T @ (A @ C_A_k))
+                    dC += jnp.outer(A_B_A_q, A[key])
+                else:
+                    B_A_q = B @ A[query]
+                    v_A_C_A_k = A[head.value] @ (C @ A[key])
+                    A_k_q_A_B_R_o = A[key] * (A[query] @ (B.T @ R[head.output]))
+                    below += jnp.outer(unit[key], C @ (A[head.value] * (R[head.output] @ B_A_q))) + jnp.outer(unit[query], B.T @ (R[head.output] * v_A_C_A_k)) + jnp.outer(unit[head.value], C @ A_k_q_A_B_R_o)
+                    dC += jnp.outer(A[head.value], A_k_q_A_B_R_o)
+                    dR += jnp.outer(B_A_q, unit[head.output] * v_A_C_A_k)
         B = below
     return dC, dR
 
@@ -240,9 +238,9 @@ def finite_context_loss(C: Array, tokens: Array, student, teacher) -> Array:
     2 C_kk C_qq >= 1 (query and key rows of student or teacher); values there are meaningless or NaN.
     """
     for network in (student, teacher):
-        if len(network.layers) != 1 or any(head.output is not None for head in network.layers[0]):
-            raise InputError("tokens", expected="one layer of heads with value = identity for the order-1/T correction",
-                             got=f"{len(network.layers)} layers or value/output rows", remedy="use the infinite-context theory (tokens = inf)")
+        if len(network.layers) != 1 or any(head.output is not None or head.rank > 1 for head in network.layers[0]):
+            raise InputError("tokens", expected="one layer of rank-one heads, value = identity, for the order-1/T correction",
+                             got=f"{len(network.layers)} layers, value/output rows or a higher rank", remedy="use the infinite-context theory (tokens = inf)")
     b = functionals(C, C, student) - functionals(C, C, teacher)
     sides = [(1.0, head, student) for head in student.layers[0]] + [(-1.0, head, teacher) for head in teacher.layers[0]]
     sign = jnp.asarray([side[0] for side in sides], dtype=C.dtype)
@@ -275,9 +273,9 @@ def finite_context_closure(C: Array, tokens: Array, student, teacher, trained: A
     query token and the T context tokens.
     """
     for network in (student, teacher):
-        if len(network.layers) != 1 or any(head.output is not None for head in network.layers[0]):
-            raise InputError("tokens", expected="one layer of heads with value = identity for the order-1/T correction",
-                             got=f"{len(network.layers)} layers or value/output rows", remedy="use the infinite-context theory (tokens = inf)")
+        if len(network.layers) != 1 or any(head.output is not None or head.rank > 1 for head in network.layers[0]):
+            raise InputError("tokens", expected="one layer of rank-one heads, value = identity, for the order-1/T correction",
+                             got=f"{len(network.layers)} layers, value/output rows or a higher rank", remedy="use the infinite-context theory (tokens = inf)")
     unit = jnp.eye(C.shape[0], dtype=C.dtype)
     a = functionals(C, C, student)
     b = a - functionals(C, C, teacher)

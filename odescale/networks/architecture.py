@@ -7,39 +7,32 @@ P rows, so that the P x P overlaps describe both.
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
 from odescale.errors import InputError, whole
+from odescale.networks.heads import AbstractHead, each, named_heads, one_or_more
 
 
-class Head(eqx.Module):
-    """One attention head: token t adds sum_s softmax_s(phi_query,t phi_key,s) v_s, with s over the T context tokens.
+class Head(AbstractHead[int]):
+    """One attention head: token t adds sum_s softmax_s(sum_i phi_query_i,t phi_key_i,s) v_s, with s over the T context tokens.
 
     **Arguments** (row numbers):
 
-    - `query`, `key`: rows of the logit `(q.h_t)(k.h_s)/N`. `None` for both is uniform attention.
+    - `query`, `key`: rows of the score `(q.h_t)(k.h_s)/N`, or r of each as tuples, whose products add up (rank r). `None` for
+      both is uniform attention. Heads with the same `key` (and `value`) are grouped queries.
     - `value`, `output`: `None` for value = identity (v_s = h_s); else v_s = output (value.h_s)/N.
 
     N is the trace of the token covariance (d for isotropic tokens).
     """
 
-    query: int | None = eqx.field(static=True)
-    key: int | None = eqx.field(static=True)
+    query: int | tuple[int, ...] | None = eqx.field(static=True, converter=one_or_more)
+    key: int | tuple[int, ...] | None = eqx.field(static=True, converter=one_or_more)
     value: int | None = eqx.field(static=True, default=None)
     output: int | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self) -> None:
-        if (self.query is None) != (self.key is None):
-            raise InputError("key", expected="query and key both rows or both None", got=self.key, remedy="give both")
-        if (self.value is None) != (self.output is None):
-            raise InputError("output", expected="value and output both or None", got=self.output, remedy="give both")
-
-    @property
-    def uniform(self) -> bool:
-        """True when the head averages its context uniformly (no query row)."""
-        return self.query is None
 
 
 class FieldNetwork(eqx.Module):
@@ -108,6 +101,13 @@ class Architecture(eqx.Module):
         return np.asarray(self.trained, dtype=float)
 
     @property
+    def rank(self) -> int:
+        """The largest rank of a head of student or teacher."""
+        return max(
+            (head.rank for net in (self.student, self.teacher) for layer in net.layers for head in layer), default=0
+        )
+
+    @property
     def writes_back(self) -> bool:
         """True when student or teacher has value/output rows."""
         return self.student.writes_back or self.teacher.writes_back
@@ -131,9 +131,7 @@ def rows_of(network: FieldNetwork) -> tuple[int, ...]:
     used: dict[int, None] = {}
     for layer in network.layers:
         for head in layer:
-            for index in (head.query, head.key, head.value, head.output):
-                if index is not None:
-                    used[index] = None
+            used.update(dict.fromkeys((*head.reads, *each(head.output))))
     used.update(dict.fromkeys(network.readouts))
     return tuple(used)
 
@@ -145,6 +143,8 @@ def build_architecture(
     value: str = "identity",
     outputs: int = 1,
     train_readouts: bool = True,
+    rank: int = 1,
+    key_value_heads: int | None = None,
 ) -> Architecture:
     """Student and teacher of equal shape: `depth` layers of `heads` softmax heads and `outputs` readout rows.
 
@@ -155,6 +155,8 @@ def build_architecture(
 
     - `depth`, `heads`, `outputs`: positive integers.
     - `value`: `"identity"` or `"rows"` (value and output rows).
+    - `rank` >= 1: query and key rows of each head, `q0r0`, `q0r1`, ... above one; `key_value_heads`: a divisor of `heads`, so many
+      sets of key (and value) rows, each shared by an equal group of heads (None: each head has its own).
     """
     for name, count in (("depth", depth), ("heads", heads), ("outputs", outputs)):
         whole(name, count)
@@ -164,16 +166,23 @@ def build_architecture(
     names: list[str] = []
 
     def add(name: str) -> int:
-        names.append(name)
-        return len(names) - 1
+        if name not in names:  # a row that several heads share stands once
+            names.append(name)
+        return names.index(name)
+
+    def add_head(query: tuple[str, ...], key: tuple[str, ...], read: str | None, write: str | None, star: str) -> Head:
+        numbers = {row: add(f"{row}{star}") for row in (*query, *key, *each(read), *each(write))}
+        return Head(
+            tuple(numbers[row] for row in query),
+            tuple(numbers[row] for row in key),
+            None if read is None else numbers[read],
+            None if write is None else numbers[write],
+        )
 
     def layers(star: str) -> tuple[tuple[Head, ...], ...]:
-        roles = ("q", "k") if value == "identity" else ("q", "k", "v", "o")
+        options: Any = {"rank": rank, "key_value_heads": key_value_heads, "value": value}
         return tuple(
-            tuple(
-                Head(*(add(f"{role}{layer}{'' if heads == 1 else f'_{head}'}{star}") for role in roles))
-                for head in range(int(heads))
-            )
+            tuple(add_head(*rows, star) for rows in named_heads(layer, int(heads), **options))
             for layer in range(int(depth))
         )
 

@@ -9,6 +9,8 @@ the network are kept.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
+from operator import add
 from typing import Any, Literal
 
 import equinox as eqx
@@ -18,6 +20,7 @@ import jax.scipy.special
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError
+from odescale.networks.heads import AbstractHead, one_or_more
 from odescale.networks.streams import AbstractStream
 
 Block = Callable[[Any], Any]
@@ -44,27 +47,29 @@ def activation_of(name: str | Callable[[Array], Array]) -> Callable[[Array], Arr
     return ACTIVATIONS[name]
 
 
-class HeadRows(eqx.Module):
-    """The rows of one attention head: query and key (None, None: uniform), value and output (None, None: value = identity)."""
+class HeadRows(AbstractHead[str]):
+    """score_ts = sum_i phi_q_i,t phi_k_i,s: the rows of one attention head, by name.
 
-    query: str | None = eqx.field(static=True)
-    key: str | None = eqx.field(static=True)
+    **Arguments**
+
+    - `query`, `key`: one row each (rank one), or r of each as tuples, `HeadRows(("q0", "q1"), ("k0", "k1"))`; None, None: uniform.
+    - `value`, `output`: one row each; None, None: value = identity. Heads that name the same rows share them: several heads with
+      one `key` (and `value`) are grouped queries, several with one query and key are a head whose value has a higher rank.
+
+    **Errors**: `InputError` for a row without its partner, or for unequal numbers of queries and keys.
+    """
+
+    query: str | tuple[str, ...] | None = eqx.field(static=True, converter=one_or_more)
+    key: str | tuple[str, ...] | None = eqx.field(static=True, converter=one_or_more)
     value: str | None = eqx.field(static=True, default=None)
     output: str | None = eqx.field(static=True, default=None)
-
-    def __check_init__(self) -> None:
-        for first, second in (("query", "key"), ("value", "output")):
-            if (getattr(self, first) is None) != (getattr(self, second) is None):
-                raise InputError(
-                    second, expected=f"{first} and {second} both rows or both None", got=getattr(self, second),
-                    remedy="give both",
-                )  # fmt: skip
 
 
 class SelfAttention(eqx.Module):
     r"""h_t <- h_t + sum_heads sum_s a_ts v_s, every token attending to all T tokens, itself included (or to s <= t).
 
-        softmax:  a_ts = exp(phi_qt phi_ks) / sum_s' exp(phi_qt phi_ks')        linear:  a_ts = phi_qt phi_ks / T
+        softmax:  a_ts = exp(score_ts) / sum_s' exp(score_ts')        linear:  a_ts = score_ts / T
+        score_ts = sum_i phi_q_i,t phi_k_i,s      over the r (query, key) pairs of the head; phi_qt phi_ks at rank one
         v_s = h_s (value = identity),      or      v_s = A_o phi_vs / sqrt(N) (value and output rows)
 
     **Arguments**
@@ -91,7 +96,7 @@ class SelfAttention(eqx.Module):
     @property
     def reads(self) -> tuple[str, ...]:
         """Rows whose fields the block reads."""
-        return tuple(r for head in self.heads for r in (head.query, head.key, head.value) if r is not None)
+        return tuple(row for head in self.heads for row in head.reads)
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -103,10 +108,10 @@ class SelfAttention(eqx.Module):
         T = stream.tokens
         position = jnp.arange(T - asking.tokens, T)
         visible = jnp.arange(T)[None, :] <= position[:, None]
-        if head.query is None or head.key is None:
+        if head.uniform:
             logits = jnp.zeros((asking.tokens, T), asking.read(asking.names[0]).dtype)
         else:
-            logits = asking.read(head.query)[:, None] * stream.read(head.key)[None, :]
+            logits = reduce(add, (asking.read(q)[:, None] * stream.read(k)[None, :] for q, k in head.terms))
             if self.kind == "linear":
                 seen = (position[:, None] + 1) if self.causal else T
                 return (jnp.where(visible, logits, 0.0) if self.causal else logits) / seen

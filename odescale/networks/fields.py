@@ -1,7 +1,7 @@
 """A finite-context softmax transformer as a function of its local fields alone.
 
-A network whose weights are rows needs of every token only its fields phi_j = A_j . x / sqrt(N): logits are products of
-two fields, and a head moves the fields of a token by attention averages of fields (value = identity) or by overlaps
+A network whose weights are rows needs of every token only its fields phi_j = A_j . x / sqrt(N): logits are sums of products
+of two fields, and a head moves the fields of a token by attention averages of fields (value = identity) or by overlaps
 R_jo times an average (value/output rows). `odescale.networks.transformer` is the same network on d-dimensional tokens.
 
 Who attends to whom: a query token attends to its T context tokens and is not among them; the context tokens attend to
@@ -11,6 +11,10 @@ less in every layer but the last: another finite-context correction, the same th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import reduce
+from operator import add
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -19,9 +23,10 @@ from jaxtyping import Array, Float
 from odescale.networks.architecture import FieldNetwork
 
 
-def attention_weights(query: Float[Array, " n"], key: Float[Array, " T"]) -> Float[Array, "n T"]:
-    """a_ts = exp(s_t k_s) / sum_{s'} exp(s_t k_s') over the T context tokens; s_t query fields, k_s key fields."""
-    return jax.nn.softmax(query[:, None] * key[None, :], axis=-1)
+def attention_weights(queries: Sequence[Float[Array, " n"]], keys: Sequence[Float[Array, " T"]]) -> Float[Array, "n T"]:
+    """a_ts = exp(sum_i s_it k_is) / sum_{s'} exp(sum_i s_it k_is') over the T context tokens; s_i query, k_i key fields."""
+    scores = reduce(add, (s[:, None] * k[None, :] for s, k in zip(queries, keys, strict=True)))
+    return jax.nn.softmax(scores, axis=-1)
 
 
 def rows_read_from(network: FieldNetwork, layer: int) -> tuple[int, ...]:
@@ -29,7 +34,7 @@ def rows_read_from(network: FieldNetwork, layer: int) -> tuple[int, ...]:
     used = set(network.readouts)
     for heads in network.layers[layer:]:
         for head in heads:
-            used.update(index for index in (head.query, head.key, head.value) if index is not None)
+            used.update(head.reads)
     return tuple(sorted(used))
 
 
@@ -38,7 +43,8 @@ def apply_on_fields(
 ) -> Float[Array, " K"]:
     r"""f_i = phi^L_{r_i, query}: the K outputs at the query token, which is the last one.
 
-        a_ts = exp(phi_qt phi_ks) / sum_{s'} exp(phi_qt phi_ks'),   s in the context (uniform head: a_ts = 1/T)
+        a_ts = exp(score_ts) / sum_{s'} exp(score_ts'),   s in the context (uniform head: a_ts = 1/T)
+        score_ts = sum_i phi_q_i,t phi_k_i,s                                       (one product at rank one)
         phi_jt <- phi_jt + sum_s a_ts phi_js                                       (value = identity)
         phi_jt <- phi_jt + R_jo sum_s a_ts phi_vs                                  (value row v, output row o)
 
@@ -76,10 +82,11 @@ def apply_on_queries(
         for head in heads:
             read = needed if head.value is None else (head.value,)
             context = jnp.stack([columns[row][:tokens] for row in read], axis=-1)
-            if head.query is None or head.key is None:
+            if head.uniform:
                 average = context.mean(axis=0, keepdims=True)
             else:
-                average = attention_weights(asking[head.query], columns[head.key][:tokens]) @ context
+                queries = [asking[q] for q, _ in head.terms]
+                average = attention_weights(queries, [columns[k][:tokens] for _, k in head.terms]) @ context
             for j, row in enumerate(needed):
                 moved[row] = moved[row] + (
                     average[:, j] if head.output is None else R[row, head.output] * average[:, 0]

@@ -21,11 +21,11 @@ def infinite_functionals(
 ) -> Float[Array | np.ndarray, "K P"]:
     r"""a (K, P) with f_i = a_i . phi at the query token, T -> infinity, Gaussian tokens.
 
-        A <- A + (A C A^T e_k) (e_q^T A)                        per head, value = identity, A_0 = I
-        A <- A + (R e_o) (e_v^T A C A^T e_k) (e_q^T A)          per head with value row v and output row o
+        A <- A + sum_i (A C A^T e_k_i) (e_q_i^T A)                      per head, value = identity, A_0 = I
+        A <- A + sum_i (R e_o) (e_v^T A C A^T e_k_i) (e_q_i^T A)        per head with value row v and output row o
 
-    A softmax average of Gaussian tokens tilts their law, E[v exp(s k)] / E[exp(s k)] = s Cov(v, k); a uniform head
-    averages to zero.
+    over the (query, key) pairs of the head. A softmax average of Gaussian tokens tilts their law,
+    E[v exp(sum_i s_i k_i)] / E[exp(sum_i s_i k_i)] = sum_i s_i Cov(v, k_i); a uniform head averages to zero.
 
     **Arguments**: `C`, `R` `(P, P)` overlaps with metric Sigma and I, JAX or NumPy; `network` student or teacher.
     """
@@ -34,11 +34,10 @@ def infinite_functionals(
     for heads in network.layers:
         update = xp.zeros_like(A)
         for head in heads:
-            if head.query is None or head.key is None:
-                continue
-            covariance = A @ (C @ A[head.key])
-            written = covariance if head.output is None else R[:, head.output] * covariance[head.value]
-            update = update + xp.outer(written, A[head.query])
+            for query, key in head.terms:
+                covariance = A @ (C @ A[key])
+                written = covariance if head.output is None else R[:, head.output] * covariance[head.value]
+                update = update + xp.outer(written, A[query])
         A = A + update
     return A[np.asarray(network.readouts)]
 

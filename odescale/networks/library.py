@@ -14,6 +14,7 @@ from jaxtyping import Array
 
 from odescale.errors import InputError, whole
 from odescale.networks.blocks import MLP, HeadRows, Positions, PreNorm, SelfAttention, activation_of
+from odescale.networks.heads import each, named_heads
 from odescale.networks.readouts import CommitteeReadout, MeanPool, PerToken, QueryToken
 from odescale.networks.row_network import RowNetwork
 
@@ -25,6 +26,8 @@ def transformer_network(
     *,
     depth: int = 2,
     heads: int = 1,
+    rank: int = 1,
+    key_value_heads: int | None = None,
     value: str = "identity",
     attention: str = "softmax",
     causal: bool = False,
@@ -42,7 +45,10 @@ def transformer_network(
 
     - `depth` >= 0 layers, each of `heads` >= 1 attention heads and, with `mlp` >= 1, that many units after them.
       `depth` = 0 is a linear model.
-    - `value`: "identity" (h_t <- h_t + sum_s a_ts h_s) or "rows" (value and output rows, rank one).
+    - `rank` >= 1: query and key rows of a head, whose products add up, score_ts = sum_i phi_q_i,t phi_k_i,s.
+    - `key_value_heads`: a divisor of `heads`; so many sets of key (and value) rows, each shared by an equal group of heads
+      (grouped queries). None: every head has its own.
+    - `value`: "identity" (h_t <- h_t + sum_s a_ts h_s) or "rows" (one value and one output row per head).
     - `attention`: "softmax" or "linear"; `causal`: a token attends to s <= t only, itself included.
     - `activation` of the units: a name of `odescale.networks.blocks.ACTIVATIONS` or a callable.
     - `norm`: None, or "rms": every block reads tokens divided by their root mean square, the residual stream is kept.
@@ -51,8 +57,8 @@ def transformer_network(
     - `outputs` >= 1 readout rows.
 
     **Returns** a `RowNetwork`. Rows in the order p0 ... (positions), q0, k0 (v0, o0) per head, w0_0, m0_0 (input and output
-    row of a unit) per layer, r0 ...; with several heads q0_1 is head 1 of layer 0. In the last layer only the last token moves
-    where the readout needs no other (the others change nothing then, and cost).
+    row of a unit) per layer, r0 ...; with several heads q0_1 is head 1 of layer 0, above rank one q0r2 is row 2 of its head. In the
+    last layer only the last token moves where the readout needs no other (the others change nothing then, and cost).
 
     **Errors**: `InputError` naming the argument. **Good values**: depth 1 to 4; every row adds T dimensions to the quadrature.
     """
@@ -73,7 +79,7 @@ def transformer_network(
     rows: list[str] = []
 
     def add(*names: str) -> tuple[str, ...]:
-        rows.extend(names)
+        rows.extend(name for name in names if name not in rows)  # what several heads share stands once
         return names
 
     blocks: list[Any] = []
@@ -82,12 +88,13 @@ def transformer_network(
     for layer in range(int(depth)):
         # Normalised blocks hand all tokens on; so does every layer whose successor or readout reads them.
         last = layer == depth - 1 and readout == "query" and norm is None
-        roles = ("q", "k") if value == "identity" else ("q", "k", "v", "o")
-        which = tuple(
-            HeadRows(*add(*(f"{role}{layer}{'' if heads == 1 else f'_{head}'}" for role in roles)))
-            for head in range(int(heads))
-        )
-        blocks.append(SelfAttention(which, attention, causal, "last" if last else "all"))  # type: ignore[arg-type]
+        which = []
+        for query, key, read, write in named_heads(
+            layer, int(heads), rank=rank, key_value_heads=key_value_heads, value=value
+        ):
+            add(*query, *key, *each(read), *each(write))
+            which.append(HeadRows(query, key, read, write))
+        blocks.append(SelfAttention(tuple(which), attention, causal, "last" if last else "all"))  # type: ignore[arg-type]
         if mlp:
             units = tuple(add(f"w{layer}_{unit}", f"m{layer}_{unit}") for unit in range(int(mlp)))
             blocks.append(MLP(tuple((read, write) for read, write in units), activation))

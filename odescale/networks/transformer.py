@@ -11,18 +11,19 @@ from jaxtyping import Array, Float
 from odescale.errors import InputError
 from odescale.networks.architecture import FieldNetwork, Head
 from odescale.networks.fields import attention_weights
+from odescale.networks.heads import each
 
 
 class AttentionHead(eqx.Module):
-    """One rank-one softmax head: (t) <- sum_s softmax_s((q.h_t)(k.h_s)/N) v_s, s over the T context tokens.
+    """One softmax head of rank r: (t) <- sum_s softmax_s(sum_i (q_i.h_t)(k_i.h_s)/N) v_s, s over the T context tokens.
 
     v_s = h_s when `value` is None, else o (v.h_s)/N. `query = key = None` is a uniform head, a_ts = 1/T.
 
-    **Arguments**: `query`, `key`, `value`, `output` arrays of length d or None; `scale` is N = tr Sigma.
+    **Arguments**: `query`, `key` (r, d) or (d,), `value`, `output` arrays of length d or None; `scale` is N = tr Sigma.
     """
 
-    query: Float[Array, " d"] | None
-    key: Float[Array, " d"] | None
+    query: Float[Array, "*r d"] | None
+    key: Float[Array, "*r d"] | None
     value: Float[Array, " d"] | None
     output: Float[Array, " d"] | None
     scale: float = eqx.field(static=True)
@@ -38,7 +39,9 @@ class AttentionHead(eqx.Module):
         if self.query is None or self.key is None:
             average = values.mean(axis=0, keepdims=True)
         else:
-            average = attention_weights(asking @ self.query / root, context @ self.key / root) @ values
+            pairs = zip(jnp.atleast_2d(self.query), jnp.atleast_2d(self.key), strict=True)
+            queries, keys = zip(*((asking @ q / root, context @ k / root) for q, k in pairs), strict=True)
+            average = attention_weights(queries, keys) @ values
         return average if self.output is None else average[:, None] * self.output / root
 
 
@@ -80,8 +83,8 @@ class Transformer(eqx.Module):
         **Arguments**: `network` row numbers; `rows` `(P, d)`; `scale` N = tr Sigma.
         """
 
-        def row(index: int | None) -> Float[Array, " d"] | None:
-            return None if index is None else rows[index]
+        def row(index: int | tuple[int, ...] | None) -> Float[Array, "*r d"] | None:
+            return None if index is None else rows[jnp.asarray(index) if isinstance(index, tuple) else index]
 
         def head(h: Head) -> AttentionHead:
             return AttentionHead(row(h.query), row(h.key), row(h.value), row(h.output), scale)
@@ -102,7 +105,7 @@ class Transformer(eqx.Module):
         for heads, table in zip(self.layers, network.layers, strict=True):
             for head, numbers in zip(heads, table, strict=True):
                 for name in ("query", "key", "value", "output"):
-                    index, weight = getattr(numbers, name), getattr(head, name)
-                    if index is not None and weight is not None:
-                        yield index, weight
+                    indices, weights = each(getattr(numbers, name)), getattr(head, name)
+                    if weights is not None:
+                        yield from zip(indices, jnp.atleast_2d(weights), strict=True)
         yield from zip(network.readouts, self.readouts, strict=True)

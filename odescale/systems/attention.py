@@ -251,7 +251,12 @@ class Attention(AbstractSystem):
     def _check_finite_context(self) -> None:
         C = np.asarray(self.couple(self.initial_overlaps)[0])
         both = (*_heads(self.architecture.student), *_heads(self.architecture.teacher))
-        heads = [(head.query, head.key) for head in both if head.query is not None]
+        if any(head.rank > 1 for head in both):
+            raise OutsideTheoryError(
+                "context", expected="heads of rank one for the O(1/T) correction", got="a higher rank",
+                remedy="set context=sampled or context=infinite",
+            )  # fmt: skip
+        heads = [head.terms[0] for head in both if not head.uniform]
         for place, (q, k) in enumerate(heads):
             for other_q, other_k in heads[place:]:
                 # One head: 2 C_kk C_qq < 1. Two heads share the context, and their product has a Gaussian tilt of its own.
@@ -344,14 +349,25 @@ def _functionals_at_ends(system: Attention) -> Float[Array, "2 K P"]:
 
 
 def softmax_load(C: Float[Array, "P P"], R: Float[Array, "P P"], network: FieldNetwork) -> Float[Array, ""]:
-    """max over heads of 2 C_kk C_qq in the fields that enter the head's layer; 0 without heads that query."""
+    """max over heads of 2 lambda_max(C_KK C_QQ) in the fields that enter the head's layer; 0 without heads that query.
+
+    C_KK and C_QQ (r, r) are the covariances of the head's key and query fields: 2 C_kk C_qq at rank one. Beyond 1 the mean of
+    exp(score^2) over the query token, and with it the variance of the softmax weights, is infinite.
+    """
     maps = formulas.layers(C, R, network)
     load = jnp.zeros((), C.dtype)
     for depth, layer in enumerate(network.layers):
         covariance = maps[depth] @ C @ maps[depth].T
         for head in layer:
-            if head.query is not None and head.key is not None:
-                load = jnp.maximum(load, 2 * covariance[head.key, head.key] * covariance[head.query, head.query])
+            if head.rank == 1:
+                ((query, key),) = head.terms
+                load = jnp.maximum(load, 2 * covariance[key, key] * covariance[query, query])
+            elif head.rank:
+                queries, keys = (jnp.asarray(rows) for rows in zip(*head.terms, strict=True))
+                w, U = jnp.linalg.eigh(covariance[queries[:, None], queries])
+                root = U * jnp.sqrt(jnp.maximum(w, 0.0))
+                product = root.T @ covariance[keys[:, None], keys] @ root
+                load = jnp.maximum(load, 2 * jnp.linalg.eigvalsh(product)[-1])
     return load
 
 

@@ -51,7 +51,8 @@ def attention(
     - `spectrum`: eigenvalues and weights instead of capacity and dimension.
     - `schedule`: a callable s(t) with eta(t) = learning_rate s(t), or its text.
 
-    Beyond two layers the default `strength` is halved until every head's softmax load 2 C_kk C_qq is below 0.95.
+    Beyond two layers, and above rank one, the default `strength` is halved until every head's softmax load 2 C_kk C_qq
+    (`odescale.systems.attention.softmax_load`) is below 0.95.
 
     **Raises** `InputError` naming the argument. Good values: learning_rate 0.05 to 0.5 times 2 batch/|S a|^2.
     """
@@ -63,13 +64,15 @@ def attention(
         value=values["value"],
         outputs=values["outputs"],
         train_readouts=values["train_readouts"],
+        rank=values["rank"],
+        key_value_heads=values["key_value_heads"] or None,
     )
     if spectrum is None:
         power = values["capacity"] > 0
         spectrum = power_law(values["capacity"], values["modes"]) if power else isotropic(values["dimension"])
     if initial_overlaps is None:
         start = {name: values[name] for name in ("strength", "alignment", "scale")}
-        if "strength" not in given and architecture is None and values["depth"] > 2:
+        if "strength" not in given and architecture is None and (values["depth"] > 2 or values["rank"] > 1):
             start["strength"] = _bearable(rows, **start)
         if spectrum.modes == 1:
             initial_overlaps = teacher_student_overlaps(rows, **start)
@@ -85,10 +88,10 @@ def attention(
                 remedy="pass (modes, P, P)",
             )
     finite = values["context"] == "finite"
-    if finite and (rows.student.depth > 1 or rows.teacher.depth > 1 or rows.writes_back):
+    if finite and (rows.student.depth > 1 or rows.teacher.depth > 1 or rows.writes_back or rows.rank > 1):
         raise OutsideTheoryError(
-            "context", expected="infinite, or one layer with value = identity for the O(1/T) correction", got="finite",
-            remedy="set context=infinite or depth=1",
+            "context", expected="infinite, or one layer of rank-one heads with value = identity for the O(1/T) correction",
+            got="finite", remedy="set context=infinite, or depth=1 and rank=1",
         )  # fmt: skip
     if finite and not (is_traced(values["tokens"]) or jnp.isfinite(values["tokens"])):
         raise InputError("tokens", expected="a finite number with context=finite", got="inf", remedy="set tokens=64")

@@ -87,8 +87,8 @@ def closed_form_of(problem: TeacherStudent) -> str:
 
     - Committees: both networks without blocks, readout `CommitteeReadout` with that activation, any numbers of units, any output
       weights. Only the last token is read: T and rho do not matter.
-    - Linear attention: both networks with one `SelfAttention(kind="linear")` of one head with value = identity, readout
-      `QueryToken` of one row; independent tokens, any T. Query, key and readout of the student are three different rows.
+    - Linear attention: both networks with one `SelfAttention(kind="linear")` of one head of rank one with value = identity,
+      readout `QueryToken` of one row; independent tokens, any T. Query, key and readout are three different rows.
     - Both: `SquareLoss`, with or without label noise; any rows frozen or shared.
 
     **Raises** `OutsideTheoryError` for every other problem, naming what stands in the way.
@@ -106,7 +106,7 @@ def closed_form_of(problem: TeacherStudent) -> str:
             raise _outside("correlation", "independent tokens (0) for linear attention", problem.correlation)
         return "linear_attention"
     raise _outside(
-        "student", "committees without blocks, or one layer of linear attention with one QueryToken row",
+        "student", "committees without blocks, or one layer of linear attention of rank one with one QueryToken row",
         " and ".join(f"{[type(b).__name__ for b in n.blocks]} + {type(n.readout).__name__}" for n in networks),
     )  # fmt: skip
 
@@ -142,7 +142,7 @@ def _is_linear_attention(network: RowNetwork) -> bool:
     if block.kind != "linear" or len(heads) != 1 or len(readout.rows) != 1:
         return False
     query, key = heads[0].query, heads[0].key
-    return heads[0].value is None and query is not None and len({query, key, readout.rows[0]}) == 3
+    return heads[0].value is None and heads[0].rank == 1 and len({query, key, readout.rows[0]}) == 3
 
 
 def _plain_rows(problem: TeacherStudent, like: Array) -> Float[Array, "P P"]:

@@ -22,8 +22,9 @@ def teacher_student_overlaps(
     """Isotropic overlaps of a student that starts at cosine `alignment` with its teacher.
 
     Teacher: orthonormal readouts `|r*|^2/N = 1`; every query has its own direction; every key and output row has
-    cosine 0.8 with the mean readout and a direction of its own, every value row cosine 0.8 with its head's key; all of
-    squared length `strength`. Student row = `scale (alignment x teacher row + sqrt(1 - alignment^2) x own direction)`.
+    cosine 0.8 with the mean readout and a direction of its own, every value row cosine 0.8 with its head's key (with the mean
+    of its keys above rank one); all of squared length `strength`. Student row = `scale (alignment x teacher row +
+    sqrt(1 - alignment^2) x own direction)`.
 
     **Arguments**: `strength` > 0, `alignment` in [-1, 1], `scale` > 0. With frozen readouts both share the teacher's.
     """
@@ -61,14 +62,16 @@ def _teacher_rows(network: FieldNetwork, size: int) -> np.ndarray:
     mean /= np.linalg.norm(mean)
     for layer in network.layers:
         for head in layer:
-            if head.query is None or head.key is None:
+            if head.uniform:
                 continue
             own = np.eye(size)
             rest = np.sqrt(1 - KEY_READS**2)
-            rows[head.query] = own[head.query]
-            rows[head.key] = KEY_READS * mean + rest * own[head.key]
+            for query, key in head.terms:
+                rows[query] = own[query]
+                rows[key] = KEY_READS * mean + rest * own[key]
             if head.value is not None and head.output is not None:
-                rows[head.value] = KEY_READS * rows[head.key] + rest * own[head.value]
+                keys = sum(rows[key] for _, key in head.terms)
+                rows[head.value] = KEY_READS * keys / np.linalg.norm(keys) + rest * own[head.value]
                 rows[head.output] = KEY_READS * mean + rest * own[head.output]
     return rows
 

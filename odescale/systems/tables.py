@@ -168,9 +168,24 @@ _SHARED = (
 )
 
 
+_HEADS = (
+    Parameter("rank", 1, "an integer from 1 to 16", lambda x: 1 <= x <= 16, "1", "query and key rows of a head", int),
+    Parameter(
+        "key_value_heads",
+        0,
+        "0 (one per head) or a divisor of heads",
+        lambda x: 0 <= x <= 8,
+        "1",
+        "sets of key and value rows, each shared by equally many heads",
+        int,
+    ),
+)  # fmt: skip
+
+
 ATTENTION = (
     Parameter("depth", 2, "an integer from 1 to 8", lambda x: 1 <= x <= 8, "layers", "attention layers", int),
     Parameter("heads", 1, "an integer from 1 to 8", lambda x: 1 <= x <= 8, "1", "softmax heads per layer", int),
+    *_HEADS,
     Parameter("outputs", 1, "an integer from 1 to 16", lambda x: 1 <= x <= 16, "1", "readout rows", int),
     Parameter(
         "value",
@@ -323,6 +338,7 @@ _NODES = (
 TRANSFORMER = (
     _count("depth", 2, 1, 8, "attention layers", "layers"),
     _count("heads", 1, 1, 8, "attention heads per layer"),
+    *_HEADS,
     _count("tokens", 3, 1, 256, "T, tokens of a sequence", "tokens"),
     _words("value", "identity", ("identity", "rows"), "value = identity, or value and output rows"),
     _words("attention", "softmax", ("softmax", "linear"), "kernel of attention"),

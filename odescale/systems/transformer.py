@@ -43,8 +43,9 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     One unit of t is tr Sigma SGD steps: `dimension` for isotropic tokens, one step for a power-law `capacity`.
 
     Start: orthogonal teacher readouts, `|r*|^2/N = 1`, less beyond two layers; every key and output row has cosine 0.7 with one of
-    them (in turn), every query and input row cosine 0.3, value rows 0.7 with their key; all of squared length `strength`, each with
-    a direction of its own besides. Student row = scale (alignment x teacher row + sqrt(1 - alignment^2) x own direction).
+    them (in turn, head by head), every query and input row cosine 0.3, value rows 0.7 with their key (the mean of their keys above
+    rank one); all of squared length `strength`, each with a direction of its own besides. Student row = scale (alignment x teacher
+    row + sqrt(1 - alignment^2) x own direction).
 
     **Arguments** (all optional): the words of `odescale.systems.tables.TRANSFORMER`; from Python `schedule` may be a callable
     and `spectrum` any `Spectrum`.
@@ -61,6 +62,8 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     words = ("depth", "heads", "value", "attention", "causal", "mlp", "activation", "positions", "tokens", "readout")
     network = transformer_network(
         **{name: values[name] for name in words},
+        rank=values["rank"],
+        key_value_heads=values["key_value_heads"] or None,
         norm=None if values["norm"] == "none" else values["norm"],
         outputs=outputs,
     )
@@ -134,17 +137,21 @@ def _cosines(network: RowNetwork, outputs: int) -> dict[tuple[str, str], float]:
     """Cosines between the teacher's rows as the docstring of `transformer` has them, from explicit directions."""
     own = dict(zip(network.rows, np.eye(len(network.rows)), strict=True))
     served = -1
+    begun: set[str] = set()
     directions: dict[str, np.ndarray] = {}
     for row in network.rows:
-        role = row[0]
-        served += role in "qw"  # a head or a unit begins: the next readout
+        role, stem = row[0], row.split("r")[0]  # q0r2 is a row of the head q0
+        if role in "qw" and stem not in begun:  # a head or a unit begins: the next readout
+            served += 1
+            begun.add(stem)
         readout = own[f"r{max(served, 0) % outputs}"]
         if role in "kom":
             directions[row] = _towards(KEY_READS, readout, own[row])
         elif role in "qw":
             directions[row] = _towards(QUERY_READS, readout, own[row])
         elif role == "v":
-            directions[row] = _towards(KEY_READS, directions["k" + row[1:]], own[row])
+            keys = np.sum([directions[key] for key in directions if key.split("r")[0] == "k" + row[1:]], axis=0)
+            directions[row] = _towards(KEY_READS, keys / np.linalg.norm(keys), own[row])
         else:
             directions[row] = own[row]
     names = network.rows
