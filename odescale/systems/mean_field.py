@@ -21,6 +21,7 @@ from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_by_value,
 from odescale.errors import InputError
 from odescale.expectations.closure import AbstractClosure, Moments
 from odescale.networks.teacher_student import TeacherStudent
+from odescale.optimizers.flow import RowOptimizers
 from odescale.systems import tables
 from odescale.systems.base import DIVERGED, AbstractEnsemble, Integration, loss_at_start
 from odescale.systems.initial import check_overlaps
@@ -42,6 +43,8 @@ class MeanField(AbstractEnsemble):
     - `momentum`: mu in [0, 1), fixed as d grows: plain SGD at eta/(1 - mu). `friction`: gamma > 0 for mu = 1 - gamma/N with
       `W <- W - (eta/N) u`: velocities are then order parameters; 0 switches it off.
     - `noise`, `write_back`: 1.0 keeps V, H; 0.0 leaves them out (to see what they do).
+    - `optimizers`: of the rows that move (`odescale.optimizers`), whose momentum and decay take the place of the three above; None:
+      plain SGD. The state then has their velocities and second moments behind the rows of the table.
     - `expectations`: the closure in words, for reports.
     - `effective_dimension`: d_eff = (tr Sigma)^2/tr Sigma^2, and `dimension` d, for the size of finite-d corrections.
 
@@ -68,6 +71,7 @@ class MeanField(AbstractEnsemble):
     schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
     label: str = eqx.field(static=True, default="mean_field")
     expectations: str = eqx.field(static=True, default="")
+    optimizers: RowOptimizers | None = None
 
     name: ClassVar[str] = "mean_field"
     sources: ClassVar[tuple[str, ...]] = (
@@ -95,6 +99,9 @@ class MeanField(AbstractEnsemble):
     def integration(self) -> Integration:
         """Low order for one mode (the closure is known to a few digits); implicit exact flows for a spectrum."""
         common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000, "growth": DIVERGED}
+        if self.optimizers is not None:  # a preconditioner is no polynomial of lam_k, which the implicit flows rely on
+            ladder = ("bosh3", "kvaerno5") if self.closure.replicates > 1 else ("tsit5", "kvaerno5")
+            return Integration(ladder, fine_rtol=1e-5, **common)
         if self.eigenvalues.shape[0] > 1:
             return Integration(("structured",), fine_rtol=None, **common)
         ladder = ("bosh3",) if self.closure.replicates > 1 else ("tsit5", "kvaerno5")
@@ -118,8 +125,9 @@ class MeanField(AbstractEnsemble):
 
     @property
     def size(self) -> int:
-        """Rows of the state: P, and p velocities with friction."""
-        return self.problem.size + (self.problem.moved.size if self.inertial else 0)
+        """Rows of the state: P, and p velocities with friction, or what the optimisers carry."""
+        behind = self.problem.moved.size if self.inertial else self.optimizers.extra if self.optimizers else 0
+        return self.problem.size + behind
 
     @property
     def trained(self) -> np.ndarray:
@@ -188,6 +196,7 @@ class MeanField(AbstractEnsemble):
 
     def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"], args: Any = None):
         flow = self._direct if self.eigenvalues.shape[0] == 1 and not self.inertial else self._by_modes
+        flow = flow if self.optimizers is None else self._optimized
         return jax.lax.map(lambda pair: flow(t, *pair), (jnp.arange(y.shape[0]), y))
 
     def _by_modes(
@@ -209,6 +218,17 @@ class MeanField(AbstractEnsemble):
         half = (-self.weight_decay * jnp.asarray(decay, q.dtype) @ q[0]).at[moved].add(-eta * (lam * m.D + m.H @ q[0]))
         noise = jnp.zeros_like(C).at[np.ix_(moved, moved)].set(eta**2 / self.batch * lam * m.V)
         return (half + half.T + noise)[None]
+
+    def _optimized(
+        self, t: Real[ArrayLike, ""], replicate: Array, q: Float[Array, "modes P P"]
+    ) -> Float[Array, "modes P P"]:
+        assert self.optimizers is not None
+        m, relative = self.moments(*self.couple(q), replicate), self.schedule(t)
+        own = (2 * np.eye(self.problem.size) - self.problem.difference_basis())[self.problem.moved]
+        return self.optimizers.flow(
+            jnp.asarray(t), q, (m.G, m.H, m.V), self.eigenvalues, self.weights, self.batch, self.learning_rate * relative,
+            jnp.asarray(relative), self.problem.moved, own,
+        )  # fmt: skip
 
     def replicate_losses(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"]) -> Float[Array, " R"]:
         P = self.problem.size

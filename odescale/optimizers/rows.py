@@ -1,0 +1,102 @@
+"""From what a user gives (one optimiser, a word, or one per block of rows) to the optimisers of all rows that move."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from odescale.errors import InputError, OutsideTheoryError
+from odescale.optimizers.adam import SGD, Adam
+from odescale.optimizers.base import LARGEST_DAMPING, AbstractOptimizer
+from odescale.optimizers.flow import Block, RowOptimizers
+from odescale.optimizers.muon import Muon
+
+OPTIMIZERS: dict[str, type[AbstractOptimizer]] = {kind.word: kind for kind in (SGD, Adam, Muon)}
+"""By the word of the command line."""
+
+
+def row_optimizers(
+    given: AbstractOptimizer | Mapping[Any, AbstractOptimizer],
+    rows: Sequence[str],
+    only_written: Sequence[str],
+    trace: float,
+    *,
+    clip: Any = float("inf"),
+    matrices: Sequence[Sequence[str]] | None = None,
+) -> tuple[RowOptimizers, Any]:
+    """(optimisers of all rows, the learning rate that their rates are multiples of).
+
+    - `given`: one optimiser for all rows, or a mapping from a row, or a tuple of rows, to its optimiser; the key None takes the rest.
+    - `rows`: names of the rows that move, in order. `only_written`: those that no block reads. `clip`: largest gradient norm.
+    - `matrices`: rows that make one matrix, for optimisers that see a whole one (Muon); default: all rows of a block.
+    """
+    named = _by_rows(given, rows)
+    first = next(iter(named.values())).rate
+    blocks = []
+    for names, rule in named.items():
+        parts = [names]
+        if matrices is not None and isinstance(rule, Muon):
+            parts = [tuple(r for r in matrix if r in names) for matrix in matrices]
+            parts = [part for part in parts if part]
+        for part in parts:
+            if written := [row for row in part if row in only_written and (rule.second_beta is not None or rule.averages == "sign")]:
+                raise OutsideTheoryError(
+                    "optimizer", expected=f"rows that read tokens under {type(rule).__name__}",
+                    got=f"{', '.join(written)}, which only write: their gradient has no noise of order 1/sqrt(N), so that second "
+                    "moments are no function of the overlaps", remedy="give these rows SGD or Muon, or freeze them",
+                )  # fmt: skip
+            blocks.append(_block(part, rule, rows, rule.rate / first, trace))
+    kinds = {block.rule.averages for block in blocks}
+    if len(kinds) > 1:
+        raise OutsideTheoryError(
+            "optimizer", expected="sign and Lion on all rows that move, or on none", got="both kinds of optimisers",
+            remedy="freeze the other rows",
+        )  # fmt: skip
+    clipped = isinstance(clip, jax.core.Tracer) or float(clip) < float("inf")
+    return RowOptimizers(tuple(blocks), jnp.asarray(clip, float), float(trace), clipped), first
+
+
+def _block(names: tuple[str, ...], rule: AbstractOptimizer, rows: Sequence[str], ratio: Any, trace: float) -> Block:
+    import equinox as eqx
+
+    beta = rule.beta
+    carried = beta is not None and (isinstance(beta, jax.core.Tracer) or 0 < trace * (1 - float(beta)) <= LARGEST_DAMPING)
+    if beta is not None and not isinstance(beta, jax.core.Tracer) and float(beta) == 0:
+        carried = False
+    # The rate is the system's learning rate, so that a sweep over it moves every block.
+    plain = eqx.tree_at(lambda r: r.rate, rule, jnp.ones(()))
+    return Block(tuple(rows.index(name) for name in names), plain, jnp.asarray(ratio, float), carried)
+
+
+def _by_rows(given: Any, rows: Sequence[str]) -> dict[tuple[str, ...], AbstractOptimizer]:
+    if isinstance(given, AbstractOptimizer):
+        return {tuple(rows): given}
+    if not isinstance(given, Mapping) or not given:
+        raise InputError(
+            "optimizer", expected="an optimiser, or a mapping from rows to optimisers", got=given,
+            remedy="e.g. odescale.optimizers.Adam(rate=0.1)",
+        )  # fmt: skip
+    found: dict[tuple[str, ...], AbstractOptimizer] = {}
+    taken: set[str] = set()
+    for key, rule in given.items():
+        if not isinstance(rule, AbstractOptimizer):
+            raise InputError("optimizer", expected=f"an optimiser for {key}", got=rule, remedy="e.g. SGD(rate=0.1)")
+        if key is None:
+            continue
+        names = (key,) if isinstance(key, str) else tuple(key)
+        for name in names:
+            if name not in rows or name in taken:
+                raise InputError(
+                    "optimizer", expected=f"each once of the rows that move: {', '.join(rows)}", got=name, remedy="mend the key"
+                )  # fmt: skip
+            taken.add(name)
+        found[names] = rule
+    rest = tuple(row for row in rows if row not in taken)
+    if rest and None not in given:
+        raise InputError(
+            "optimizer", expected=f"an optimiser for {', '.join(rest)}", got="none", remedy="add one under the key None"
+        )
+    return found | ({rest: given[None]} if rest else {})
