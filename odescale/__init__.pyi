@@ -62,6 +62,7 @@ from odescale import laws as laws
 from odescale import linear as linear
 from odescale import logs as logs
 from odescale import networks as networks
+from odescale import optimizers as optimizers
 from odescale import one_third as one_third
 from odescale import schedules as schedules
 from odescale import spectra as spectra

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float
 
 from odescale.cache.programs import program
 from odescale.errors import InputError
+from odescale.expectations.batch import AbstractBatchRule, BatchQuadrature
 from odescale.expectations.closure import AbstractClosure, Quadrature
 from odescale.expectations.nodes import Nodes, gauss_hermite_nodes, largest_order, sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
@@ -31,17 +32,25 @@ def numbers_per_node(problem: TeacherStudent) -> int:
     return node_dimension(problem) * (4 + 2 * blocks) + 8 * problem.tokens**2 * blocks
 
 
-def quadrature(problem: TeacherStudent, nodes: Nodes, *, memory: float = DEFAULT_MEMORY) -> Quadrature:
+def quadrature(
+    problem: TeacherStudent,
+    nodes: Nodes,
+    *,
+    memory: float = DEFAULT_MEMORY,
+    rule: AbstractBatchRule | None = None,
+    batch: int = 1,
+) -> Quadrature | BatchQuadrature:
     """The closure over these nodes within `memory` bytes: the nodes themselves, one working copy, and the chunk in flight.
 
-    **Errors**: `InputError` when the nodes alone do not fit; says how many would.
+    With a `rule` averages are over batches of `batch` sequences: a node then holds all of them. **Errors**: `InputError` when the nodes alone do not fit; says how many would.
     """
-    need = node_dimension(problem)
+    each = batch if rule is not None else 1
+    need = node_dimension(problem) * each
     if nodes.points.shape[-1] != need:
-        raise InputError("nodes", expected=f"{need} dimensions (T P + label normals)", got=nodes.points.shape[-1],
+        raise InputError("nodes", expected=f"{need} dimensions (T P + label normals{', B times' * (each > 1)})", got=nodes.points.shape[-1],
                          remedy="build them with node_dimension(problem)")  # fmt: skip
     stored = nodes.points.size * nodes.points.dtype.itemsize * (1 + 1 / nodes.replicates)
-    per_node = 8 * numbers_per_node(problem)
+    per_node = 8 * numbers_per_node(problem) * each
     room = (memory - stored) / per_node
     if room < 1:
         fits = int(memory / (nodes.replicates + 1) / (nodes.points.dtype.itemsize * need + 8))
@@ -50,13 +59,13 @@ def quadrature(problem: TeacherStudent, nodes: Nodes, *, memory: float = DEFAULT
             remedy=f"raise it, or use at most {max(fits, 1)} nodes",
         )  # fmt: skip
     if jax.default_backend() == "cpu":
-        room = min(room, CACHE_NUMBERS / numbers_per_node(problem))
+        room = min(room, CACHE_NUMBERS / numbers_per_node(problem) / each)
     chunk = 2 ** int(np.log2(np.clip(room, 1, nodes.count)))
     if nodes.count % chunk:  # tensor grids: fill up with nodes of weight zero
         missing = -nodes.count % chunk
         points = jnp.pad(nodes.points, ((0, 0), (0, missing), (0, 0)))
         nodes = Nodes(points, jnp.pad(nodes.weights, ((0, 0), (0, missing))), nodes.kind)
-    return Quadrature(nodes, chunk)
+    return Quadrature(nodes, chunk) if rule is None else BatchQuadrature(nodes, rule, batch, chunk)
 
 
 @program
@@ -91,6 +100,8 @@ def choose_nodes(
     replicates: int = 4,
     memory: float = DEFAULT_MEMORY,
     seed: int = 0,
+    rule: AbstractBatchRule | None = None,
+    batch: int = 1,
 ) -> NodeChoice:
     """The fewest nodes whose drift D has a relative 95 % half width (Frobenius) of at most `accuracy` at the given overlaps.
 
@@ -99,17 +110,17 @@ def choose_nodes(
 
     **Arguments**: `overlaps`: pairs (C, R) in difference rows, e.g. the start and a point near the teacher, where the
     relative error is two to three times larger; `slack`: by how much `accuracy` may be missed at each (default 1).
-    `accuracy`: 0.01 is a good value; 0.001 takes 10 to 100 times the nodes.
+    `accuracy`: 0.01 is a good value; 0.001 takes 10 to 100 times the nodes. `rule`, `batch`: as `quadrature` has them.
     """
     if not 0 < accuracy < 1:
         raise InputError("accuracy", expected="a number in (0, 1)", got=accuracy, remedy="0.01 is a good value")
     if not budget >= 64:
         raise InputError("budget", expected="at least 64 nodes", got=budget, remedy=f"{DEFAULT_BUDGET} is the default")
-    dimension = node_dimension(problem)
+    dimension = node_dimension(problem) * (batch if rule is not None else 1)
     points = tuple((jnp.asarray(C, dtype=float), jnp.asarray(R, dtype=float)) for C, R in overlaps)
 
     def reached(nodes: Nodes) -> float:
-        closure = quadrature(problem, nodes, memory=memory)
+        closure = quadrature(problem, nodes, memory=memory, rule=rule, batch=batch)
         worst = 0.0
         for (C, R), more in zip(points, slack or (1.0,) * len(points), strict=True):
             D = np.asarray(estimate_drift(closure, problem, C, R)[0])

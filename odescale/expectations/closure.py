@@ -10,6 +10,7 @@ C is singular in the plain rows and sums cancel; in difference rows small things
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 
 import equinox as eqx
 import jax
@@ -27,7 +28,8 @@ PIVOT = 1e-8
 class Moments(eqx.Module):
     """L, D = E[sum_t g_t phi_t^T], G, H on the columns of the difference rows, V: rows of G, D, H, V are the p trained rows.
 
-    With a leading axis of replicates where they come from several node sets.
+    With a leading axis of replicates where they come from several node sets. Of Lion also `plain`, (G, H) of the gradient itself,
+    and `response`, E 1/sigma.
     """
 
     loss: Float[Array, "*R"]
@@ -35,6 +37,8 @@ class Moments(eqx.Module):
     G: Float[Array, "*R p P"]
     H: Float[Array, "*R p P"]
     V: Float[Array, "*R p p"]
+    plain: tuple[Float[Array, "*R p P"], Float[Array, "*R p P"]] | None = None
+    response: Float[Array, "*R p"] | None = None
 
 
 class AbstractClosure(eqx.Module):
@@ -93,36 +97,8 @@ class Quadrature(AbstractClosure):
         dtype = root.dtype
         T, P = problem.tokens, problem.size
         back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)  # difference rows -> plain rows
-        plain_root, plain_R = back @ root, back @ R @ back.T
-        token_root = jnp.asarray(problem.token_root, dtype)
         moved, both = problem.moved, problem.student.writes_back
-
-        def one(node: Float[Array, " D"]) -> tuple[Array, ...]:
-            z = token_root @ node[: T * P].reshape(T, P)
-            phi = z @ plain_root.T
-            f_teacher = problem.teacher.on_fields(*_of_teacher(problem, phi, plain_R))
-
-            def student(columns, overlaps):
-                fields = phi.at[:, moved].set(columns)
-                s = problem.student_columns
-                rho = jnp.asarray(problem.correlation, dtype)
-                return problem.student.on_fields(fields[:, s], overlaps[np.ix_(s, s)], rho)
-
-            if not gradients:
-                return (problem.loss.excess(student(phi[:, moved], plain_R), f_teacher),)
-            if both:
-                f, pull = jax.vjp(student, phi[:, moved], plain_R)
-            else:
-                f, pull = jax.vjp(lambda columns: student(columns, plain_R), phi[:, moved])
-            slopes = pull(jax.grad(problem.loss.mean)(f, f_teacher))
-            g = slopes[0]
-            # Labels are averaged in the drift and drawn in the noise.
-            noisy = g
-            if problem.label_normals:
-                (noisy, *_) = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
-            spread = token_root.T @ noisy
-            parts = (problem.loss.excess(f, f_teacher), g, z, spread)
-            return (*parts, slopes[1]) if both else parts
+        one = at_node(problem, root, R, gradients=gradients)
 
         def add(total, block):
             nodes, w = block
@@ -148,6 +124,53 @@ class Quadrature(AbstractClosure):
         loss, Z, V, slope = total  # type: ignore[misc]
         # dl/dA_i = sum_j (dl/dR + dl/dR^T)_ij A_j/N, with the plain rows A_j in terms of the difference rows.
         return loss, Z, V, (slope + slope.T)[moved] @ back
+
+
+def at_node(
+    problem: TeacherStudent, root: Float[Array, "P P"], R: Float[Array, "P P"], *, gradients: bool, drawn: bool = False
+) -> Callable[[Float[Array, " D"]], tuple[Array, ...]]:
+    """The function of a node (T P + m,) that an average is taken of, at fields root z and overlaps R in difference rows.
+
+    It returns (excess loss,), and with `gradients` also g (T, p), z (T, P), the gradient g' with (g'^T g') = sum_ts rho_ts g_t g_s^T
+    of drawn labels (T, p), and where the student writes back dl/dR (P, P). `drawn`: the labels of g are drawn too, not averaged.
+    """
+    dtype = root.dtype
+    T, P = problem.tokens, problem.size
+    back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)
+    plain_root, plain_R = back @ root, back @ R @ back.T
+    token_root = jnp.asarray(problem.token_root, dtype)
+    moved, both = problem.moved, problem.student.writes_back
+
+    def one(node: Float[Array, " D"]) -> tuple[Array, ...]:
+        z = token_root @ node[: T * P].reshape(T, P)
+        phi = z @ plain_root.T
+        f_teacher = problem.teacher.on_fields(*_of_teacher(problem, phi, plain_R))
+
+        def student(columns, overlaps):
+            fields = phi.at[:, moved].set(columns)
+            s = problem.student_columns
+            rho = jnp.asarray(problem.correlation, dtype)
+            return problem.student.on_fields(fields[:, s], overlaps[np.ix_(s, s)], rho)
+
+        if not gradients:
+            return (problem.loss.excess(student(phi[:, moved], plain_R), f_teacher),)
+        if both:
+            f, pull = jax.vjp(student, phi[:, moved], plain_R)
+        else:
+            f, pull = jax.vjp(lambda columns: student(columns, plain_R), phi[:, moved])
+        slopes = pull(jax.grad(problem.loss.mean)(f, f_teacher))
+        g = slopes[0]
+        # Labels are averaged in the drift and drawn in the noise.
+        noisy = g
+        if problem.label_normals:
+            of_draw = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
+            noisy = of_draw[0]
+            slopes, g = (of_draw, noisy) if drawn else (slopes, g)
+        spread = token_root.T @ noisy
+        parts = (problem.loss.excess(f, f_teacher), g, z, spread)
+        return (*parts, slopes[1]) if both else parts
+
+    return one
 
 
 def _of_teacher(problem: TeacherStudent, phi: Array, R: Array) -> tuple[Array, Array, Array]:

@@ -62,6 +62,16 @@ class RowNetwork(eqx.Module):
         """True when a block reads the norm of a token."""
         return any(getattr(block, "needs_norm", False) for block in self.blocks)
 
+    @property
+    def only_written(self) -> tuple[str, ...]:
+        """Rows that a block writes and nothing reads: output and positional rows. A part that does not say what it reads reads all."""
+        reads = [getattr(part, "reads", None) for part in (*self.blocks, self.readout)]
+        if any(names is None for names in reads):
+            return ()
+        read = {row for names in reads for row in names or ()}
+        written = {row for block in self.blocks for row in getattr(block, "writes", None) or ()}
+        return tuple(row for row in self.rows if row in written - read)
+
     def _apply(self, stream: AbstractStream) -> Float[Array, "n K"]:
         for number, block in enumerate(self.blocks):
             needed = self._needed_from(number)

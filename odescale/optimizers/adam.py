@@ -10,6 +10,7 @@ As d grows the noise of a gradient's coordinate is sqrt(N) times its mean: it al
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -48,9 +49,10 @@ class SGD(AbstractOptimizer):
     def step(self, trace: float) -> Float[Array, ""]:
         return self.rate
 
-    def update(self) -> Any:
-        mu = float(self.momentum)
-        return optax.trace(mu, nesterov=self.nesterov) if mu > 0 else optax.identity()
+    @staticmethod
+    def transformation(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+        mu = numbers["momentum"]
+        return optax.trace(mu, nesterov=numbers["nesterov"]) if mu > 0 else optax.identity()
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
         size = seen.rate / (1 - self.momentum)
@@ -95,8 +97,9 @@ class Adam(AbstractOptimizer):
     def step(self, trace: float) -> Float[Array, ""]:
         return self.rate / trace**0.5
 
-    def update(self) -> Any:
-        return optax.scale_by_adam(float(self.beta1), float(self.beta2), float(self.eps))
+    @staticmethod
+    def transformation(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
+        return optax.scale_by_adam(numbers["beta1"], numbers["beta2"], numbers["eps"])
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
         assert seen.second is not None

@@ -9,14 +9,17 @@ r"""What an optimiser is to the theory: a preconditioner per mode that depends o
 from __future__ import annotations
 
 import abc
+from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, require_number
+from odescale.expectations.batch import AbstractBatchRule
 
 LARGEST_DAMPING = 1000.0
 """gamma = N (1 - beta) up to which velocities are carried; beyond, their lag is below .001 of a unit of t and left out."""
@@ -58,13 +61,22 @@ class AbstractOptimizer(eqx.Module):
     def step(self, trace: float) -> Float[Array, ""]:
         """Learning rate of the real update at N = `trace`."""
 
+    @staticmethod
     @abc.abstractmethod
-    def update(self) -> Any:
+    def transformation(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
         """The optax transformation of the gradient of a block (b, d) into the direction that the step multiplies."""
+
+    def update(self) -> optax.GradientTransformation:
+        """`transformation` at its own numbers."""
+        return self.transformation(self.numbers())
 
     @abc.abstractmethod
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
         """P_k, the rate included."""
+
+    def batch_rule(self) -> AbstractBatchRule | None:
+        """What it makes of the gradient of a whole batch where it is not linear in it; None: it is."""
+        return None
 
     @property
     def beta(self) -> Float[Array, ""] | None:
@@ -84,7 +96,7 @@ class AbstractOptimizer(eqx.Module):
     def numbers(self) -> dict[str, Any]:
         """Its numbers and words by name, for reports."""
         found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {name: value if isinstance(value, str | bool | tuple) else float(value) for name, value in found.items()}
+        return {name: float(value) if eqx.is_array(value) else value for name, value in found.items()}
 
     def __repr__(self) -> str:
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(self)):

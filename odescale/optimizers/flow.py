@@ -13,17 +13,16 @@ them the second moments v of rows under Adam. Derived in derivations/optimizers.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.errors import InputError, OutsideTheoryError
-from odescale.optimizers.base import LARGEST_DAMPING, AbstractOptimizer, Seen
+from odescale.expectations.batch import HALF_NORMAL, AbstractBatchRule, ClipRule
+from odescale.expectations.closure import Moments
+from odescale.optimizers.base import AbstractOptimizer, Seen
 
 
 class Block(eqx.Module):
@@ -38,13 +37,6 @@ class Block(eqx.Module):
     def index(self) -> np.ndarray:
         """`rows` as an array."""
         return np.asarray(self.rows)
-
-
-class Drift(NamedTuple):
-    """Averages at one time as the flow reads them: h_k = lam_k G + H (modes, p, P) and what lam_k multiplies in the noise."""
-
-    mean: Float[Array, "modes p P"]
-    noise: Float[Array, "p p"]
 
 
 class RowOptimizers(eqx.Module):
@@ -63,10 +55,18 @@ class RowOptimizers(eqx.Module):
         """The closure that the rows need."""
         return self.blocks[0].rule.averages
 
-    @property
-    def joint(self) -> bool:
-        """Whether the averages are over the B sequences of a batch at once."""
-        return self.clipped or self.averages == "sign"
+    def batch_rule(self) -> AbstractBatchRule | None:
+        """What is done to the gradient of a whole batch before it is averaged; None: nothing that is not linear."""
+        return ClipRule(self.clip) if self.clipped else self.blocks[0].rule.batch_rule()
+
+    def words(self) -> list[dict[str, Any]]:
+        """Every block's rows, rule, numbers and rate over the system's; and the clipping: what tells two experiments apart."""
+        each = [
+            {"rows": list(b.rows), "rule": type(b.rule).__name__, "ratio": float(b.ratio)}
+            | {name: value for name, value in b.rule.numbers().items() if name != "rate"}
+            for b in self.blocks
+        ]
+        return [*each, {"clip": float(self.clip)}] if self.clipped else each
 
     def _chosen(self, kind: str) -> np.ndarray:
         found = [r for b in self.blocks for r in b.rows if (b.has_velocities if kind == "velocity" else _second(b.rule))]
@@ -91,59 +91,59 @@ class RowOptimizers(eqx.Module):
         self,
         t: Array,
         q: Float[Array, "modes R R"],
-        averages: tuple[Float[Array, "p P"], Float[Array, "p P"], Float[Array, "p p"]],
-        eigenvalues: Float[Array, " modes"],
-        weights: Float[Array, " modes"],
+        moments: Moments,
+        spectrum: tuple[Float[Array, " modes"], Float[Array, " modes"]],
         batch: Array,
         rate: Array,
         relative: Array,
         moved: np.ndarray,
         own: Float[np.ndarray, "p P"],
     ) -> Float[Array, "modes R R"]:
-        """dq_k/dt. `averages` (G, H, V); `rate` a s(t), `relative` s(t); `moved` (p,) places of the rows, `own` (p, P) as rows."""
-        G, H, V = averages
+        """dq_k/dt. `spectrum` (lam_k, w_k); `rate` a s(t), `relative` s(t); `moved` (p,) places of the rows, `own` (p, P) as rows."""
+        eigenvalues, weights = spectrum
+        G, H, V = moments.G, moments.H, moments.V
         p, P = G.shape
         modes, size = len(eigenvalues), q.shape[1]
-        velocity = np.full(p, -1)
-        velocity[self.velocities] = P + np.arange(self.velocities.size)
-        second = np.full(p, -1)
-        second[self.seconds] = P + self.velocities.size + np.arange(self.seconds.size)
+        places = self._places(p, P)
         lam = eigenvalues[:, None, None]
         sign = self.averages == "sign"
         h = jnp.sqrt(lam) * G + H / jnp.sqrt(lam) if sign else lam * G + H
-        table = q[:, :P, :P]
-        means = jnp.einsum("kip,kpq,kjq->kij", h, table, h)
+        means = jnp.einsum("kip,kpq,kjq->kij", h, q[:, :P, :P], h)
+        of_mean = jnp.tensordot(weights, means, axes=1)
         load = jnp.zeros((modes, size, p), q.dtype)
         linear = jnp.zeros((modes, size, size), q.dtype)
         change = jnp.zeros_like(q)
         for block in self.blocks:
             rows, rule = block.index, block.rule
+            place, at = moved[rows], places.velocity[rows]
             v = None
             if _second(rule):
                 target = eigenvalues[:, None] * jnp.diag(V)[rows] / batch
                 target = target + jnp.einsum("kii->ki", means)[:, rows] / self.trace
-                beta2 = rule.second_beta
-                forgetting = -self.trace * jnp.log(beta2)
-                at = second[rows]
-                kept = q[:, at, at]
-                change = change.at[:, at, at].set(forgetting * (target - kept))
-                # The moment of a step holds its own gradient too.
-                v = (kept + (1 - beta2) * (target - kept)) / (1 - beta2 * jnp.exp(-forgetting * t))
-            gram = None
-            if block.has_velocities:
-                at = velocity[rows]
-                gram = jnp.tensordot(weights, q[:, at[:, None], at[None, :]], axes=1)
-            seen = Seen(
-                rate * block.ratio, self.trace, batch, eigenvalues, V[np.ix_(rows, rows)],
-                jnp.tensordot(weights, means, axes=1)[np.ix_(rows, rows)], v, gram,
-            )  # fmt: skip
+                v, moves = _second_moment(rule, q, places.second[rows], target, t, self.trace)
+                change = change + moves
+            gram = jnp.tensordot(weights, q[:, at[:, None], at[None, :]], axes=1) if block.has_velocities else None
+            pair = np.ix_(rows, rows)
+            seen = Seen(rate * block.ratio, self.trace, batch, eigenvalues, V[pair], of_mean[pair], v, gram)
             pre = rule.preconditioner(seen)
-            place = moved[rows]
             linear = linear.at[:, place, :P].add(-relative * rule.decay * jnp.asarray(own[rows], q.dtype))
+            if sign:
+                load = load.at[:, place[:, None], rows[None, :]].add(-pre)
+                if moments.plain is not None and moments.response is not None:
+                    plain = lam * moments.plain[0][rows] + moments.plain[1][rows]
+                    if not block.has_velocities:  # at once where the average is
+                        pull = pre @ (_pull(rule, moments.response[rows]) * plain / jnp.sqrt(lam))
+                        linear = linear.at[:, place, :P].add(-pull)
+                        continue
+                    damping = self.trace * (1 - rule.beta)
+                    linear = linear.at[:, at, :P].add(damping * plain).at[:, at, at].add(-damping)
+                    pull = pre * _pull(rule, moments.response[rows])[:, 0] / jnp.sqrt(lam)
+                    linear = linear.at[:, place[:, None], at[None, :]].add(-pull)
+                continue
             if not block.has_velocities:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
                 continue
-            beta, at = rule.beta, velocity[rows]
+            beta = rule.beta
             damping = self.trace * (1 - beta)
             ahead = 1 - beta**2 if rule.nesterov else 1 - beta
             if _second(rule):
@@ -152,14 +152,41 @@ class RowOptimizers(eqx.Module):
             linear = linear.at[:, at, at].add(-damping)
             load = load.at[:, place[:, None], rows[None, :]].add(-ahead * pre)
             linear = linear.at[:, place[:, None], at[None, :]].add(-(1 - ahead) * pre)
-        M = linear.at[:, :, :P].add(load @ h)
-        half = M @ q
+        half = linear.at[:, :, :P].add(load @ h) @ q
         noise = jnp.einsum("kri,ij,ksj->krs", load, V, load)
-        noise = noise if sign else lam * noise / batch
-        # Second moments sit on the diagonal and are moved by their own equation alone.
-        flow = half + jnp.swapaxes(half, 1, 2) + noise
+        flow = half + jnp.swapaxes(half, 1, 2) + (noise if sign else lam * noise / batch)
         return flow + change
+
+    def _places(self, p: int, P: int) -> Places:
+        velocity, second = np.full(p, -1), np.full(p, -1)
+        velocity[self.velocities] = P + np.arange(self.velocities.size)
+        second[self.seconds] = P + self.velocities.size + np.arange(self.seconds.size)
+        return Places(velocity, second)
+
+
+class Places(NamedTuple):
+    """Where in the state the velocity and the second moment of each row that moves stand; -1 where it has none."""
+
+    velocity: np.ndarray
+    second: np.ndarray
 
 
 def _second(rule: AbstractOptimizer) -> bool:
     return rule.second_beta is not None
+
+
+def _pull(rule: AbstractOptimizer, response: Array) -> Array:
+    """beta1 sqrt(2/pi) E[1/sigma] of Lion, as a column."""
+    return (rule.beta1 * HALF_NORMAL * response)[:, None]  # type: ignore[attr-defined]
+
+
+def _second_moment(
+    rule: AbstractOptimizer, q: Array, at: np.ndarray, target: Float[Array, "modes b"], t: Array, trace: float
+) -> tuple[Float[Array, "modes b"], Float[Array, "modes R R"]]:
+    """(bias-corrected second moments, how those in the state move) towards `target`."""
+    beta2 = rule.second_beta
+    forgetting = -trace * jnp.log(beta2)
+    kept = q[:, at, at]
+    moves = jnp.zeros_like(q).at[:, at, at].set(forgetting * (target - kept))
+    # The moment of a step holds its own gradient too.
+    return (kept + (1 - beta2) * (target - kept)) / (1 - beta2 * jnp.exp(-forgetting * t)), moves

@@ -9,6 +9,7 @@ Newton and Schulz's iteration is a polynomial of the Gram matrix: b x b here, wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -65,9 +66,10 @@ class Muon(AbstractOptimizer):
     def step(self, trace: float) -> Float[Array, ""]:
         return self.rate
 
-    def update(self) -> Any:
+    @staticmethod
+    def transformation(numbers: Mapping[str, Any]) -> optax.GradientTransformation:
         return optax.contrib.scale_by_muon(
-            self.coefficients, self.iterations, float(self.momentum), nesterov=self.nesterov
+            numbers["coefficients"], numbers["iterations"], numbers["momentum"], nesterov=numbers["nesterov"]
         )
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 
@@ -13,8 +14,9 @@ from odescale.optimizers.adam import SGD, Adam
 from odescale.optimizers.base import LARGEST_DAMPING, AbstractOptimizer
 from odescale.optimizers.flow import Block, RowOptimizers
 from odescale.optimizers.muon import Muon
+from odescale.optimizers.signs import Lion, Sign
 
-OPTIMIZERS: dict[str, type[AbstractOptimizer]] = {kind.word: kind for kind in (SGD, Adam, Muon)}
+OPTIMIZERS: dict[str, type[AbstractOptimizer]] = {kind.word: kind for kind in (SGD, Adam, Muon, Sign, Lion)}
 """By the word of the command line."""
 
 
@@ -49,23 +51,34 @@ def row_optimizers(
                     "moments are no function of the overlaps", remedy="give these rows SGD or Muon, or freeze them",
                 )  # fmt: skip
             blocks.append(_block(part, rule, rows, rule.rate / first, trace))
-    kinds = {block.rule.averages for block in blocks}
-    if len(kinds) > 1:
-        raise OutsideTheoryError(
-            "optimizer", expected="sign and Lion on all rows that move, or on none", got="both kinds of optimisers",
-            remedy="freeze the other rows",
-        )  # fmt: skip
     clipped = isinstance(clip, jax.core.Tracer) or float(clip) < float("inf")
+    _check_together([block.rule for block in blocks], clipped)
     return RowOptimizers(tuple(blocks), jnp.asarray(clip, float), float(trace), clipped), first
 
 
-def _block(names: tuple[str, ...], rule: AbstractOptimizer, rows: Sequence[str], ratio: Any, trace: float) -> Block:
-    import equinox as eqx
+def _check_together(rules: Sequence[AbstractOptimizer], clipped: bool) -> None:
+    """Signs are averages over whole batches, of one kind for all rows that move."""
+    signs = [rule for rule in rules if rule.averages == "sign"]
+    if not signs:
+        return
+    kinds = {(type(rule).__name__, *(str(getattr(rule, name, "")) for name in ("beta1", "beta2"))) for rule in rules}
+    if len(kinds) > 1:
+        raise OutsideTheoryError(
+            "optimizer", expected="Sign or Lion (with one pair of betas) on all rows that move, or on none",
+            got=" and ".join(sorted({type(rule).__name__ for rule in rules})), remedy="freeze the other rows",
+        )  # fmt: skip
+    if clipped:
+        raise OutsideTheoryError(
+            "clip", expected="inf with Sign and Lion", got="a largest norm", remedy="a sign does not feel it"
+        )
 
+
+def _block(names: tuple[str, ...], rule: AbstractOptimizer, rows: Sequence[str], ratio: Any, trace: float) -> Block:
     beta = rule.beta
-    carried = beta is not None and (isinstance(beta, jax.core.Tracer) or 0 < trace * (1 - float(beta)) <= LARGEST_DAMPING)
-    if beta is not None and not isinstance(beta, jax.core.Tracer) and float(beta) == 0:
-        carried = False
+    if beta is None or isinstance(beta, jax.core.Tracer):
+        carried = beta is not None
+    else:
+        carried = float(beta) > 0 and trace * (1 - float(beta)) <= LARGEST_DAMPING
     # The rate is the system's learning rate, so that a sweep over it moves every block.
     plain = eqx.tree_at(lambda r: r.rate, rule, jnp.ones(()))
     return Block(tuple(rows.index(name) for name in names), plain, jnp.asarray(ratio, float), carried)
@@ -100,3 +113,29 @@ def _by_rows(given: Any, rows: Sequence[str]) -> dict[tuple[str, ...], AbstractO
             "optimizer", expected=f"an optimiser for {', '.join(rest)}", got="none", remedy="add one under the key None"
         )
     return found | ({rest: given[None]} if rest else {})
+
+
+def from_words(values: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractOptimizer | None:
+    """The optimiser behind the words of a parameter table; None for plain SGD, which needs no object.
+
+    `values`: all of them, `given`: those that were given, since every optimiser has a rate and a momentum of its own by default.
+    """
+    word = values["optimizer"]
+    if word == "sgd":
+        return None
+    kind = OPTIMIZERS[word]
+    fields = kind.__dataclass_fields__
+    source = {"rate": "learning_rate", "decay": "weight_decay"}
+    chosen = {}
+    for name in ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "eps", "nesterov"):
+        own = next((field for field, word in source.items() if word == name), name)
+        if own in fields:
+            if name in given or name == "weight_decay":
+                chosen[own] = values[name]
+        elif name in given:
+            raise InputError(
+                name, expected=f"a number of {kind.__name__}: {', '.join(fields)}", got=given[name], remedy="leave it out"
+            )
+    if "friction" in given and given["friction"] != 0:
+        raise InputError("friction", expected=f"0 with {word}", got=given["friction"], remedy="leave it out")
+    return kind(**chosen)

@@ -166,7 +166,8 @@ class MeanField(AbstractEnsemble):
         """The closure at couplings in difference rows, without `noise` and `write_back` where they are switched off."""
         P = self.problem.size
         m = self.closure.moments(self.problem, C[:P, :P], R[:P, :P], replicate)
-        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V)
+        plain = None if m.plain is None else (m.plain[0], self.write_back * m.plain[1])
+        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, plain, m.response)
 
     def rates(
         self, t: Real[ArrayLike, ""], C: Float[Array, "P P"], R: Float[Array, "P P"], replicate: Any = 0
@@ -226,7 +227,7 @@ class MeanField(AbstractEnsemble):
         m, relative = self.moments(*self.couple(q), replicate), self.schedule(t)
         own = (2 * np.eye(self.problem.size) - self.problem.difference_basis())[self.problem.moved]
         return self.optimizers.flow(
-            jnp.asarray(t), q, (m.G, m.H, m.V), self.eigenvalues, self.weights, self.batch, self.learning_rate * relative,
+            jnp.asarray(t), q, m, (self.eigenvalues, self.weights), self.batch, self.learning_rate * relative,
             jnp.asarray(relative), self.problem.moved, own,
         )  # fmt: skip
 

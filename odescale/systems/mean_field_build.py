@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Real
 
 from odescale.clock import ConstantSchedule, Schedule, parse_schedule
-from odescale.errors import InputError
+from odescale.errors import InputError, OutsideTheoryError, whole
 from odescale.expectations.automatic import DEFAULT_BUDGET, DEFAULT_MEMORY, choose_nodes, node_dimension, quadrature
 from odescale.expectations.closure import AbstractClosure
 from odescale.expectations.nodes import Nodes, sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
+from odescale.optimizers.adam import SGD
+from odescale.optimizers.base import AbstractOptimizer
+from odescale.optimizers.rows import row_optimizers
 from odescale.precision import require_x64
 from odescale.systems.closed_form import closed_form, has_closed_form
 from odescale.systems.mean_field import MeanField
@@ -40,6 +45,9 @@ def mean_field(
     memory: float = DEFAULT_MEMORY,
     seed: int = 0,
     closure: AbstractClosure | str = "quadrature",
+    optimizer: AbstractOptimizer | Mapping[Any, AbstractOptimizer] | None = None,
+    clip: Real[ArrayLike, ""] = float("inf"),
+    matrices: Sequence[Sequence[str]] | None = None,
     **given: Any,
 ) -> MeanField:
     """The d -> infinity ODE of online SGD on `problem`, with an error bar on every trajectory. See `MeanField`.
@@ -58,6 +66,10 @@ def mean_field(
     - `memory`: bytes that the quadrature may take. `seed`: of the nodes.
     - `closure`: "quadrature", "closed" (where a closed form exists, else `OutsideTheoryError`), "auto" (closed where it
       exists), or an object.
+    - `optimizer`: of the rows that move (`odescale.optimizers`), or a mapping from a row or a tuple of rows to one, the key None
+      for the rest; its rate, momentum and decay take the place of `learning_rate`, `momentum`, `friction`, `weight_decay`.
+      None is plain SGD. `clip` > 0: largest norm of a batch's gradient over all rows that move; inf for none.
+      `matrices`: rows that make one matrix each, for Muon; default: all rows that an optimiser has.
     - `given`: learning_rate, batch, weight_decay, momentum, friction, noise, write_back.
 
     **Errors**: `InputError` before anything is compiled. **Good values**: 2^12 nodes give a drift to 1 to 2 % at T = 3.
@@ -65,13 +77,23 @@ def mean_field(
     require_x64("mean_field")
     if not isinstance(problem, TeacherStudent):
         raise InputError("problem", expected="a TeacherStudent", got=problem, remedy="build it with teacher_student")
+    optimizer = _optimizer(optimizer, clip, given)
     values = complete(MeanField.parameters, given, "mean_field")
     if not (schedule is None or isinstance(schedule, str) or callable(schedule)):
         raise InputError("schedule", expected="a callable s(t) or its text", got=schedule, remedy="cosine:30:0.1")
     spectrum = isotropic(dimension) if spectrum is None else spectrum
     start = _start(problem, initial_overlaps, spectrum)
     numbers = {name: jnp.asarray(value, dtype=float) for name, value in values.items()}
-    chosen, said = _closure(problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed)
+    optimizers = rule = None
+    if optimizer is not None:
+        moving = [problem.rows[i] for i in problem.moved]
+        optimizers, numbers["learning_rate"] = row_optimizers(
+            optimizer, moving, problem.student.only_written, spectrum.trace, clip=clip, matrices=matrices
+        )
+        rule = optimizers.batch_rule()
+    batch = 1 if rule is None else whole("batch", values["batch"], remedy="a whole batch: signs and clipping see all of it")
+    settings: dict[str, Any] = {"replicates": replicates, "memory": memory, "seed": seed, "rule": rule, "batch": batch}
+    chosen, said = _closure(problem, closure, start, spectrum, nodes, accuracy, budget, **settings)
     return MeanField(
         problem=problem,
         closure=chosen,
@@ -85,8 +107,33 @@ def mean_field(
         schedule=parse_schedule(schedule) if isinstance(schedule, str) else schedule or ConstantSchedule(),
         label=problem.label,
         expectations=said,
+        optimizers=optimizers,
         **numbers,
     )
+
+
+def _optimizer(
+    optimizer: Any, clip: Any, given: dict[str, Any]
+) -> AbstractOptimizer | Mapping[Any, AbstractOptimizer] | None:
+    """The optimiser as it is given; plain SGD with clipping becomes an object; numbers that an object holds are refused beside it."""
+    if not is_traced(clip) and not (isinstance(clip, int | float | np.number | np.ndarray | jax.Array) and float(clip) > 0):
+        raise InputError("clip", expected="a positive number, inf for none", got=clip, remedy="1 is in use")
+    names = ("learning_rate", "momentum", "friction", "weight_decay")
+    if optimizer is None:
+        if is_traced(clip) or np.isfinite(clip):
+            numbers = {name: given.pop(name, 0.0) for name in names[1:]}
+            if is_traced(numbers["friction"]) or numbers["friction"] > 0:
+                raise InputError("friction", expected="0 with clipping", got=numbers["friction"], remedy="use momentum")
+            rate = given.pop("learning_rate", MeanField.parameters[0].default)
+            return SGD(rate=rate, momentum=numbers["momentum"], decay=numbers["weight_decay"])
+        return None
+    for name in names:
+        if name in given:
+            raise InputError(
+                name, expected="nothing beside optimizer, which has its own rate, momentum and decay", got=given[name],
+                remedy=f"give it to {type(optimizer).__name__}",
+            )  # fmt: skip
+    return optimizer
 
 
 def _start(problem: TeacherStudent, overlaps: Any, spectrum: Spectrum) -> Any:
@@ -113,7 +160,7 @@ def _start(problem: TeacherStudent, overlaps: Any, spectrum: Spectrum) -> Any:
 
 
 def _closure(
-    problem, closure, start, spectrum, nodes, accuracy, budget, replicates, memory, seed
+    problem, closure, start, spectrum, nodes, accuracy, budget, *, replicates, memory, seed, rule, batch
 ) -> tuple[AbstractClosure, str]:
     """The closure and what it is in words."""
     if isinstance(closure, AbstractClosure):
@@ -122,21 +169,26 @@ def _closure(
         raise InputError(
             "closure", expected="quadrature, closed, auto or a closure", got=closure, remedy="use quadrature"
         )
-    if closure == "closed" or (closure == "auto" and has_closed_form(problem)):
+    if closure == "closed" and rule is not None:
+        raise OutsideTheoryError(
+            "closure", expected="quadrature for signs and clipping", got=closure, remedy="leave it at auto"
+        )
+    if closure == "closed" or (closure == "auto" and rule is None and has_closed_form(problem)):
         return closed_form(problem), "closed form"
+    joint: dict[str, Any] = {"memory": memory, "rule": rule, "batch": batch}
     if isinstance(nodes, Nodes):
-        return quadrature(problem, nodes, memory=memory), f"{nodes.replicates} x {nodes.count} {nodes.kind} nodes"
+        return quadrature(problem, nodes, **joint), f"{nodes.replicates} x {nodes.count} {nodes.kind} nodes"
     if nodes is not None:
-        made = sobol_nodes(node_dimension(problem), nodes, replicates, seed)
-        return quadrature(problem, made, memory=memory), f"{replicates} x {nodes} scrambled Sobol points"
+        made = sobol_nodes(node_dimension(problem) * batch, nodes, replicates, seed)
+        return quadrature(problem, made, **joint), f"{replicates} x {nodes} scrambled Sobol points"
     if is_traced(start):
         raise InputError("nodes", expected="a number inside a JAX transformation", got=None, remedy="nodes=4096")
     probes = _probes(problem, np.asarray(start), spectrum)
     chosen = choose_nodes(
         problem, probes, slack=(1.0, NEAR_TEACHER), accuracy=accuracy, budget=int(budget), replicates=replicates,
-        memory=memory, seed=seed,
+        seed=seed, **joint,
     )  # fmt: skip
-    return quadrature(problem, chosen.nodes, memory=memory), chosen.text
+    return quadrature(problem, chosen.nodes, **joint), chosen.text
 
 
 def _probes(problem: TeacherStudent, start: np.ndarray, spectrum: Spectrum):

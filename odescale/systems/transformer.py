@@ -8,6 +8,7 @@ is worth looking at, and words for the command line.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -20,6 +21,8 @@ from odescale.networks.library import committee_network, transformer_network
 from odescale.networks.losses import AbstractLoss, CrossEntropy, SquareLoss
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent, teacher_student
+from odescale.optimizers.base import AbstractOptimizer
+from odescale.optimizers.rows import from_words
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.mean_field import MeanField
@@ -27,6 +30,9 @@ from odescale.systems.mean_field_build import mean_field
 from odescale.systems.mean_field_start import aligned_overlaps
 from odescale.systems.parameters import complete, is_traced, schedule_texts, shown
 from odescale.systems.spectrum import Spectrum, isotropic, power_law, source_overlaps
+
+Optimizers = AbstractOptimizer | Mapping[Any, AbstractOptimizer]
+"""One optimiser for all rows that move, or one by row or tuple of rows, the key None for the rest."""
 
 KEY_READS = 0.7
 """Cosine between a teacher's key (output) row and the readout it serves: without it attention would not reach the loss."""
@@ -37,7 +43,13 @@ QUERY_READS = 0.3
 
 
 @shown(tables.TRANSFORMER)
-def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | None = None, **given: Any) -> MeanField:
+def transformer(
+    *,
+    schedule: Schedule | str | None = None,
+    spectrum: Spectrum | None = None,
+    optimizer: Optimizers | str = "sgd",
+    **given: Any,
+) -> MeanField:
     """SGD on any transformer of the library at T tokens: see `MeanField` for the equations, `transformer_network` for the network.
 
     One unit of t is tr Sigma SGD steps: `dimension` for isotropic tokens, one step for a power-law `capacity`.
@@ -47,14 +59,15 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
     rank one); all of squared length `strength`, each with a direction of its own besides. Student row = scale (alignment x teacher
     row + sqrt(1 - alignment^2) x own direction).
 
-    **Arguments** (all optional): the words of `odescale.systems.tables.TRANSFORMER`; from Python `schedule` may be a callable
-    and `spectrum` any `Spectrum`.
+    **Arguments** (all optional): the words of `odescale.systems.tables.TRANSFORMER`; from Python `schedule` may be a callable,
+    `spectrum` any `Spectrum` and `optimizer` an object of `odescale.optimizers`, or one per block of rows. A matrix to Muon is
+    what the heads (units) of a layer have in one role: all queries, all keys.
 
     **Returns** a `MeanField`. **Errors**: `InputError` naming the argument, before anything is compiled.
     **Good values**: `budget` 8192 for a look, 65536 for a comparison with a run; `nodes` fixed for a sweep.
     """
     require_x64("transformer")
-    values = complete(tables.TRANSFORMER, given | schedule_texts(schedule=schedule), "transformer")
+    values = complete(tables.TRANSFORMER, given | schedule_texts(schedule=schedule) | _word(optimizer), "transformer")
     classes = values["loss"] == "cross_entropy"
     outputs = values["outputs"] or (tables.CLASSES if classes else 1)
     if classes and outputs < 2:
@@ -76,25 +89,32 @@ def transformer(*, schedule: Schedule | str | None = None, spectrum: Spectrum | 
         lengths=_lengths(network, values, given),
         cosines=_cosines(network, outputs),
     )
-    return _system(problem, start, values, schedule, spectrum)
+    return _system(problem, start, values, schedule, spectrum, _optimizer(optimizer, values, given))
 
 
 @shown(tables.COMMITTEE)
-def committee(*, schedule: Schedule | str | None = None, spectrum: Spectrum | None = None, **given: Any) -> MeanField:
+def committee(
+    *,
+    schedule: Schedule | str | None = None,
+    spectrum: Spectrum | None = None,
+    optimizer: Optimizers | str = "sgd",
+    **given: Any,
+) -> MeanField:
     """Soft committee machine of K units learning one of M units: f = sum_u act(w_u . x/sqrt(N)), second layers fixed.
 
     One unit of t is tr Sigma SGD steps. Teacher rows orthogonal, of squared length `strength`; student unit u starts at cosine
     `alignment` with teacher unit u; students beyond the teacher's number have directions of their own.
 
-    **Arguments**: the words of `odescale.systems.tables.COMMITTEE`; `schedule` may be a callable. **Errors**: `InputError`.
+    **Arguments**: the words of `odescale.systems.tables.COMMITTEE`; `schedule` may be a callable, `optimizer` an object of
+    `odescale.optimizers`. **Errors**: `InputError`.
     Source: Saad & Solla, Phys. Rev. E 52, 4225 (1995); Goldt et al., NeurIPS 2019.
     """
     require_x64("committee")
-    values = complete(tables.COMMITTEE, given | schedule_texts(schedule=schedule), "committee")
+    values = complete(tables.COMMITTEE, given | schedule_texts(schedule=schedule) | _word(optimizer), "committee")
     student, teacher = (committee_network(values[name], values["activation"]) for name in ("units", "teacher_units"))
     problem = teacher_student(student, teacher, _loss(values), tokens=1, label="committee")
     start = aligned_overlaps(problem, **_aligned(values), lengths=values["strength"])
-    return _system(problem, start, values, schedule, spectrum)
+    return _system(problem, start, values, schedule, spectrum, _optimizer(optimizer, values, given))
 
 
 def _aligned(values: dict[str, Any]) -> dict[str, Any]:
@@ -164,8 +184,41 @@ def _towards(
     return cosine * direction + np.sqrt(1 - cosine**2) * own
 
 
+def _word(optimizer: Any) -> dict[str, str]:
+    """What the table checks: a word as it is, an object as none."""
+    return {"optimizer": optimizer} if isinstance(optimizer, str) else {}
+
+
+def _optimizer(optimizer: Any, values: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """What `mean_field` takes instead of learning rate, momentum and decay: an optimiser by its word or as it is."""
+    if isinstance(optimizer, str):
+        found = from_words(values, given)
+        return {} if found is None else {"optimizer": found}
+    for name in ("learning_rate", "momentum", "friction", "weight_decay", "beta1", "beta2", "eps", "nesterov"):
+        if name in given:
+            raise InputError(
+                name, expected="nothing beside an optimizer object, which has its own numbers", got=given[name],
+                remedy="give it to the object",
+            )  # fmt: skip
+    return {"optimizer": optimizer}
+
+
+def _matrices(problem: TeacherStudent) -> list[list[str]]:
+    """Rows of one role in one layer: q0_0, q0_1 of two heads are one matrix, w0, w1 of a committee another."""
+    found: dict[str, list[str]] = {}
+    for row in problem.student.rows:
+        layer, _, _ = row.partition("_")
+        found.setdefault(layer if layer[:1] in "qkvowm" and problem.student.blocks else layer[:1], []).append(row)
+    return list(found.values())
+
+
 def _system(
-    problem: TeacherStudent, start: Float[np.ndarray, "P P"], values: dict[str, Any], schedule: Any, spectrum: Any
+    problem: TeacherStudent,
+    start: Float[np.ndarray, "P P"],
+    values: dict[str, Any],
+    schedule: Any,
+    spectrum: Any,
+    optimizer: dict[str, Any],
 ) -> MeanField:
     overlaps: Any = start
     if values["capacity"] > 0 and spectrum is None:
@@ -178,6 +231,9 @@ def _system(
     elif values["capacity"] > 0:
         raise InputError("spectrum", expected="a spectrum or capacity", got="both", remedy="leave capacity at 0")
     numbers = {parameter.name: values[parameter.name] for parameter in MeanField.parameters}
+    if optimizer:
+        for name in ("learning_rate", "momentum", "friction", "weight_decay"):
+            del numbers[name]
     return mean_field(
         problem,
         initial_overlaps=overlaps,
@@ -185,6 +241,9 @@ def _system(
         schedule=schedule if callable(schedule) else values["schedule"],
         nodes=values["nodes"] or None,
         closure=values["closure"],
+        clip=values["clip"],
+        matrices=_matrices(problem),
         **{name: values[name] for name in ("accuracy", "budget", "replicates", "seed")},
         **numbers,
+        **optimizer,
     )

@@ -1,6 +1,7 @@
 r"""SGD on the real d-dimensional network behind a mean-field system: same rows, same start, same clock.
 
-u <- mu u + grad_W mean_B l,   W <- W - eta s(t) u - (w/N) W;   with `friction` gamma: mu = 1 - gamma/N and step eta/N
+u <- mu u + grad_W mean_B l,   W <- W - eta s(t) u - (w/N) W;   with `friction` gamma: mu = 1 - gamma/N and step eta/N;
+with `optimizers` their own updates by optax, block by block
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from odescale.errors import whole
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.systems.mean_field import MeanField
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
-from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes
+from odescale.training.rows import AbstractRowSgd, OptimizerRates, RowRates, RowState, bins_of_modes, rates_of
 
 
 class MeanFieldExperiment(AbstractRowSgd):
@@ -35,7 +36,7 @@ class MeanFieldExperiment(AbstractRowSgd):
     system: Aside[MeanField]
     problem: TeacherStudent
     schedule: Schedule
-    rates: RowRates
+    rates: RowRates | OptimizerRates
     deviations: Float[Array, " d"] | None
     spectrum: Aside[tuple[np.ndarray, np.ndarray | None]]
     batch: int = eqx.field(static=True)
@@ -62,6 +63,7 @@ class MeanFieldExperiment(AbstractRowSgd):
             "dimension": int(lam.size),
             "tokens": system.problem.tokens,
             "eigenvalues": lam.tolist() if np.ptp(lam) > 0 else None,
+            "optimizers": None if system.optimizers is None else system.optimizers.words(),
         } | {name: float(getattr(system, name)) for name in ("weight_decay", "momentum", "friction")}
 
     def start(self, seed: int) -> RowState:
@@ -92,11 +94,14 @@ def experiment(system: MeanField) -> MeanFieldExperiment:
     """The real network of a system: problem, start, optimiser and spectrum are the run's; each bin's eigenvalue is repeated."""
     lam, bins = bins_of_modes(system.eigenvalues, system.weights, system.trace)
     memory = 1 - float(system.friction) / system.trace if system.inertial else float(system.momentum)
+    rates: Any = RowRates(system.learning_rate / (system.trace if system.inertial else 1.0), memory, system.weight_decay)
+    if system.optimizers is not None:
+        rates = rates_of(system.optimizers, system.learning_rate)
     return MeanFieldExperiment(
         system=Aside(system),
         problem=system.problem,
         schedule=system.schedule,
-        rates=RowRates(system.learning_rate / (system.trace if system.inertial else 1.0), memory, system.weight_decay),
+        rates=rates,
         deviations=None if bins is None else jnp.asarray(np.sqrt(lam)),
         spectrum=Aside((lam, bins)),
         batch=whole("batch", system.batch, remedy="batch=4"),

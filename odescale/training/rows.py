@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from odescale.errors import InputError
+from odescale.optimizers.flow import RowOptimizers
 from odescale.training.experiment import AbstractExperiment, rate_at
 
 LARGEST_DIMENSION = 20_000
@@ -26,18 +27,73 @@ class RowRates(eqx.Module):
     decay: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, float), default=0.0)  # type: ignore[assignment]
 
 
+    def begin(self, trained: Float[Array, "p d"]) -> Float[Array, "p d"]:
+        """The velocities at rest."""
+        return np.zeros(trained.shape)  # type: ignore[return-value]
+
+    def move(
+        self, trained: Float[Array, "p d"], velocity: Float[Array, "p d"], gradient: Float[Array, "p d"], rate: Array, trace: float
+    ) -> tuple[Float[Array, "p d"], Float[Array, "p d"]]:
+        """(rows, velocities) after one step; `rate` s(t)."""
+        velocity = self.memory * velocity + gradient
+        return trained - self.step * rate * velocity - (self.decay / trace) * trained, velocity
+
+
+class OptimizerRates(eqx.Module):
+    r"""Each block of rows by an optax transformation: W <- W - step s(t) direction - s(t) (decay/N) W, gradients clipped before.
+
+    - `kinds`: of each block its rows among those that move, the class of its optimiser, and the numbers behind its update.
+    - `steps`, `decays` (blocks,). `clip`: largest norm of the whole gradient, inf for none.
+    """
+
+    kinds: tuple[tuple[tuple[int, ...], type, tuple[tuple[str, Any], ...]], ...] = eqx.field(static=True)
+    steps: Float[Array, " blocks"]
+    decays: Float[Array, " blocks"]
+    clip: Float[Array, ""]
+
+    def _updates(self) -> list[tuple[np.ndarray, Any]]:
+        return [(np.asarray(rows), kind.transformation(dict(numbers))) for rows, kind, numbers in self.kinds]
+
+    def begin(self, trained: Float[Array, "p d"]) -> Any:
+        """The optimisers' states before the first step."""
+        return tuple(update.init(jnp.asarray(trained)[rows]) for rows, update in self._updates())
+
+    def move(self, trained: Float[Array, "p d"], memory: Any, gradient: Float[Array, "p d"], rate: Array, trace: float) -> tuple[Any, Any]:
+        """(rows, the optimisers' states) after one step; `rate` s(t)."""
+        norm = jnp.sqrt(jnp.sum(gradient**2))
+        gradient = jnp.where(norm > self.clip, gradient * (self.clip / norm), gradient)
+        moved, states = trained, []
+        for number, ((rows, update), state) in enumerate(zip(self._updates(), memory, strict=True)):
+            direction, state = update.update(gradient[rows], state, trained[rows])
+            change = self.steps[number] * rate * direction + (self.decays[number] / trace) * rate * trained[rows]
+            moved = moved.at[rows].add(-change)
+            states.append(state)
+        return moved, tuple(states)
+
+
+def rates_of(optimizers: RowOptimizers, rate: Any) -> OptimizerRates:
+    """The updates behind the optimisers of a system whose learning rate is `rate`."""
+    kinds, steps = [], []
+    for block in optimizers.blocks:
+        numbers = {name: value for name, value in block.rule.numbers().items() if name not in ("rate", "decay")}
+        kinds.append((block.rows, type(block.rule), tuple(numbers.items())))
+        steps.append(block.rule.step(optimizers.trace) * block.ratio * rate)
+    decays = jnp.stack([block.rule.decay for block in optimizers.blocks])
+    return OptimizerRates(tuple(kinds), jnp.stack(steps), decays, optimizers.clip)
+
+
 class RowState(NamedTuple):
-    """Rows that move and their velocities (p, d), and the table of all rows (P, d) at the start, whose frozen ones stay."""
+    """Rows that move (p, d) and what their update remembers, and the table of all rows (P, d) at the start, whose frozen ones stay."""
 
     trained: Float[Array, "p d"]
-    velocity: Float[Array, "p d"]
+    memory: Any
     rows: Float[Array, "P d"]
 
 
 class AbstractRowSgd(AbstractExperiment):
-    r"""u <- mu u + grad_W l, W <- W - eta s(t) u - (w/N) W with t = n/N; frozen rows untouched."""
+    r"""W <- W - step s(t) direction - (w/N) W with t = n/N, direction by `rates`; frozen rows untouched."""
 
-    rates: eqx.AbstractVar[RowRates]
+    rates: eqx.AbstractVar[RowRates | OptimizerRates]
 
     @property
     @abc.abstractmethod
@@ -50,15 +106,15 @@ class AbstractRowSgd(AbstractExperiment):
 
     def begin(self, rows: Float[np.ndarray, "P d"]) -> RowState:
         """The state at rest on these rows."""
-        return RowState(rows[self.moved], np.zeros((self.moved.size, rows.shape[1])), rows)  # type: ignore[arg-type]
+        trained: Any = rows[self.moved]
+        return RowState(trained, self.rates.begin(trained), rows)  # type: ignore[arg-type]
 
     def step(self, state: RowState, key: Array, n: Int[Array, ""]) -> tuple[RowState, Float[Array, ""]]:
-        trained, velocity, rows = state
+        trained, memory, rows = state
         loss, gradient = jax.value_and_grad(self.sample_loss)(trained, rows, key)
-        rate = self.rates.step * rate_at(self.clock, n, rows.dtype)
-        velocity = self.rates.memory * velocity + gradient
-        trained = trained - rate * velocity - (self.rates.decay / self.clock.steps_per_unit) * trained
-        return RowState(trained, velocity, rows), loss
+        rate = rate_at(self.clock, n, rows.dtype)
+        trained, memory = self.rates.move(trained, memory, gradient, rate, self.clock.steps_per_unit)
+        return RowState(trained, memory, rows), loss
 
     def table(self, states: list[RowState]) -> Float[np.ndarray, "s P d"]:
         """All rows of every seed as they stand."""

@@ -1,0 +1,200 @@
+r"""Averages over whole batches: what sign descent, Lion and clipping ask for, which see the gradient of B sequences at once.
+
+Given the fields of the B sequences of a batch, a coordinate of the mean gradient of row i is Gaussian with variance lam_k S_ii/N,
+
+    S_ij = (1/B^2) sum_b sum_ts rho_ts g_bti g_bsj,      and its norm concentrates, |gradient|^2 = sum_i S_ii
+
+    D~ = E[ w_i (1/B) sum_bt g_bti phi_bt ] = G~ C,    H~ = E[ w_i (1/B) sum_b (dl/dR + dl/dR^T)_i ]
+
+    clip:  w = min(1, c/sqrt(sum_i S_ii)),          V = B E[ w^2 S ]
+    sign:  w_i = sqrt(2/pi)/sqrt(S_ii),             V = (2/pi) E asin(S_ij/sqrt(S_ii S_jj))
+    Lion:  w_i = sqrt(2/pi) (1 - beta1)/sigma_i,    sigma_i^2 = (1 - beta1)^2 S_ii + s V_ii/B,   s = beta1^2 (1 - beta2)/(1 + beta2)
+
+Labels are drawn here, also in the drift: weights depend on the draw. Nodes have B (T P + m) dimensions. Derived in
+derivations/optimizers.
+"""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from odescale.expectations.closure import AbstractClosure, Moments, at_node, factor, solve_right
+from odescale.expectations.nodes import Nodes
+from odescale.networks.teacher_student import TeacherStudent
+
+HALF_NORMAL = (2 / np.pi) ** 0.5
+"""E sign(x + m) = sqrt(2/pi) m/sigma for a small mean m of a Gaussian x."""
+
+
+class AbstractBatchRule(eqx.Module):
+    """What a batch's gradient is turned into. `usual`: V of the plain gradient, where `needs_usual` says that it is asked for."""
+
+    needs_usual: eqx.AbstractClassVar[bool]
+
+    @abc.abstractmethod
+    def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
+        """What multiplies the mean gradient of every row in the drift, given S."""
+
+    @abc.abstractmethod
+    def noise(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
+        """V of this batch, given S."""
+
+
+class SignRule(AbstractBatchRule):
+    """The sign of every coordinate."""
+
+    needs_usual: ClassVar[bool] = False
+
+    def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
+        return HALF_NORMAL * _inverse_root(jnp.diag(S))
+
+    def noise(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
+        return arcsine_noise(S)
+
+
+class LionRule(AbstractBatchRule):
+    """The sign of c = beta1 m + (1 - beta1) gradient, m <- beta2 m + (1 - beta2) gradient: noise at equal times alone."""
+
+    beta1: Float[Array, ""]
+    beta2: Float[Array, ""]
+
+    needs_usual: ClassVar[bool] = True
+
+    def spread(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
+        """Covariance of c's coordinates over lam_k/N, given the fields of the last batch."""
+        past = self.beta1**2 * (1 - self.beta2) / (1 + self.beta2)
+        return (1 - self.beta1) ** 2 * S + past * usual / batch
+
+    def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
+        return HALF_NORMAL * (1 - self.beta1) * _inverse_root(jnp.diag(self.spread(S, usual, batch)))
+
+    def noise(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
+        return arcsine_noise(self.spread(S, usual, batch))
+
+
+class ClipRule(AbstractBatchRule):
+    """The whole gradient shortened to the norm `largest` where it is longer."""
+
+    largest: Float[Array, ""]
+
+    needs_usual: ClassVar[bool] = False
+
+    def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
+        return jnp.full(len(S), self._weight(S))
+
+    def noise(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
+        return batch * self._weight(S) ** 2 * S
+
+    def _weight(self, S: Float[Array, "p p"]) -> Array:
+        return jnp.minimum(1.0, self.largest * _inverse_root(jnp.trace(S)[None])[0])
+
+
+def _inverse_root(x: Float[Array, " n"]) -> Float[Array, " n"]:
+    return jnp.where(x > 0, 1 / jnp.sqrt(jnp.where(x > 0, x, 1.0)), 0.0)
+
+
+def arcsine_noise(S: Float[Array, "p p"]) -> Float[Array, "p p"]:
+    """(2/pi) asin of the correlations of S: E sign(x_i) sign(x_j) of Gaussians x with covariance S."""
+    root = _inverse_root(jnp.diag(S))
+    cosine = S * root[:, None] * root
+    # A row is wholly correlated with itself, whatever rounding says; arcsine has no derivative there.
+    inside = jnp.abs(cosine) < 1
+    arc = jnp.where(inside, jnp.arcsin(jnp.where(inside, cosine, 0.0)) * (2 / np.pi), jnp.sign(cosine))
+    return jnp.where(np.eye(len(S), dtype=bool), jnp.sign(root)[:, None], arc)
+
+
+class Sums(NamedTuple):
+    """Averages over the nodes of one replicate: loss, Z (drift along z), V, H~; E w/sqrt(2/pi) (p,); E S_ij w_i/sqrt(2/pi) (p, p)."""
+
+    loss: Array
+    Z: Array
+    V: Array
+    H: Array
+    response: Array
+    shared: Array
+
+
+class BatchQuadrature(AbstractClosure):
+    """Expectations over fixed nodes of `batch` sequences each; `chunk` nodes are evaluated at once."""
+
+    nodes: Nodes
+    rule: AbstractBatchRule
+    batch: int = eqx.field(static=True)
+    chunk: int = eqx.field(static=True)
+
+    @property
+    def replicates(self) -> int:
+        return self.nodes.replicates
+
+    def estimate(self, values: Float[Array, "R ..."]) -> tuple[Array, Array]:
+        return self.nodes.mean(values), self.nodes.half_width(values)
+
+    def loss(
+        self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate
+    ) -> Float[Array, ""]:
+        root = factor(C, problem.trained)
+        sequence = at_node(problem, root, R, gradients=False)
+        return self._mean(lambda node: jnp.mean(jax.vmap(sequence)(node.reshape(self.batch, -1))[0]), replicate, root)
+
+    def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
+        root = factor(C, problem.trained)
+        plain, usual = None, jnp.zeros((problem.moved.size,) * 2, root.dtype)
+        if self.rule.needs_usual:
+            sums = self._sums(problem, root, R, replicate, ClipRule(jnp.asarray(jnp.inf, root.dtype)), usual)
+            usual, plain = sums.V, (solve_right(sums.Z, root, problem.trained), sums.H)
+        sums = self._sums(problem, root, R, replicate, self.rule, usual)
+        G = solve_right(sums.Z, root, problem.trained)
+        V, response = sums.V, None
+        if isinstance(self.rule, LionRule):
+            V = V + self._echo(self.rule, sums, usual)
+            response = sums.response / (1 - self.rule.beta1)
+        return Moments(sums.loss, G @ C, G, sums.H, V, plain, response)
+
+    def _echo(self, rule: LionRule, sums: Sums, usual: Array) -> Array:
+        """Noise of Lion that steps have in common, summed over all lags: arcsines to first order, they are small one by one."""
+        inverse = sums.response / (1 - rule.beta1)  # E 1/sigma
+        share = sums.shared / (1 - rule.beta1)  # E S_ij/sigma_i
+        past = rule.beta1**2 * rule.beta2 / (1 + rule.beta2) * usual / self.batch * inverse[:, None]
+        lags = (rule.beta1 * (1 - rule.beta1) * share + past) * inverse
+        return (lags + lags.T) * 2 / np.pi
+
+    def _sums(self, problem: TeacherStudent, root, R, replicate, rule: AbstractBatchRule, usual: Array) -> Sums:
+        dtype, B = root.dtype, self.batch
+        moved, both = problem.moved, problem.student.writes_back
+        sequence = at_node(problem, root, R, gradients=True, drawn=True)
+        back = jnp.asarray(2 * np.eye(problem.size) - problem.difference_basis(), dtype)
+
+        def one(node: Float[Array, " D"]) -> Sums:
+            excess, g, z, spread, *slope = jax.vmap(sequence)(node.reshape(B, -1))
+            S = jnp.einsum("bti,btj->ij", spread, spread) / B**2
+            w = rule.weights(S, usual, B)
+            Z = w[:, None] * jnp.einsum("bti,btj->ij", g, z) / B
+            rows = jnp.mean(slope[0], axis=0) if both else jnp.zeros((problem.size,) * 2, dtype)
+            H = w[:, None] * ((rows + rows.T)[moved] @ back)
+            size = w / HALF_NORMAL
+            return Sums(jnp.mean(excess), Z, rule.noise(S, usual, B), H, size, size[:, None] * S)
+
+        return self._mean(one, replicate, root)
+
+    def _mean(self, function, replicate, like: Array):
+        """The average of a function of a node over those of one replicate, `chunk` at a time."""
+        points, weights = self.nodes.points[replicate], self.nodes.weights[replicate].astype(like.dtype)
+
+        def add(total, block):
+            nodes, w = block
+            values = jax.vmap(function)(nodes.astype(like.dtype))
+            return jax.tree_util.tree_map(lambda a, v: a + jnp.tensordot(w, v, axes=1), total, values), None
+
+        shapes = jax.eval_shape(function, jax.ShapeDtypeStruct(points.shape[1:], like.dtype))
+        zeros = jax.tree_util.tree_map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        blocks = points.shape[0] // self.chunk
+        split = (points.reshape(blocks, self.chunk, -1), weights.reshape(blocks, self.chunk))
+        with jax.default_matmul_precision("highest"):  # else an accelerator rounds products of tokens
+            return jax.lax.scan(add, zeros, split)[0]
