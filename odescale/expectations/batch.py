@@ -17,7 +17,7 @@ derivations/optimizers.
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.expectations.closure import AbstractClosure, Moments, at_node, factor, solve_right
+from odescale.expectations.closure import AbstractClosure, Moments, SignOfAverage, at_node, factor, solve_right
 from odescale.expectations.nodes import Nodes
 from odescale.networks.teacher_student import TeacherStudent
 
@@ -34,9 +34,7 @@ HALF_NORMAL = (2 / np.pi) ** 0.5
 
 
 class AbstractBatchRule(eqx.Module):
-    """What a batch's gradient is turned into. `usual`: V of the plain gradient, where `needs_usual` says that it is asked for."""
-
-    needs_usual: eqx.AbstractClassVar[bool]
+    """What a batch's gradient is turned into. `usual`: V of the plain gradient, which Lion asks for."""
 
     @abc.abstractmethod
     def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
@@ -50,8 +48,6 @@ class AbstractBatchRule(eqx.Module):
 class SignRule(AbstractBatchRule):
     """The sign of every coordinate."""
 
-    needs_usual: ClassVar[bool] = False
-
     def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
         return HALF_NORMAL * _inverse_root(jnp.diag(S))
 
@@ -60,17 +56,19 @@ class SignRule(AbstractBatchRule):
 
 
 class LionRule(AbstractBatchRule):
-    """The sign of c = beta1 m + (1 - beta1) gradient, m <- beta2 m + (1 - beta2) gradient: noise at equal times alone."""
+    """The sign of c = beta1 m + (1 - beta1) gradient, m <- beta2 m + (1 - beta2) gradient: noise at equal times alone.
+
+    `average` (p, p): second moment of m's coordinates over lam_k/N, noise and mean, where it is carried; None: noise at rest.
+    """
 
     beta1: Float[Array, ""]
     beta2: Float[Array, ""]
-
-    needs_usual: ClassVar[bool] = True
+    average: Float[Array, "p p"] | None = None
 
     def spread(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, "p p"]:
         """Covariance of c's coordinates over lam_k/N, given the fields of the last batch."""
-        past = self.beta1**2 * (1 - self.beta2) / (1 + self.beta2)
-        return (1 - self.beta1) ** 2 * S + past * usual / batch
+        past = (1 - self.beta2) / (1 + self.beta2) * usual / batch if self.average is None else self.average
+        return (1 - self.beta1) ** 2 * S + self.beta1**2 * past
 
     def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
         return HALF_NORMAL * (1 - self.beta1) * _inverse_root(jnp.diag(self.spread(S, usual, batch)))
@@ -83,8 +81,6 @@ class ClipRule(AbstractBatchRule):
     """The whole gradient shortened to the norm `largest` where it is longer."""
 
     largest: Float[Array, ""]
-
-    needs_usual: ClassVar[bool] = False
 
     def weights(self, S: Float[Array, "p p"], usual: Float[Array, "p p"], batch: int) -> Float[Array, " p"]:
         return jnp.full(len(S), self._weight(S))
@@ -111,13 +107,13 @@ def arcsine_noise(S: Float[Array, "p p"]) -> Float[Array, "p p"]:
 
 
 class Sums(NamedTuple):
-    """Averages over the nodes of one replicate: loss, Z (drift along z), V, H~; E w/sqrt(2/pi) (p,); E S_ij w_i/sqrt(2/pi) (p, p)."""
+    """Averages over the nodes of one replicate: loss, Z (drift along z), V, H~; E w/sqrt(2/pi) (p,) and E S_ij w_i/sqrt(2/pi)."""
 
     loss: Array
     Z: Array
     V: Array
     H: Array
-    response: Array
+    size: Array
     shared: Array
 
 
@@ -145,25 +141,17 @@ class BatchQuadrature(AbstractClosure):
 
     def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
         root = factor(C, problem.trained)
-        plain, usual = None, jnp.zeros((problem.moved.size,) * 2, root.dtype)
-        if self.rule.needs_usual:
-            sums = self._sums(problem, root, R, replicate, ClipRule(jnp.asarray(jnp.inf, root.dtype)), usual)
-            usual, plain = sums.V, (solve_right(sums.Z, root, problem.trained), sums.H)
-        sums = self._sums(problem, root, R, replicate, self.rule, usual)
-        G = solve_right(sums.Z, root, problem.trained)
-        V, response = sums.V, None
+        usual, of_average = jnp.zeros((problem.moved.size,) * 2, root.dtype), None
         if isinstance(self.rule, LionRule):
-            V = V + self._echo(self.rule, sums, usual)
-            response = sums.response / (1 - self.rule.beta1)
-        return Moments(sums.loss, G @ C, G, sums.H, V, plain, response)
-
-    def _echo(self, rule: LionRule, sums: Sums, usual: Array) -> Array:
-        """Noise of Lion that steps have in common, summed over all lags: arcsines to first order, they are small one by one."""
-        inverse = sums.response / (1 - rule.beta1)  # E 1/sigma
-        share = sums.shared / (1 - rule.beta1)  # E S_ij/sigma_i
-        past = rule.beta1**2 * rule.beta2 / (1 + rule.beta2) * usual / self.batch * inverse[:, None]
-        lags = (rule.beta1 * (1 - rule.beta1) * share + past) * inverse
-        return (lags + lags.T) * 2 / np.pi
+            plain = self._sums(problem, root, R, replicate, ClipRule(jnp.asarray(jnp.inf, root.dtype)), usual)
+            usual = plain.V
+        sums = self._sums(problem, root, R, replicate, self.rule, usual)
+        if isinstance(self.rule, LionRule):
+            gain = HALF_NORMAL * self.rule.beta1 / (1 - self.rule.beta1) * sums.size
+            own = solve_right(plain.Z, root, problem.trained)
+            of_average = SignOfAverage(own, plain.H, plain.V, gain, HALF_NORMAL * sums.shared)
+        G = solve_right(sums.Z, root, problem.trained)
+        return Moments(sums.loss, G @ C, G, sums.H, sums.V, of_average)
 
     def _sums(self, problem: TeacherStudent, root, R, replicate, rule: AbstractBatchRule, usual: Array) -> Sums:
         dtype, B = root.dtype, self.batch

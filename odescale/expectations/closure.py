@@ -25,11 +25,20 @@ PIVOT = 1e-8
 """Pivots of the factor below this share of a field's variance are taken as dependent directions: F F^T = C to PIVOT/4."""
 
 
+class SignOfAverage(eqx.Module):
+    """Of the gradient itself G, H and V; `gain` (p,) of the sign in the average; `cross` (p, p): E sign(c_i) gradient_j, gradients' share."""
+
+    G: Float[Array, "*R p P"]
+    H: Float[Array, "*R p P"]
+    V: Float[Array, "*R p p"]
+    gain: Float[Array, "*R p"]
+    cross: Float[Array, "*R p p"]
+
+
 class Moments(eqx.Module):
     """L, D = E[sum_t g_t phi_t^T], G, H on the columns of the difference rows, V: rows of G, D, H, V are the p trained rows.
 
-    With a leading axis of replicates where they come from several node sets. Of Lion also `plain`, (G, H) of the gradient itself,
-    and `response`, E 1/sigma.
+    With a leading axis of replicates where they come from several node sets. `of_average`: what signs of an average ask for too.
     """
 
     loss: Float[Array, "*R"]
@@ -37,8 +46,7 @@ class Moments(eqx.Module):
     G: Float[Array, "*R p P"]
     H: Float[Array, "*R p P"]
     V: Float[Array, "*R p p"]
-    plain: tuple[Float[Array, "*R p P"], Float[Array, "*R p P"]] | None = None
-    response: Float[Array, "*R p"] | None = None
+    of_average: SignOfAverage | None = None
 
 
 class AbstractClosure(eqx.Module):

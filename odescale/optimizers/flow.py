@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.expectations.batch import HALF_NORMAL, AbstractBatchRule, ClipRule
-from odescale.expectations.closure import Moments
+from odescale.expectations.batch import AbstractBatchRule, BatchQuadrature, ClipRule, LionRule
+from odescale.expectations.closure import AbstractClosure, Moments, SignOfAverage
 from odescale.optimizers.base import AbstractOptimizer, Seen
 
 
@@ -129,16 +129,6 @@ class RowOptimizers(eqx.Module):
             linear = linear.at[:, place, :P].add(-relative * rule.decay * jnp.asarray(own[rows], q.dtype))
             if sign:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
-                if moments.plain is not None and moments.response is not None:
-                    plain = lam * moments.plain[0][rows] + moments.plain[1][rows]
-                    if not block.has_velocities:  # at once where the average is
-                        pull = pre @ (_pull(rule, moments.response[rows]) * plain / jnp.sqrt(lam))
-                        linear = linear.at[:, place, :P].add(-pull)
-                        continue
-                    damping = self.trace * (1 - rule.beta)
-                    linear = linear.at[:, at, :P].add(damping * plain).at[:, at, at].add(-damping)
-                    pull = pre * _pull(rule, moments.response[rows])[:, 0] / jnp.sqrt(lam)
-                    linear = linear.at[:, place[:, None], at[None, :]].add(-pull)
                 continue
             if not block.has_velocities:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
@@ -152,10 +142,56 @@ class RowOptimizers(eqx.Module):
             linear = linear.at[:, at, at].add(-damping)
             load = load.at[:, place[:, None], rows[None, :]].add(-ahead * pre)
             linear = linear.at[:, place[:, None], at[None, :]].add(-(1 - ahead) * pre)
-        half = linear.at[:, :, :P].add(load @ h) @ q
         noise = jnp.einsum("kri,ij,ksj->krs", load, V, load)
-        flow = half + jnp.swapaxes(half, 1, 2) + (noise if sign else lam * noise / batch)
-        return flow + change
+        noise = noise if sign else lam * noise / batch
+        if moments.of_average is not None:
+            gram = self._gram(q, weights, P) if self.velocities.size else None
+            pull, extra = self._signs_of_averages(moments.of_average, load, lam, batch, moved, gram)
+            linear, noise = linear + pull, noise + extra
+        half = linear.at[:, :, :P].add(load @ h) @ q
+        return half + jnp.swapaxes(half, 1, 2) + noise + change
+
+    def _signs_of_averages(
+        self, more: SignOfAverage, load: Array, lam: Array, batch: Array, moved: np.ndarray, gram: Array | None
+    ) -> tuple[Float[Array, "modes R R"], Float[Array, "modes R R"]]:
+        """(what the averages add to the linear part, and to the noise) under Lion; see `odescale.optimizers.signs`."""
+        p, P = more.G.shape
+        rule = self.blocks[0].rule
+        beta2 = rule.beta
+        rate = -load[:, moved, np.arange(p)]  # (modes, p): a ratio
+        plain, s = lam * more.G + more.H, (1 - beta2) / (1 + beta2)
+        usual = more.V / batch
+        gains = more.gain[:, None] * more.gain
+        own = np.ix_(moved, moved)
+        both = rate[:, :, None] * rate[:, None, :]
+        linear = jnp.zeros((len(load), load.shape[1], load.shape[1]), load.dtype)
+        noise = jnp.zeros_like(linear)
+        if gram is None:
+            # At once where the average is; and steps share gradients: the correlations of all lags.
+            pull = (rate * more.gain)[:, :, None] * plain / jnp.sqrt(lam)
+            lags = more.gain[:, None] * more.cross.T + gains * (1 - s) / 2 * usual
+            return linear.at[:, moved, :P].add(-pull), noise.at[:, own[0], own[1]].add(both * (lags + lags.T))
+        damping, velocity = self.trace * (1 - beta2), P + np.arange(p)
+        linear = linear.at[:, velocity, :P].add(damping * plain).at[:, velocity, velocity].add(-damping)
+        linear = linear.at[:, moved, velocity].add(-rate * more.gain / jnp.sqrt(lam[:, 0]))
+        noise = noise.at[:, own[0], own[1]].add(-both * gains * gram / self.trace)
+        noise = noise.at[:, velocity[:, None], velocity].add(damping**2 * lam * usual)
+        shared = -damping * jnp.sqrt(lam) * rate[:, :, None] * more.cross
+        noise = noise.at[:, moved[:, None], velocity].add(shared)
+        return linear, noise.at[:, velocity[:, None], moved].add(jnp.swapaxes(shared, 1, 2))
+
+    def with_averages(
+        self, closure: AbstractClosure, q: Float[Array, "modes R R"], weights: Float[Array, " modes"], P: int
+    ) -> AbstractClosure:
+        """The closure with what it must know of the state: the second moments of Lion's averages."""
+        if not (isinstance(closure, BatchQuadrature) and isinstance(closure.rule, LionRule) and self.velocities.size):
+            return closure
+        average = self._gram(q, weights, P) / self.trace
+        return eqx.tree_at(lambda c: c.rule.average, closure, average, is_leaf=lambda x: x is None)
+
+    def _gram(self, q: Array, weights: Array, P: int) -> Float[Array, "p p"]:
+        at = P + np.arange(self.velocities.size)
+        return jnp.tensordot(weights, q[:, at[:, None], at[None, :]], axes=1)
 
     def _places(self, p: int, P: int) -> Places:
         velocity, second = np.full(p, -1), np.full(p, -1)
@@ -173,11 +209,6 @@ class Places(NamedTuple):
 
 def _second(rule: AbstractOptimizer) -> bool:
     return rule.second_beta is not None
-
-
-def _pull(rule: AbstractOptimizer, response: Array) -> Array:
-    """beta1 sqrt(2/pi) E[1/sigma] of Lion, as a column."""
-    return (rule.beta1 * HALF_NORMAL * response)[:, None]  # type: ignore[attr-defined]
 
 
 def _second_moment(

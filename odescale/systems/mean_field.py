@@ -166,8 +166,10 @@ class MeanField(AbstractEnsemble):
         """The closure at couplings in difference rows, without `noise` and `write_back` where they are switched off."""
         P = self.problem.size
         m = self.closure.moments(self.problem, C[:P, :P], R[:P, :P], replicate)
-        plain = None if m.plain is None else (m.plain[0], self.write_back * m.plain[1])
-        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, plain, m.response)
+        of_average = m.of_average
+        if of_average is not None:
+            of_average = eqx.tree_at(lambda x: x.H, of_average, self.write_back * of_average.H)
+        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, of_average)
 
     def rates(
         self, t: Real[ArrayLike, ""], C: Float[Array, "P P"], R: Float[Array, "P P"], replicate: Any = 0
@@ -224,7 +226,9 @@ class MeanField(AbstractEnsemble):
         self, t: Real[ArrayLike, ""], replicate: Array, q: Float[Array, "modes P P"]
     ) -> Float[Array, "modes P P"]:
         assert self.optimizers is not None
-        m, relative = self.moments(*self.couple(q), replicate), self.schedule(t)
+        closure = self.optimizers.with_averages(self.closure, q, self.weights, self.problem.size)
+        there = eqx.tree_at(lambda s: s.closure, self, closure)
+        m, relative = there.moments(*self.couple(q), replicate), self.schedule(t)
         own = (2 * np.eye(self.problem.size) - self.problem.difference_basis())[self.problem.moved]
         return self.optimizers.flow(
             jnp.asarray(t), q, m, (self.eigenvalues, self.weights), self.batch, self.learning_rate * relative,
