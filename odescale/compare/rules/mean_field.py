@@ -24,6 +24,7 @@ def _same(system: MeanField) -> dict[str, Any]:
         "momentum": float(system.momentum),
         "friction": float(system.friction),
         "initial_overlaps": np.asarray(system.initial_overlaps),
+        "optimizers": None if system.optimizers is None else system.optimizers.words(),
     }
 
 
