@@ -1,4 +1,4 @@
-"""Adam on an erf committee, written out in NumPy mode by mode from Saad and Solla's averages: an oracle with terms that can be left out."""
+"""Adam on an erf committee, written out in NumPy mode by mode from Saad and Solla's averages; terms can be left out."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from scipy.integrate import solve_ivp
 
 
 def averages(C: np.ndarray, K: int) -> tuple[float, np.ndarray, np.ndarray]:
-    """(L, D = E[g phi^T] (K, P), V = E[g g^T] (K, K)) of f = sum erf(phi/sqrt 2) over students minus teachers, Saad & Solla 1995."""
+    """(L, D = E[g phi^T] (K, P), V = E[g g^T] (K, K)) of f = sum erf(phi/sqrt 2), students minus teachers, Saad & Solla 1995."""
     P = len(C)
     sign = np.where(np.arange(P) < K, 1.0, -1.0)
 
@@ -19,7 +19,7 @@ def averages(C: np.ndarray, K: int) -> tuple[float, np.ndarray, np.ndarray]:
     for i in range(K):
         for j in range(P):
             for k in range(P):  # E[act'(i) phi_j act(k)]
-                a, b, c = C[i, i], C[j, j], C[k, k]
+                a, c = C[i, i], C[k, k]
                 lam = (1 + a) * (1 + c) - C[i, k] ** 2
                 value = (C[j, k] * (1 + a) - C[i, j] * C[i, k]) / ((1 + a) * np.sqrt(lam)) * 2 / np.pi
                 D[i, j] += sign[k] * value

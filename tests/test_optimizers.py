@@ -18,6 +18,7 @@ from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.batch import arcsine_noise
 from odescale.optimizers import SGD, Adam, Lion, Muon, Sign
 from odescale.optimizers.base import AbstractOptimizer
+from odescale.optimizers.flow import Block, RowOptimizers
 from odescale.optimizers.muon import EXACT, orthogonal_factor
 from odescale.systems.spectrum import listed
 from odescale.systems.transformer import committee, transformer
@@ -29,7 +30,7 @@ MANY = 4e8
 """N at which terms of order 1/N are gone."""
 
 
-def erf_pair(optimizer: AbstractOptimizer, dimension: float = 400, **given: Any):
+def erf_pair(optimizer: AbstractOptimizer, dimension: float = 400, **given: Any) -> Any:
     """K = M = 2, alignment .3, B = 4, isotropic, closed form: the note's case."""
     return committee(optimizer=optimizer, dimension=dimension, alignment=0.3, batch=4.0, closure="closed", **given)
 
@@ -40,10 +41,7 @@ def losses(system: Any, times: list[float] = TIMES) -> np.ndarray:
 
 def without_velocities(system: Any) -> Any:
     """The same system with the lag of its momentum left out."""
-    blocks = tuple(
-        eqx.tree_at(lambda b: b.ratio, type(b)(b.rows, b.rule, b.ratio, False), b.ratio)
-        for b in system.optimizers.blocks
-    )
+    blocks = tuple(Block(b.rows, b.rule, b.ratio, False) for b in system.optimizers.blocks)
     return eqx.tree_at(lambda s: s.optimizers.blocks, system, blocks)
 
 
@@ -93,9 +91,11 @@ def hand_case() -> tuple[Any, np.ndarray, dict[str, Any]]:
     spectrum = listed([3.0, 1.0, 0.25])
     forgetting = 0.8
     rule = Adam(rate=0.1, beta1=0.0, beta2=np.exp(-forgetting / MANY), eps=0.0)
-    system = committee(optimizer=rule, spectrum=spectrum, alignment=0.3, batch=4.0, closure="closed")
+    system: Any = committee(optimizer=rule, spectrum=spectrum, alignment=0.3, batch=4.0, closure="closed")
     system = eqx.tree_at(
-        lambda s: s.optimizers, system, type(system.optimizers)(system.optimizers.blocks, jnp.asarray(np.inf), MANY, False)
+        lambda s: s.optimizers,
+        system,
+        RowOptimizers(system.optimizers.blocks, jnp.asarray(np.inf), MANY, False),
     )
     told = {"rate": 0.1, "batch": 4.0, "forgetting": forgetting}
     told |= {"eigenvalues": np.asarray(system.eigenvalues), "weights": np.asarray(system.weights)}
@@ -142,7 +142,7 @@ def test_adam_agrees_with_training_and_v_at_once_does_not() -> None:
 def test_a_training_makes_the_steps_of_optax(rule: AbstractOptimizer, real: Any) -> None:
     """100 steps in float32, clipped at a norm that binds now and then, to 1e-6 of the rows."""
     d, clip = 64, 8.0
-    system = committee(optimizer=rule, dimension=d, batch=1.0, nodes=64)
+    system: Any = committee(optimizer=rule, dimension=d, batch=1.0, nodes=64)
     mine = rates_of(system.optimizers, system.learning_rate)
     mine = eqx.tree_at(lambda r: r.clip, mine, jnp.asarray(clip, jnp.float32))
     mine = jax.tree_util.tree_map(lambda x: x.astype(jnp.float32) if eqx.is_inexact_array(x) else x, mine)
@@ -228,7 +228,9 @@ def test_one_real_step_moves_the_overlaps_as_the_flow_says(rule: str) -> None:
     moved = np.abs(expected) > 1e-9
     z = (measured - expected) / np.hypot(error, 0.01 * np.abs(expected).max())
     assert np.abs(z[moved]).max() < 4
-    plain = committee(batch=2.0, alignment=0.3, dimension=400, learning_rate=float(system.learning_rate), closure="closed")
+    plain = committee(
+        batch=2.0, alignment=0.3, dimension=400, learning_rate=float(system.learning_rate), closure="closed"
+    )
     other = basis @ np.asarray(plain.vector_field(0.0, plain.initial_state()))[0, 0] @ basis.T
     assert np.abs((measured - other) / np.hypot(error, 0.01 * np.abs(expected).max())).max() > 8
 
@@ -239,8 +241,9 @@ def test_what_is_outside_or_wrong_is_refused_by_name() -> None:
         transformer(depth=1, value="rows", tokens=2, optimizer="adam", nodes=64)
     assert transformer(depth=1, value="rows", tokens=2, optimizer="muon", nodes=64).optimizers is not None
     mixed = {("o0",): SGD(rate=0.1), None: Adam()}
-    assert transformer(depth=1, value="rows", tokens=2, optimizer=mixed, nodes=64).optimizers.extra == 8
-    for match, given in (
+    built: Any = transformer(depth=1, value="rows", tokens=2, optimizer=mixed, nodes=64)
+    assert built.optimizers.extra == 8
+    wrong: tuple[tuple[str, dict[str, Any]], ...] = (
         ("learning_rate", {"optimizer": Adam(), "learning_rate": 0.1}),
         ("w9", {"optimizer": {"w9": Adam(), None: SGD()}}),
         ("w1", {"optimizer": {"w0": Adam()}}),
@@ -253,10 +256,16 @@ def test_what_is_outside_or_wrong_is_refused_by_name() -> None:
         ("friction", {"optimizer": "adam", "friction": 1.0}),
         ("optimizer", {"optimizer": "adamm"}),
         ("optimizer", {"optimizer": 3}),
-    ):
+    )
+    for match, given in wrong:
         with pytest.raises(InputError, match=match):
             committee(nodes=64, **given)
-    for build in (lambda: Adam(rate=0.0), lambda: Adam(beta2=1.0), lambda: Muon(iterations=0), lambda: SGD(momentum=-1)):
+    for build in (
+        lambda: Adam(rate=0.0),
+        lambda: Adam(beta2=1.0),
+        lambda: Muon(iterations=0),
+        lambda: SGD(momentum=-1),
+    ):
         with pytest.raises(InputError):
             build()
 
@@ -266,7 +275,10 @@ def test_blocks_have_rates_of_their_own() -> None:
     system = committee(
         optimizer={"w0": Adam(rate=0.1, beta1=0.0), None: SGD(rate=0.4)}, closure="closed", batch=4.0, alignment=0.3
     )
-    alone = [committee(optimizer=o, closure="closed", batch=4.0, alignment=0.3) for o in (Adam(rate=0.1, beta1=0.0), SGD(rate=0.4))]
+    alone = [
+        committee(optimizer=o, closure="closed", batch=4.0, alignment=0.3)
+        for o in (Adam(rate=0.1, beta1=0.0), SGD(rate=0.4))
+    ]
     flow, first, second = (s.vector_field(0.0, s.initial_state())[0, 0] for s in (system, *alone))
     np.testing.assert_allclose(flow[0, 2:4], first[0, 2:4], rtol=1e-12)
     np.testing.assert_allclose(flow[1, 2:4], second[1, 2:4], rtol=1e-12)
@@ -299,7 +311,7 @@ def test_blocks_have_rates_of_their_own() -> None:
     ids=["adam", "sign1", "sign2", "sign8", "muon", "clip", "adam clip", "adamw"],
 )
 def test_real_networks_follow(given: dict[str, Any], t1: float, bound: float) -> None:
-    """Mean over 16 seeds while the loss falls at least 5 times (4.7 of sign at B = 1): within the bound and three standard errors."""
+    """Mean over 16 seeds, the loss falls 5 times or more (4.7 of sign, B = 1): within the bound and three standard errors."""
     system = committee(alignment=0.3, **given)
     run = train(system, t1, seeds=16, records=8, progress=False)
     found = compare(system, run, tolerance=bound)

@@ -28,6 +28,7 @@ LINE = (
     "networks",
     "expectations",
     "generated",
+    "optimizers",
     "systems",
     "solve",
     "analysis",

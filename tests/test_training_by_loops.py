@@ -96,7 +96,7 @@ def test_rows_move_as_written(given: dict[str, Any], spread: bool) -> None:
         velocity = mu * velocity + gradient
         table[:2] = table[:2] - step * rate(n / N) * velocity - decay / N * table[:2]
         np.testing.assert_allclose(state.trained, table[:2], rtol=1e-7, atol=1e-8)
-        np.testing.assert_allclose(state.velocity, velocity, rtol=1e-6, atol=1e-7)
+        np.testing.assert_allclose(state.memory, velocity, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(trained.table([state])[0][2:], table[2:])
 
 

@@ -42,13 +42,18 @@ def quadrature(
 ) -> Quadrature | BatchQuadrature:
     """The closure over these nodes within `memory` bytes: the nodes themselves, one working copy, and the chunk in flight.
 
-    With a `rule` averages are over batches of `batch` sequences: a node then holds all of them. **Errors**: `InputError` when the nodes alone do not fit; says how many would.
+    With a `rule` averages are over batches of `batch` sequences: a node then holds all of them.
+
+    **Errors**: `InputError` when the nodes alone do not fit; says how many would.
     """
     each = batch if rule is not None else 1
     need = node_dimension(problem) * each
     if nodes.points.shape[-1] != need:
-        raise InputError("nodes", expected=f"{need} dimensions (T P + label normals{', B times' * (each > 1)})", got=nodes.points.shape[-1],
-                         remedy="build them with node_dimension(problem)")  # fmt: skip
+        times = ", B times" * (each > 1)
+        raise InputError(
+            "nodes", expected=f"{need} dimensions (T P + label normals{times})", got=nodes.points.shape[-1],
+            remedy="build them with node_dimension(problem)",
+        )  # fmt: skip
     stored = nodes.points.size * nodes.points.dtype.itemsize * (1 + 1 / nodes.replicates)
     per_node = 8 * numbers_per_node(problem) * each
     room = (memory - stored) / per_node

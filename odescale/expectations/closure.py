@@ -26,7 +26,7 @@ PIVOT = 1e-8
 
 
 class SignOfAverage(eqx.Module):
-    """Of the gradient itself G, H and V; `gain` (p,) of the sign in the average; `cross` (p, p): E sign(c_i) gradient_j, gradients' share."""
+    """G, H, V of the gradient itself; `gain` (p,) of the sign in the average; `cross` (p, p): E sign(c_i) gradient_j given it."""
 
     G: Float[Array, "*R p P"]
     H: Float[Array, "*R p P"]
@@ -102,8 +102,7 @@ class Quadrature(AbstractClosure):
 
     def _average(self, problem: TeacherStudent, root, R, replicate, *, gradients: bool) -> tuple[Array, ...]:
         points, weights = self.nodes.points[replicate], self.nodes.weights[replicate]
-        dtype = root.dtype
-        T, P = problem.tokens, problem.size
+        dtype, P = root.dtype, problem.size
         back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)  # difference rows -> plain rows
         moved, both = problem.moved, problem.student.writes_back
         one = at_node(problem, root, R, gradients=gradients)
@@ -139,8 +138,8 @@ def at_node(
 ) -> Callable[[Float[Array, " D"]], tuple[Array, ...]]:
     """The function of a node (T P + m,) that an average is taken of, at fields root z and overlaps R in difference rows.
 
-    It returns (excess loss,), and with `gradients` also g (T, p), z (T, P), the gradient g' with (g'^T g') = sum_ts rho_ts g_t g_s^T
-    of drawn labels (T, p), and where the student writes back dl/dR (P, P). `drawn`: the labels of g are drawn too, not averaged.
+    It returns (excess loss,), and with `gradients` also g (T, p), z (T, P), g' (T, p) with g'^T g' = sum_ts rho_ts g_t g_s^T for
+    drawn labels, and where the student writes back dl/dR (P, P). `drawn`: the labels of g are drawn too, not averaged.
     """
     dtype = root.dtype
     T, P = problem.tokens, problem.size
@@ -171,9 +170,9 @@ def at_node(
         # Labels are averaged in the drift and drawn in the noise.
         noisy = g
         if problem.label_normals:
-            of_draw = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
-            noisy = of_draw[0]
-            slopes, g = (of_draw, noisy) if drawn else (slopes, g)
+            (noisy, *more) = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
+            if drawn:
+                slopes, g = (noisy, *more), noisy
         spread = token_root.T @ noisy
         parts = (problem.loss.excess(f, f_teacher), g, z, spread)
         return (*parts, slopes[1]) if both else parts

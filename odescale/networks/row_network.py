@@ -64,7 +64,7 @@ class RowNetwork(eqx.Module):
 
     @property
     def only_written(self) -> tuple[str, ...]:
-        """Rows that a block writes and nothing reads: output and positional rows. A part that does not say what it reads reads all."""
+        """Rows that a block writes and nothing reads: output and positional rows. A part that does not say it reads all."""
         reads = [getattr(part, "reads", None) for part in (*self.blocks, self.readout)]
         if any(names is None for names in reads):
             return ()

@@ -1,6 +1,6 @@
 """Optimisers that a theory and a training share: their numbers stay fixed as the width grows.
 
-    odescale.mean_field(problem, optimizer=odescale.optimizers.Adam(rate=0.1), dimension=500)
+odescale.mean_field(problem, optimizer=odescale.optimizers.Adam(rate=0.1), dimension=500)
 """
 
 from odescale._door import open_door

@@ -43,7 +43,7 @@ class SGD(AbstractOptimizer):
         require("decay", self.decay)
 
     @property
-    def beta(self) -> Float[Array, ""] | None:
+    def beta(self) -> Any:
         return self.momentum
 
     def step(self, trace: float) -> Float[Array, ""]:
@@ -66,8 +66,8 @@ class Adam(AbstractOptimizer):
     - `beta1`, `beta2` in [0, 1): of the averages of gradients and of their squares. `eps` >= 0 of the denominator.
     - `decay` w >= 0: decoupled weight decay per unit of t; `optax.adamw` calls w/(a sqrt N) `weight_decay`.
 
-    **Failure regime**: rows that only write (their gradient has no noise of order 1/sqrt N) are outside and refused. Relative errors of
-    order B/N beside the mean gradient, which is kept to first order, and of (1 - beta2)/4 from the noise of v itself.
+    **Failure regime**: rows that only write (their gradient has no noise of order 1/sqrt N) are outside and refused. The square of
+    the mean gradient, of order B/N beside the noise, is kept to first order; the noise of v itself, of order 1 - beta2, is not.
     Source: Kingma & Ba 2015; Loshchilov & Hutter 2019; derivations/optimizers.
     """
 
@@ -87,11 +87,11 @@ class Adam(AbstractOptimizer):
             require(name, getattr(self, name))
 
     @property
-    def beta(self) -> Float[Array, ""] | None:
+    def beta(self) -> Any:
         return self.beta1
 
     @property
-    def second_beta(self) -> Float[Array, ""] | None:
+    def second_beta(self) -> Any:
         return self.beta2
 
     def step(self, trace: float) -> Float[Array, ""]:

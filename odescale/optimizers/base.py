@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
 import equinox as eqx
-import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
@@ -79,7 +79,7 @@ class AbstractOptimizer(eqx.Module):
         return None
 
     @property
-    def beta(self) -> Float[Array, ""] | None:
+    def beta(self) -> Any:
         """beta of the average of gradients that moves the rows; None: the gradient itself."""
         return None
 
@@ -89,7 +89,7 @@ class AbstractOptimizer(eqx.Module):
         return False
 
     @property
-    def second_beta(self) -> Float[Array, ""] | None:
+    def second_beta(self) -> Any:
         """beta2 of the average of squared gradients; None where there is none."""
         return None
 

@@ -69,7 +69,9 @@ class RowOptimizers(eqx.Module):
         return [*each, {"clip": float(self.clip)}] if self.clipped else each
 
     def _chosen(self, kind: str) -> np.ndarray:
-        found = [r for b in self.blocks for r in b.rows if (b.has_velocities if kind == "velocity" else _second(b.rule))]
+        found = [
+            r for b in self.blocks for r in b.rows if (b.has_velocities if kind == "velocity" else _second(b.rule))
+        ]
         return np.asarray(sorted(found), dtype=int)
 
     @property
@@ -99,7 +101,7 @@ class RowOptimizers(eqx.Module):
         moved: np.ndarray,
         own: Float[np.ndarray, "p P"],
     ) -> Float[Array, "modes R R"]:
-        """dq_k/dt. `spectrum` (lam_k, w_k); `rate` a s(t), `relative` s(t); `moved` (p,) places of the rows, `own` (p, P) as rows."""
+        """dq_k/dt. `spectrum` (lam_k, w_k); `rate` a s(t), `relative` s(t); `moved` (p,) places of rows, `own` (p, P) the rows."""
         eigenvalues, weights = spectrum
         G, H, V = moments.G, moments.H, moments.V
         p, P = G.shape

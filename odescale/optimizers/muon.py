@@ -60,7 +60,7 @@ class Muon(AbstractOptimizer):
         return cls(**({"coefficients": EXACT, "iterations": 20} | given))
 
     @property
-    def beta(self) -> Float[Array, ""] | None:
+    def beta(self) -> Any:
         return self.momentum
 
     def step(self, trace: float) -> Float[Array, ""]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
+import jax.core
 import jax.numpy as jnp
 
 from odescale.errors import InputError, OutsideTheoryError
@@ -31,7 +31,7 @@ def row_optimizers(
 ) -> tuple[RowOptimizers, Any]:
     """(optimisers of all rows, the learning rate that their rates are multiples of).
 
-    - `given`: one optimiser for all rows, or a mapping from a row, or a tuple of rows, to its optimiser; the key None takes the rest.
+    - `given`: one optimiser for all rows, or a mapping from a row or a tuple of rows to one; the key None takes the rest.
     - `rows`: names of the rows that move, in order. `only_written`: those that no block reads. `clip`: largest gradient norm.
     - `matrices`: rows that make one matrix, for optimisers that see a whole one (Muon); default: all rows of a block.
     """
@@ -44,7 +44,9 @@ def row_optimizers(
             parts = [tuple(r for r in matrix if r in names) for matrix in matrices]
             parts = [part for part in parts if part]
         for part in parts:
-            if written := [row for row in part if row in only_written and (rule.second_beta is not None or rule.averages == "sign")]:
+            if written := [
+                row for row in part if row in only_written and (rule.second_beta is not None or rule.averages == "sign")
+            ]:
                 raise OutsideTheoryError(
                     "optimizer", expected=f"rows that read tokens under {type(rule).__name__}",
                     got=f"{', '.join(written)}, which only write: their gradient has no noise of order 1/sqrt(N), so that second "
@@ -134,7 +136,10 @@ def from_words(values: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractO
                 chosen[own] = values[name]
         elif name in given:
             raise InputError(
-                name, expected=f"a number of {kind.__name__}: {', '.join(fields)}", got=given[name], remedy="leave it out"
+                name,
+                expected=f"a number of {kind.__name__}: {', '.join(fields)}",
+                got=given[name],
+                remedy="leave it out",
             )
     if "friction" in given and given["friction"] != 0:
         raise InputError("friction", expected=f"0 with {word}", got=given["friction"], remedy="leave it out")

@@ -3,14 +3,14 @@ r"""Sign descent and Lion: every coordinate moves by the same length, whatever i
     drift  -a ( sqrt(lam_k) G~ + H~/sqrt(lam_k) ) q_k,      noise  a^2 V,  V = (2/pi) E asin(correlation of two rows' gradients)
 
 No lam_k in the noise. G~, H~, V are averages over whole batches (`odescale.expectations.batch`). Lion moves by the sign of
-c = beta1 m + (1 - beta1) gradient. The average is a velocity row U = N m, gamma = N (1 - beta2), noise and all; in it the sign is linear
-(Bussgang 1952) with the gain kappa = sqrt(2/pi) beta1 E[1/sigma], up to the cube of a correlation:
+c = beta1 m + (1 - beta1) gradient. The average is a velocity row U = N m, gamma = N (1 - beta2), noise and all; in it the sign is
+linear (Bussgang 1952) with the gain kappa = sqrt(2/pi) beta1 E[1/sigma], up to the cube of a correlation:
 
     dW = -a ( (sqrt(lam_k) G~ + H~/sqrt(lam_k)) W + kappa U/sqrt(lam_k) ) - a zeta,      dU = gamma (gradient - U)
     <zeta_i zeta_j> = V_ij - kappa_i kappa_j R_UU,ij/N,    <zeta_i gradient_j> = sqrt(2/pi) (1 - beta1) E[S_ij/sigma_i] sqrt(lam_k)
 
-R_UU/N in sigma holds the noise of the average and its mean, whose signs saturate at small N. Where gamma is too large to carry U, its
-noise is (1 - beta2)/(1 + beta2) V^g/B, V^g of the gradient itself, and that of all lags is summed.
+R_UU/N in sigma holds the noise of the average and its mean, whose signs saturate at small N. Where gamma is too large to carry
+U, its noise is (1 - beta2)/(1 + beta2) V^g/B, V^g of the gradient itself, and that of all lags is summed.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ class Lion(AbstractOptimizer):
         require("decay", self.decay)
 
     @property
-    def beta(self) -> Float[Array, ""] | None:
+    def beta(self) -> Any:
         return self.beta2
 
     def batch_rule(self) -> AbstractBatchRule:

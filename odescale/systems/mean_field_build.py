@@ -91,7 +91,9 @@ def mean_field(
             optimizer, moving, problem.student.only_written, spectrum.trace, clip=clip, matrices=matrices
         )
         rule = optimizers.batch_rule()
-    batch = 1 if rule is None else whole("batch", values["batch"], remedy="a whole batch: signs and clipping see all of it")
+    batch = (
+        1 if rule is None else whole("batch", values["batch"], remedy="a whole batch: signs and clipping see all of it")
+    )
     settings: dict[str, Any] = {"replicates": replicates, "memory": memory, "seed": seed, "rule": rule, "batch": batch}
     chosen, said = _closure(problem, closure, start, spectrum, nodes, accuracy, budget, **settings)
     return MeanField(
@@ -115,8 +117,10 @@ def mean_field(
 def _optimizer(
     optimizer: Any, clip: Any, given: dict[str, Any]
 ) -> AbstractOptimizer | Mapping[Any, AbstractOptimizer] | None:
-    """The optimiser as it is given; plain SGD with clipping becomes an object; numbers that an object holds are refused beside it."""
-    if not is_traced(clip) and not (isinstance(clip, int | float | np.number | np.ndarray | jax.Array) and float(clip) > 0):
+    """The optimiser as given; plain SGD with clipping becomes an object; numbers that an object holds are refused beside it."""
+    if not is_traced(clip) and not (
+        isinstance(clip, int | float | np.number | np.ndarray | jax.Array) and float(clip) > 0
+    ):
         raise InputError("clip", expected="a positive number, inf for none", got=clip, remedy="1 is in use")
     names = ("learning_rate", "momentum", "friction", "weight_decay")
     if optimizer is None:

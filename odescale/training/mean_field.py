@@ -94,7 +94,9 @@ def experiment(system: MeanField) -> MeanFieldExperiment:
     """The real network of a system: problem, start, optimiser and spectrum are the run's; each bin's eigenvalue is repeated."""
     lam, bins = bins_of_modes(system.eigenvalues, system.weights, system.trace)
     memory = 1 - float(system.friction) / system.trace if system.inertial else float(system.momentum)
-    rates: Any = RowRates(system.learning_rate / (system.trace if system.inertial else 1.0), memory, system.weight_decay)
+    rates: Any = RowRates(
+        system.learning_rate / (system.trace if system.inertial else 1.0), memory, system.weight_decay
+    )
     if system.optimizers is not None:
         rates = rates_of(system.optimizers, system.learning_rate)
     return MeanFieldExperiment(

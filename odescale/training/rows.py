@@ -26,13 +26,17 @@ class RowRates(eqx.Module):
     memory: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, float), default=0.0)  # type: ignore[assignment]
     decay: Float[Array, ""] = eqx.field(converter=lambda x: jnp.asarray(x, float), default=0.0)  # type: ignore[assignment]
 
-
     def begin(self, trained: Float[Array, "p d"]) -> Float[Array, "p d"]:
         """The velocities at rest."""
         return np.zeros(trained.shape)  # type: ignore[return-value]
 
     def move(
-        self, trained: Float[Array, "p d"], velocity: Float[Array, "p d"], gradient: Float[Array, "p d"], rate: Array, trace: float
+        self,
+        trained: Float[Array, "p d"],
+        velocity: Float[Array, "p d"],
+        gradient: Float[Array, "p d"],
+        rate: Array,
+        trace: float,
     ) -> tuple[Float[Array, "p d"], Float[Array, "p d"]]:
         """(rows, velocities) after one step; `rate` s(t)."""
         velocity = self.memory * velocity + gradient
@@ -58,7 +62,9 @@ class OptimizerRates(eqx.Module):
         """The optimisers' states before the first step."""
         return tuple(update.init(jnp.asarray(trained)[rows]) for rows, update in self._updates())
 
-    def move(self, trained: Float[Array, "p d"], memory: Any, gradient: Float[Array, "p d"], rate: Array, trace: float) -> tuple[Any, Any]:
+    def move(
+        self, trained: Float[Array, "p d"], memory: Any, gradient: Float[Array, "p d"], rate: Array, trace: float
+    ) -> tuple[Any, Any]:
         """(rows, the optimisers' states) after one step; `rate` s(t)."""
         norm = jnp.sqrt(jnp.sum(gradient**2))
         gradient = jnp.where(norm > self.clip, gradient * (self.clip / norm), gradient)
@@ -83,7 +89,7 @@ def rates_of(optimizers: RowOptimizers, rate: Any) -> OptimizerRates:
 
 
 class RowState(NamedTuple):
-    """Rows that move (p, d) and what their update remembers, and the table of all rows (P, d) at the start, whose frozen ones stay."""
+    """Rows that move (p, d), what their update remembers, and the table of all rows (P, d) at the start, whose frozen ones stay."""
 
     trained: Float[Array, "p d"]
     memory: Any
