@@ -25,7 +25,7 @@ __all__ = ["ROOT", "differences", "hand_edited", "main", "numerically_equal", "t
 ROOT = Path(__file__).resolve().parents[1]
 # The version of sympy whose text is compared byte for byte; others are compared numerically.
 PINNED_SYMPY = "1.14"
-LONG = ("mean_field", "peaked", "attention")
+LONG = ("mean_field", "peaked", "attention", "optimizers")
 
 
 def main(arguments: list[str] | None = None, root: Path = ROOT) -> int:
