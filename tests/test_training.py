@@ -99,10 +99,14 @@ def ode(architecture, q, eta, batch, times, noise=1.0):
     return np.stack(out)
 
 
-@pytest.mark.parametrize("value", ["identity", "rows"])
-def test_mean_gradient_is_the_drift_of_the_theory(value):
+@pytest.mark.parametrize(
+    ("value", "heads", "rank"),
+    [("identity", 1, 1), ("rows", 1, 1), ("identity", 2, 2)],
+    ids=["identity", "rows", "rank 2"],
+)
+def test_mean_gradient_is_the_drift_of_the_theory(value, heads, rank):
     """E[grad A^T] = (G C + H R): 2000 samples, T = 32 and 128 extrapolated as 1/T, every entry within 4.5 errors."""
-    architecture = build_architecture(1, value=value)
+    architecture = build_architecture(1, heads, value=value, rank=rank, key_value_heads=1)  # two heads share their keys
     d, q = 30, start_overlaps(architecture)
     rows = jnp.asarray(rows_from_overlaps(q, dimension=d))
     moved = np.flatnonzero(architecture.trained_mask)
