@@ -163,29 +163,34 @@ def test_the_librarys_flow_is_the_derived_one(case: str, sources) -> None:
     h = lam[:, None, None] * G + H
     means = h @ q[:, :3, :3] @ h.swapaxes(1, 2)
     if case.startswith("sgd"):
-        P = np.broadcast_to(rate / (1 - beta) * np.eye(2), (2, 2, 2))
+        P = hot = np.broadcast_to(rate / (1 - beta) * np.eye(2), (2, 2, 2))
     elif second:
         diagonal = np.einsum("kii->ki", means)
         target = scope["second_moment_target"](lam[:, None], np.diag(V), B, diagonal, N)
         forgetting = float(scope["second_moment_forgetting"](N, 0.99))
         held = scope["second_moment"](v, target, 0.99, forgetting, t)
-        P = np.asarray(scope["adam_preconditioner"](rate, held, 1e-3, N) / scope["average_bias"](share, damping, t))
-        P = P[:, :, None] * np.eye(2)
+        slower = scope["second_moment_of_drift"](held, diagonal, N)
+        P, hot = (
+            (scope["adam_preconditioner"](rate, x, 1e-3, N) / scope["average_bias"](share, damping, t))[:, :, None]
+            * np.eye(2)
+            for x in (slower, held)
+        )
     else:
+        # Of the velocities alone, and the noise that they lack at rest.
         K = np.tensordot(weights, q[:, 3:5, 3:5], axes=1)
         K = K + (float(scope["average_noise"](beta, share)) - (1 - beta) / 2) * N * V / B
-        P = np.broadcast_to(rate * N**0.5 * checks.inverse_root(K), (2, 2, 2))
-    load = np.zeros((2, size, 2))
-    load[:, :2] = -share * P
+        P = hot = np.broadcast_to(rate * N**0.5 * checks.inverse_root(K), (2, 2, 2))
+    load, heat = np.zeros((2, size, 2)), np.zeros((2, size, 2))
+    load[:, :2], heat[:, :2] = -share * P, -share * hot
     M = np.zeros((2, size, size))
     if carried:
-        load[:, 3:] = damping * np.eye(2)
+        load[:, 3:] = heat[:, 3:] = damping * np.eye(2)
         M[:, :2, 3:] = -(1 - share) * P
         M[:, 3:, 3:] = -damping * np.eye(2)
     M[:, :, :3] += load @ h
     M[:, [0, 1], [0, 1]] -= float(rule.decay)
     part = q[:, :size, :size]
-    expected = M @ part + part @ M.swapaxes(1, 2) + lam[:, None, None] * load @ V @ load.swapaxes(1, 2) / B
+    expected = M @ part + part @ M.swapaxes(1, 2) + lam[:, None, None] * heat @ V @ heat.swapaxes(1, 2) / B
     np.testing.assert_allclose(got[:, :size, :size], expected, rtol=1e-9, atol=1e-11)
     if second:
         np.testing.assert_allclose(got[:, [5, 6], [5, 6]], forgetting * (target - v), rtol=1e-12)

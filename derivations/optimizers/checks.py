@@ -26,7 +26,7 @@ START = np.array([[1.0, 0.4], [0.4, 0.7]])
 
 def numpy_functions(sources: Sequence[str]) -> dict[str, Any]:
     """The generated functions on numpy: small arrays, many calls."""
-    scope: dict[str, Any] = {"jnp": np, "Array": np.ndarray, "gammaln": gammaln, "arcsine": np.arcsin}
+    scope: dict[str, Any] = {"jnp": np, "Array": np.ndarray, "Number": Any, "gammaln": gammaln, "arcsine": np.arcsin}
     for source in sources:
         exec(source, scope)
     return scope

@@ -48,7 +48,7 @@ NAMES = {
 def _function(
     name: str, takes: tuple[sympy.Symbol, ...], about: str, value: sympy.Expr, names: dict[sympy.Basic, str] = NAMES
 ) -> Output:
-    arguments = [f"{names[symbol]}: Array" for symbol in takes]
+    arguments = [f"{names[symbol]}: Number" for symbol in takes]
     return Output(name, function_source(name, arguments, about, [f"return {to_jax(value, names)}"], "Array"))
 
 
@@ -56,7 +56,7 @@ def averages(found: Average) -> tuple[Output, ...]:
     """Momentum: rate of the velocities, share of the present gradient, bias, noise."""
     plain, ahead = (to_jax(share, NAMES) for share in found.presents)
     share = function_source(
-        "present_share", ("beta: Array", "nesterov: bool = False"),
+        "present_share", ("beta: Number", "nesterov: bool = False"),
         "s of a move by s g + (1 - s) m, m the average before the step: 1 - beta, or 1 - beta^2 with Nesterov's look-ahead.",
         [f"return {ahead} if nesterov else {plain}"], "Array",
     )  # fmt: skip
@@ -107,7 +107,7 @@ def muon(gram: Gram, exact: tuple[sympy.Expr, ...], scalar: sympy.Expr) -> tuple
     named = dict(zip((name for name, _ in terms), ("a", "b", "c"), strict=True))
     body = " + ".join(f"{named[name]} * {power}" for name, power in terms)
     iteration = function_source(
-        "newton_schulz_factor", ("gram: Array", "a: Array", "b: Array", "c: Array"),
+        "newton_schulz_factor", ("gram: Array", "a: Number", "b: Number", "c: Number"),
         "f(A), A (b, b) the Gram matrix of X: one iteration is X <- f(A) X, A <- f(A) A f(A).",
         ["one = jnp.eye(len(gram), dtype=gram.dtype)", f"return {body}"], "Array",
     )  # fmt: skip
@@ -134,7 +134,7 @@ def signs(sign: Signs, lion: Lion, clip: sympy.Expr) -> tuple[Output, ...]:
     """Weights of a batch and noise under sign, Lion and clipping."""
     condition, quotient = sorted(clip.args, key=lambda x: bool(x.free_symbols))
     bound = function_source(
-        "clip_weight", ("square: Array", "clip: Array"),
+        "clip_weight", ("square: Number", "clip: Number"),
         "min(1, c/|g|) of a batch, `square` |g|^2 = sum_i g_ii over all rows that move.",
         [f"return jnp.minimum({to_jax(condition)}.0, {to_jax(quotient, NAMES)})"], "Array",
     )  # fmt: skip
@@ -176,7 +176,7 @@ def laws(found: Exponents, floors: Floors) -> tuple[Output, ...]:
         sympy.loggamma(half): "gammaln(batch / 2 + 0.5)",
     }
     sign_floor = function_source(
-        "sign_floor", ("rate: Array", "batch: Array", "root: Array"),
+        "sign_floor", ("rate: Number", "batch: Number", "root: Number"),
         "L at rest under the sign, linear model, one row; `root` = (1/N) sum_k sqrt lam_k.",
         [f"return {to_jax(floors.sign_by_gain, NAMES | {GAIN: 'sign_gain(batch)'})}"], "Array",
     )  # fmt: skip

@@ -155,10 +155,15 @@ def derive() -> Derivation:
         ),
         outputs=outputs,
         imports=(
+            "from typing import Any",
+            "",
             "import jax.numpy as jnp",
             "from jax import Array",
             "from jax.scipy.special import gammaln",
             "",
             "from odescale.expectations.arcsine import arcsine",
+            "",
+            "Number = Any",
+            '"""An array or a float."""',
         ),
     )

@@ -6,6 +6,7 @@ r"""Blocks of rows under optimisers of their own, put together: the flow of the 
     with momentum       L = gamma on velocities, K = -gamma there;  L = -P (1 - beta), K = -P beta on rows,  gamma = N (1 - beta)
                         (with Nesterov's look-ahead 1 - beta^2 and beta^2), divided by 1 - beta e^(-gamma t) for Adam
     decay               K = -s(t) w on moving rows
+    Adam                the noise sees P at v, the drift at v + 2 (h_k q_k h_k^T)_ii/N: entries with a large mean move less
 
 The state of a mode is a matrix: the P rows of the table, the velocities of rows that have one, and as diagonal entries behind
 them the second moments v of rows under Adam. Derived in derivations/optimizers.
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float
 
 from odescale.expectations.batch import AbstractBatchRule, BatchQuadrature, ClipRule, LionRule
 from odescale.expectations.closure import AbstractClosure, Moments, SignOfAverage
+from odescale.generated import optimizers as derived
 from odescale.optimizers.base import AbstractOptimizer, Seen
 
 
@@ -113,16 +115,19 @@ class RowOptimizers(eqx.Module):
         means = jnp.einsum("kip,kpq,kjq->kij", h, q[:, :P, :P], h)
         of_mean = jnp.tensordot(weights, means, axes=1)
         load = jnp.zeros((modes, size, p), q.dtype)
+        heat = jnp.zeros_like(load)  # what the load of the noise has beside that of the drift
         linear = jnp.zeros((modes, size, size), q.dtype)
         change = jnp.zeros_like(q)
         for block in self.blocks:
             rows, rule = block.index, block.rule
             place, at = moved[rows], places.velocity[rows]
-            v = None
+            v = of_noise = None
             if _second(rule):
-                target = eigenvalues[:, None] * jnp.diag(V)[rows] / batch
-                target = target + jnp.einsum("kii->ki", means)[:, rows] / self.trace
-                v, moves = _second_moment(rule, q, places.second[rows], target, t, self.trace)
+                squares = jnp.einsum("kii->ki", means)[:, rows]
+                noises = jnp.diag(V)[rows]
+                target = derived.second_moment_target(eigenvalues[:, None], noises, batch, squares, self.trace)
+                of_noise, moves = _second_moment(rule, q, places.second[rows], target, t, self.trace)
+                v = derived.second_moment_of_drift(of_noise, squares, self.trace)
                 change = change + moves
             gram = jnp.tensordot(weights, q[:, at[:, None], at[None, :]], axes=1) if block.has_velocities else None
             pair = np.ix_(rows, rows)
@@ -132,19 +137,22 @@ class RowOptimizers(eqx.Module):
             if sign:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
                 continue
+            hotter = 0.0 if of_noise is None else rule.preconditioner(seen._replace(second=of_noise)) - pre
             if not block.has_velocities:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
+                heat = heat.at[:, place[:, None], rows[None, :]].add(-hotter)
                 continue
-            beta = rule.beta
-            damping = self.trace * (1 - beta)
-            ahead = 1 - beta**2 if rule.nesterov else 1 - beta
+            damping = derived.velocity_damping(self.trace, rule.beta)
+            ahead = derived.present_share(rule.beta, rule.nesterov)
             if _second(rule):
-                pre = pre / (1 - beta * jnp.exp(-damping * t))
+                bias = derived.average_bias(ahead, damping, t)
+                pre, hotter = pre / bias, hotter / bias
             load = load.at[:, at, rows].set(damping)
             linear = linear.at[:, at, at].add(-damping)
             load = load.at[:, place[:, None], rows[None, :]].add(-ahead * pre)
+            heat = heat.at[:, place[:, None], rows[None, :]].add(-ahead * hotter)
             linear = linear.at[:, place[:, None], at[None, :]].add(-(1 - ahead) * pre)
-        noise = jnp.einsum("kri,ij,ksj->krs", load, V, load)
+        noise = jnp.einsum("kri,ij,ksj->krs", load + heat, V, load + heat)
         noise = noise if sign else lam * noise / batch
         if moments.of_average is not None:
             gram = self._gram(q, weights, P) if self.velocities.size else None
@@ -218,8 +226,7 @@ def _second_moment(
 ) -> tuple[Float[Array, "modes b"], Float[Array, "modes R R"]]:
     """(bias-corrected second moments, how those in the state move) towards `target`."""
     beta2 = rule.second_beta
-    forgetting = -trace * jnp.log(beta2)
+    forgetting = derived.second_moment_forgetting(trace, beta2)
     kept = q[:, at, at]
     moves = jnp.zeros_like(q).at[:, at, at].set(forgetting * (target - kept))
-    # The moment of a step holds its own gradient too.
-    return (kept + (1 - beta2) * (target - kept)) / (1 - beta2 * jnp.exp(-forgetting * t)), moves
+    return derived.second_moment(kept, target, beta2, forgetting, t), moves

@@ -3,7 +3,7 @@ r"""Muon: the momentum of a block of rows made orthogonal, which whitens it by t
     P = a sqrt(N) K^-1/2,    K = R_UU + (kappa N - gamma/2) V/B,    kappa = (1 - mu)/(1 + mu)
 
 R_UU are the overlaps of the velocities U = N m, carried as rows: their noise gamma V/(2 B) and their mean, which is the 1/N term of
-the closure. A momentum in steps has the noise kappa N V/B, of which the continuous one lacks a share (1 - mu)/(1 + mu).
+the closure. A momentum in steps has the noise kappa N V/B, of which the continuous one lacks a share (1 - mu)/2.
 Newton and Schulz's iteration is a polynomial of the Gram matrix: b x b here, whatever d.
 """
 
@@ -19,11 +19,12 @@ import optax
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, whole
+from odescale.generated import optimizers as derived
 from odescale.optimizers.base import AbstractOptimizer, Seen, as_number, require
 
 STANDARD = (3.4445, -4.775, 2.0315)
 """Coefficients in use (Jordan 2024): five iterations take singular values to .7 to 1.2."""
-EXACT = (1.875, -1.25, 0.375)
+EXACT = derived.exact_coefficients()
 """The quintic whose fixed point 1 is of third order: twenty iterations are exact from 1e-4 of the norm on."""
 
 
@@ -74,14 +75,10 @@ class Muon(AbstractOptimizer):
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
         mu, N = self.momentum, seen.trace
-        kappa = (1 - mu) / (1 + mu)
-        if self.nesterov:  # mu^2 m_(n-1) + (1 - mu^2) g_n
-            kappa = mu**4 * kappa + (1 - mu**2) ** 2
-        noise = seen.noise / seen.batch
-        if seen.gram is None:
-            K = kappa * N * noise + seen.mean
-        else:
-            K = seen.gram + (kappa - (1 - mu) / 2) * N * noise
+        strength = derived.average_noise(mu, derived.present_share(mu, self.nesterov))
+        # The velocities hold (1 - mu)/2 of it, and the means.
+        held, mean = (0.0, seen.mean) if seen.gram is None else ((1 - mu) / 2, seen.gram)
+        K = derived.gram_of_average(strength - held, seen.noise, seen.batch, mean, N)
         Q = orthogonal_factor(K, self.coefficients, self.iterations)
         return jnp.broadcast_to(seen.rate * N**0.5 * Q, (len(seen.eigenvalues), *Q.shape))
 
