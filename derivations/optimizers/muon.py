@@ -72,31 +72,39 @@ def gram(found: Average) -> tuple[Step, Gram]:
 
 def few_batches() -> tuple[Step, sympy.Expr, sympy.Expr]:
     """(step, drift, noise): factors of one row's P when the memory holds few batches; second order in their fluctuation."""
-    x = sympy.Symbol("x")
-    y, spread = sympy.Symbol("y", real=True), sympy.Symbol("X", positive=True)
+    x, y = sympy.Symbol("x"), sympy.Symbol("y", real=True)
+    spread = sympy.Symbol("X", positive=True)
     geometric = 1 / (1 - x)
-    # Shares of the batches in K, w_j^2 over their sum, for momentum: (1 - mu^2) mu^(2 j); in the average (1 - mu) mu^j.
+    # Shares of the batches in K, w_j^2 over their sum, are (1 - mu^2) mu^(2 j) for momentum; in the average (1 - mu) mu^j.
     square = (1 - BETA**2) / (1 + BETA**2)
     if sympy.cancel(square - (1 - BETA**2) ** 2 * geometric.subs(x, BETA**4)) != 0:
         raise InputError("square", expected=str(square), got="another sum", remedy="check the shares")
     joint = (1 - BETA) * (1 - BETA**2) * geometric.subs(x, BETA**3)
-
-    def second(function: sympy.Expr) -> sympy.Expr:
-        return sympy.series(function, y, 0, 3).removeO().coeff(y, 2) * square * spread
-
-    # The mean of a batch's gradient given its fields goes with |g|^2 in the linear model; so does its noise, always.
-    drift, noise = (
-        1 + second(f) + sympy.diff(f, y).subs(y, 0) * joint * spread for f in ((1 + y) ** -sympy.S.Half, 1 / (1 + y))
-    )
+    # K at n and n + m correlates by mu^(2 m): sum over n, n' of w w' mu^(2 |n - n'|), both orders of n and n'.
+    same = (1 - BETA) ** 2 * geometric.subs(x, BETA**2)
+    windows = sympy.factor(same * (2 * geometric.subs(x, BETA**3) - 1))
+    root = (1 + y) ** -sympy.S.Half
+    slope, curve = (sympy.diff(root, y, n).subs(y, 0) for n in (1, 2))
+    # A = sum_n w K_n^(-1/2): its mean, its square, and how it goes with the |g|^2 of its own batch.
+    mean = curve / 2 * square * spread
+    drift = 1 + mean + slope * joint * spread
+    noise = 1 + 2 * mean + slope**2 * square * windows * spread + 2 * slope * joint * spread
     step = Step(
         "few batches", "Where K does not concentrate: few sequences in the memory",
-        "The sum over coordinates takes away what the fields leave open. But the noise in K is sum_j w_j^2 |g_j|^2 of the "
-        "batches in memory, each a function of its fields: as N grows K keeps their fluctuation, X = Var |g|^2/(E|g|^2)^2 "
-        "(2/B in the linear model) times the first line. For one row the drift has the factor of the second line (linear "
-        "model) and the noise the third. At mu = .95 and B = 4 they are 1.001 and 1.009; at mu = 0 K is the batch's own: Muon "
-        "on one row is then the gradient over its norm, weight 1/|g| in every average as in the sign, sqrt(2/pi) = .80 of the "
-        "drift at B = 1.",
-        (Equation(r"\sum_j(w_j^2/\nu)^2", square), Equation("f_1", drift), Equation("f_2", noise)),
+        "The sum over coordinates takes away what the fields leave open, but not the fields: with S_j the matrix g_ij of "
+        "batch j, K_n/N = sum_j w_j^2 S_(n-j) and the means, of the batches in memory, which fluctuates at any N. A gradient "
+        "moves its rows over all steps that remember it, by A_j = sum_n w_(n-j) P(K_n): the drift is E[A_j D_j], D_j = sum_b "
+        "sum_t g_bt phi_bt^T/B of the batch, the noise E[A_j S_j A_j^T]. For one row without means, X = Var |g|^2/(E|g|^2)^2 "
+        "(2/B in the linear model), Var K/K^2 is X times the first line; to second order the drift has the factor f_1 (linear "
+        "model, where D goes with |g|^2) and the noise f_2, in which r is the correlation of K along the memory of a "
+        "gradient. At mu = .95 and B = 4 they are 1.001 and 1.004; at mu = 0 K is the batch's own: Muon on one row is then "
+        "the gradient over its norm, weight 1/|g| in every average as in the sign, sqrt(2/pi) = .80 of the drift at B = 1.",
+        (
+            Equation(r"\sum_j(w_j^2/\nu)^2", square),
+            Equation("r", windows),
+            Equation("f_1", drift),
+            Equation("f_2", noise.subs(windows, sympy.Symbol("r"))),
+        ),
         ("online", "dimension"),
     )  # fmt: skip
     return step, drift.subs(spread, 2 / batch), noise.subs(spread, 2 / batch)
