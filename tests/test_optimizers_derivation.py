@@ -121,7 +121,6 @@ def test_laws_can_fail(derivation) -> None:
 
 
 CASES = {
-    "sgd": SGD(rate=0.3),
     "sgd momentum": SGD(rate=0.03, momentum=0.9, nesterov=True, decay=0.2),
     "adamw": Adam(rate=0.2, beta1=0.9, beta2=0.99, eps=1e-3, decay=0.3),
     "muon": Muon(rate=0.1, momentum=0.95, coefficients=EXACT, iterations=25),
@@ -136,8 +135,7 @@ def test_the_librarys_flow_is_the_derived_one(case: str, sources) -> None:
     N, B, t, rate = 300.0, 4.0, 0.13, float(rule.rate)
     lam, weights = np.array([0.4, 1.6]), np.array([0.5, 0.5])
     rng = np.random.default_rng(1)
-    carried, second = case != "sgd", case == "adamw"
-    size = 5 if carried else 3
+    second, size = case == "adamw", 5
     q = np.zeros((2, size + 2 * second, size + 2 * second))
     for k in (0, 1):
         half = rng.standard_normal((size, size + 3))
@@ -147,7 +145,7 @@ def test_the_librarys_flow_is_the_derived_one(case: str, sources) -> None:
         q[:, [5, 6], [5, 6]] = v
     G, H = rng.standard_normal((2, 3)), 0.3 * rng.standard_normal((2, 3))
     V = np.array([[1.2, 0.3], [0.3, 0.7]])
-    whole = RowOptimizers((Block((0, 1), rule, jnp.ones(()), carried),), jnp.asarray(jnp.inf), N, False)
+    whole = RowOptimizers((Block((0, 1), rule, jnp.ones(()), True),), jnp.asarray(jnp.inf), N, False)
     moments = Moments(jnp.zeros(()), jnp.asarray(G), jnp.asarray(G), jnp.asarray(H), jnp.asarray(V))
     flow = jax.jit(
         lambda q: whole.flow(
@@ -158,7 +156,7 @@ def test_the_librarys_flow_is_the_derived_one(case: str, sources) -> None:
     got = np.asarray(flow(jnp.asarray(q)))
 
     beta = float(rule.beta) if rule.beta is not None else 0.0
-    share = float(scope["present_share"](beta, rule.nesterov)) if carried else 1.0
+    share = float(scope["present_share"](beta, rule.nesterov))
     damping = float(scope["velocity_damping"](N, beta))
     h = lam[:, None, None] * G + H
     means = h @ q[:, :3, :3] @ h.swapaxes(1, 2)
@@ -183,10 +181,9 @@ def test_the_librarys_flow_is_the_derived_one(case: str, sources) -> None:
     load, heat = np.zeros((2, size, 2)), np.zeros((2, size, 2))
     load[:, :2], heat[:, :2] = -share * P, -share * hot
     M = np.zeros((2, size, size))
-    if carried:
-        load[:, 3:] = heat[:, 3:] = damping * np.eye(2)
-        M[:, :2, 3:] = -(1 - share) * P
-        M[:, 3:, 3:] = -damping * np.eye(2)
+    load[:, 3:] = heat[:, 3:] = damping * np.eye(2)
+    M[:, :2, 3:] = -(1 - share) * P
+    M[:, 3:, 3:] = -damping * np.eye(2)
     M[:, :, :3] += load @ h
     M[:, [0, 1], [0, 1]] -= float(rule.decay)
     part = q[:, :size, :size]

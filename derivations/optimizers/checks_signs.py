@@ -14,7 +14,7 @@ from derivations.optimizers.signs import LAG, Lion
 from derivations.optimizers.simulate import z_score
 from odescale.symbolic.record import CheckResult
 
-BATCHES = 200_000
+BATCHES = 100_000
 STEPS = 4000
 
 
