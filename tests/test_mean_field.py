@@ -12,7 +12,8 @@ from odescale import InputError, aligned_overlaps, integrate, mean_field, teache
 from odescale.expectations.automatic import node_dimension, quadrature
 from odescale.expectations.closure import factor
 from odescale.expectations.nodes import gauss_hermite_nodes, sobol_nodes
-from odescale.networks import MLP, QueryToken, RowNetwork, build_architecture
+from odescale.networks import MLP, QueryToken, RowNetwork, build_architecture, transformer_network
+from odescale.optimizers import Adam
 from odescale.schedules import parse_schedule
 from odescale.spectra import listed, power_law
 
@@ -277,3 +278,15 @@ def test_implicit_flows_and_an_explicit_solver_agree_on_a_spectrum(settings):
         implicit.observables["replicate_loss"], explicit.observables["replicate_loss"], rtol=1e-4
     )  # fmt: skip
     assert implicit.meta["ladder"][-1]["min_eigenvalue"] > -1e-10
+
+
+def test_velocities_of_an_optimiser_are_no_divergence():
+    """Their variance starts at zero and rises to N (1 - beta) V/(2 B): hundreds here, where the rows have hardly moved."""
+    network = transformer_network(depth=1, heads=3, key_value_heads=1)
+    problem = teacher_student(network, tokens=2)
+    start = aligned_overlaps(problem, alignment=0.5, lengths={"r0": 3.0})
+    options = {"nodes": 64, "dimension": 1000, "batch": 4, "optimizer": Adam(rate=0.1)}
+    system = mean_field(problem, initial_overlaps=start, **options)
+    theory = integrate(system, 0.1, points=3)
+    assert np.abs(theory.state[-1]).max() > 100 * np.abs(start).max()
+    assert 0.7 < theory.loss[-1] / theory.loss[0] < 1

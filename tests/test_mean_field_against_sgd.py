@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks.validity_mean_field import CASES, ONE, build, layers, record_times, run_case
-from odescale import Comparison, compare, integrate, train
+from benchmarks.validity_mean_field import CASES, FOUR, ONE, build, layers, rank_four, record_times, run_case
+from odescale import Comparison, aligned_overlaps, compare, integrate, mean_field, teacher_student, train
+from odescale.networks import transformer_network
+from odescale.optimizers import Adam
 
 
 def shortened(name: str, **changes: Any) -> tuple[Comparison, dict[str, Comparison]]:
@@ -86,3 +88,31 @@ def test_rows_of_the_validity_table(name: str) -> None:
     assert result["stderr"]["seeds"] <= 0.34 * result["tolerance"]
     for term, lost in result["without"].items():
         assert lost["status"] == "differs", term
+
+
+SHARED = {
+    "alignment": 0.5,
+    "cosines": {("k0", "r0"): 0.6, ("q0_0", "r0"): 0.4, ("q0_1", "r0"): -0.3},
+    "lengths": {"q0_2": 0.5, "r0": 0.3},
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("problem", "start"),
+    [
+        (rank_four, FOUR),
+        (lambda: teacher_student(transformer_network(depth=1, heads=3, key_value_heads=1), tokens=3), SHARED),
+    ],
+    ids=["rank four", "three heads, one key"],
+)
+def test_heads_of_higher_rank_and_grouped_queries_under_adam(problem, start) -> None:
+    """Within 2 % while the loss falls more than six times; d = 2000, since at 1000 the terms of order 1/d are twice as large."""
+    built = problem()
+    options = {"dimension": 2000, "batch": 4, "nodes": 8192, "optimizer": Adam(rate=0.2)}
+    system = mean_field(built, initial_overlaps=aligned_overlaps(built, **start), **options)
+    run = train(system, 2.6, seeds=16, record_times=np.geomspace(0.13, 2.6, 8), progress=False)
+    found = compare(system, run, tolerance=0.02)
+    assert found.fall > 6 and found.loss.max_deviation < 0.02
+    assert found.verdict.status == "agrees", found.verdict
+    assert found.loss.errors["seeds"].max() < 0.007

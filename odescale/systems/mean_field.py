@@ -100,6 +100,8 @@ class MeanField(AbstractEnsemble):
         """Low order for one mode (the closure is known to a few digits); implicit exact flows for a spectrum."""
         common: dict[str, Any] = {"exponents": "outputs", "over_nodes": True, "most_steps": 5_000, "growth": DIVERGED}
         if self.optimizers is not None:  # a preconditioner is no polynomial of lam_k, which the implicit flows rely on
+            if self.optimizers.extra:  # velocities start at zero; their variance N (1 - beta) V/(2 B) is no divergence
+                common["growth"] = DIVERGED * max(1.0, self.trace)
             ladder = ("bosh3", "kvaerno5") if self.closure.replicates > 1 else ("tsit5", "kvaerno5")
             return Integration(ladder, fine_rtol=1e-5, **common)
         if self.eigenvalues.shape[0] > 1:
