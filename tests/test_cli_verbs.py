@@ -223,7 +223,7 @@ def test_solve_prints_nodes_coverage_and_error_and_saves_and_draws(cli, tmp_path
     )  # fmt: skip
     assert status == 0 and err == ""
     lines = out.splitlines()
-    assert lines[0].startswith("transformer: one unit of t = 40 SGD steps") and lines[3].startswith("solved by bosh3")
+    assert lines[0].startswith("transformer: one unit of t = 40 SGD steps") and lines[3].startswith("solved by tsit5")
     assert lines[1].startswith("expectations by 4 x 64 scrambled Sobol points in 12 dimensions")
     assert lines[2].startswith("outside the theory: 0.15 rows per dimension")  # 6 rows in 40 dimensions
     assert lines[4].split() == ["t", "loss", "p", "q", "error"] and len(lines) == 5 + 12

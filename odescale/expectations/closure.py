@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from odescale.expectations.nodes import Nodes
+from odescale.expectations.over_nodes import over_nodes
 from odescale.networks.teacher_student import TeacherStudent
 
 PIVOT = 1e-8
@@ -102,20 +103,28 @@ class Quadrature(AbstractClosure):
 
     def _average(self, problem: TeacherStudent, root, R, replicate, *, gradients: bool) -> tuple[Array, ...]:
         points, weights = self.nodes.points[replicate], self.nodes.weights[replicate]
-        dtype, P = root.dtype, problem.size
+        dtype, T, P = root.dtype, problem.tokens, problem.size
         back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)  # difference rows -> plain rows
+        plain_root, token_root = back @ root, jnp.asarray(problem.token_root, dtype)
+        mixed = not np.array_equal(problem.token_root, np.eye(T))
         moved, both = problem.moved, problem.student.writes_back
-        one = at_node(problem, root, R, gradients=gradients)
+        one = at_fields(problem, back @ R @ back.T, gradients=gradients)
 
         def add(total, block):
             nodes, w = block
-            values = jax.vmap(one)(nodes.astype(dtype))
-            new = [total[0] + w @ values[0]]
+            nodes = nodes.astype(dtype)
+            z = nodes[: T * P].reshape(T, P, -1)
+            if mixed:
+                z = jnp.einsum("ts,sin->tin", token_root, z)
+            values = over_nodes(one, jnp.einsum("ij,tjn->tin", plain_root, z), nodes[T * P :])
+            new = [total[0] + values[0] @ w]
             if gradients:
-                _, g, z, spread, *slope = values
-                new.append(total[1] + jnp.einsum("n,nti,ntj->ij", w, g, z))
-                new.append(total[2] + jnp.einsum("n,nti,ntj->ij", w, spread, spread))
-                new.append(total[3] + (jnp.tensordot(w, slope[0], axes=1) if both else 0.0))
+                _, g, spread, *slope = values
+                if mixed:
+                    spread = jnp.einsum("st,sin->tin", token_root, spread)
+                new.append(total[1] + _sum_of_products(w * g, z))
+                new.append(total[2] + _sum_of_products(w * spread, spread))
+                new.append(total[3] + (slope[0] @ w if both else 0.0))
             return tuple(new), None
 
         p = moved.size
@@ -123,7 +132,9 @@ class Quadrature(AbstractClosure):
         if gradients:
             zeros += (jnp.zeros((p, P), dtype), jnp.zeros((p, p), dtype), jnp.zeros((P, P), dtype))
         blocks = points.shape[0] // self.chunk
-        split = (points.reshape(blocks, self.chunk, -1), weights.astype(dtype).reshape(blocks, self.chunk))
+        # The axis of nodes last (see over_nodes), all at once: within the loop the turn would be taken for every number read.
+        turned = jnp.swapaxes(points.reshape(blocks, self.chunk, -1), 1, 2)
+        split = (turned, weights.astype(dtype).reshape(blocks, self.chunk))
         with jax.default_matmul_precision("highest"):  # else an accelerator rounds products of tokens
             total, _ = jax.lax.scan(add, zeros, split)
         if not gradients:
@@ -144,45 +155,83 @@ def at_node(
     dtype = root.dtype
     T, P = problem.tokens, problem.size
     back = jnp.asarray(2 * np.eye(P) - problem.difference_basis(), dtype)
-    plain_root, plain_R = back @ root, back @ R @ back.T
-    token_root = jnp.asarray(problem.token_root, dtype)
-    moved, both = problem.moved, problem.student.writes_back
+    plain_root, token_root = back @ root, jnp.asarray(problem.token_root, dtype)
+    on_fields = at_fields(problem, back @ R @ back.T, gradients=gradients, drawn=drawn)
 
     def one(node: Float[Array, " D"]) -> tuple[Array, ...]:
         z = token_root @ node[: T * P].reshape(T, P)
-        phi = z @ plain_root.T
-        f_teacher = problem.teacher.on_fields(*_of_teacher(problem, phi, plain_R))
-
-        def student(columns, overlaps):
-            fields = phi.at[:, moved].set(columns)
-            s = problem.student_columns
-            rho = jnp.asarray(problem.correlation, dtype)
-            return problem.student.on_fields(fields[:, s], overlaps[np.ix_(s, s)], rho)
-
+        parts = on_fields(z @ plain_root.T, node[T * P :])
         if not gradients:
-            return (problem.loss.excess(student(phi[:, moved], plain_R), f_teacher),)
-        if both:
-            f, pull = jax.vjp(student, phi[:, moved], plain_R)
-        else:
-            f, pull = jax.vjp(lambda columns: student(columns, plain_R), phi[:, moved])
-        slopes = pull(jax.grad(problem.loss.mean)(f, f_teacher))
-        g = slopes[0]
-        # Labels are averaged in the drift and drawn in the noise.
-        noisy = g
-        if problem.label_normals:
-            (noisy, *more) = pull(jax.grad(problem.loss.sample)(f, f_teacher, node[T * P :]))
-            if drawn:
-                slopes, g = (noisy, *more), noisy
-        spread = token_root.T @ noisy
-        parts = (problem.loss.excess(f, f_teacher), g, z, spread)
-        return (*parts, slopes[1]) if both else parts
+            return parts
+        loss, g, noisy, *slope = parts
+        return loss, g, z, token_root.T @ noisy, *slope
 
     return one
 
 
+def at_fields(
+    problem: TeacherStudent, R: Float[Array, "P P"], *, gradients: bool, drawn: bool = False
+) -> Callable[[Float[Array, "T P"], Float[Array, " m"]], tuple[Array, ...]]:
+    """The same of fields phi (T, P) and label normals (m,), at overlaps R in plain rows.
+
+    It returns (excess loss,), and with `gradients` also g (T, p), that for drawn labels, and where the student writes back dl/dR.
+    """
+    moved, s = problem.moved, problem.student_columns
+
+    def one(phi: Float[Array, "T P"], normals: Float[Array, " m"]) -> tuple[Array, ...]:
+        f_teacher = problem.teacher.on_fields(*_of_teacher(problem, phi, R))
+
+        def student(columns, overlaps):
+            rho = jnp.asarray(problem.correlation, phi.dtype)
+            return problem.student.on_fields(_with_columns(phi, moved, columns, s), overlaps[np.ix_(s, s)], rho)
+
+        start = _columns(phi, moved)
+        if not gradients:
+            return (problem.loss.excess(student(start, R), f_teacher),)
+        if problem.student.writes_back:
+            f, pull = jax.vjp(student, start, R)
+        else:
+            f, pull = jax.vjp(lambda columns: student(columns, R), start)
+        slopes = pull(jax.grad(problem.loss.mean)(f, f_teacher))
+        g = noisy = slopes[0]
+        # Labels are averaged in the drift and drawn in the noise.
+        if problem.label_normals:
+            (noisy, *more) = pull(jax.grad(problem.loss.sample)(f, f_teacher, normals))
+            if drawn:
+                slopes, g = (noisy, *more), noisy
+        return (problem.loss.excess(f, f_teacher), g, noisy, *slopes[1:])
+
+    return one
+
+
+def _sum_of_products(a: Float[Array, "T p n"], b: Float[Array, "T P n"]) -> Float[Array, "p P"]:
+    """sum_tn a_tin b_tjn, a product of matrices for every token: one over both axes would copy them first."""
+    total = jnp.zeros((a.shape[1], b.shape[1]), a.dtype)
+    for first, second in zip(a, b, strict=True):
+        total = total + first @ second.T
+    return total
+
+
+def _columns(x: Float[Array, "T P"], which: np.ndarray) -> Float[Array, "T p"]:
+    """x[:, which]; neighbours as a slice."""
+    if np.array_equal(which, np.arange(which[0], which[0] + which.size)):
+        return jax.lax.slice_in_dim(x, int(which[0]), int(which[-1]) + 1, axis=1)
+    return jnp.stack([x[:, int(i)] for i in which], axis=1)
+
+
+def _with_columns(
+    x: Float[Array, "T P"], moved: np.ndarray, columns: Float[Array, "T p"], which: np.ndarray
+) -> Float[Array, "T q"]:
+    """Columns `which` of x, those among `moved` from `columns`."""
+    if np.array_equal(which, moved):
+        return columns
+    place = {int(row): i for i, row in enumerate(moved)}
+    return jnp.stack([columns[:, place[i]] if i in place else x[:, i] for i in map(int, which)], axis=1)
+
+
 def _of_teacher(problem: TeacherStudent, phi: Array, R: Array) -> tuple[Array, Array, Array]:
     t = problem.teacher_columns
-    return phi[:, t], R[np.ix_(t, t)], jnp.asarray(problem.correlation, phi.dtype)
+    return _columns(phi, t), R[np.ix_(t, t)], jnp.asarray(problem.correlation, phi.dtype)
 
 
 def factor(C: Float[Array, "P P"], trained: tuple[bool, ...]) -> Float[Array, "P P"]:

@@ -47,6 +47,20 @@ def activation_of(name: str | Callable[[Array], Array]) -> Callable[[Array], Arr
     return ACTIVATIONS[name]
 
 
+@jax.custom_jvp
+def _softmax(logits: Float[Array, "*n T"]) -> Float[Array, "*n T"]:
+    """softmax over the last axis; da = a (dx - sum a dx) instead of the derivatives of its quotient, which cost twice as much."""
+    weights = jnp.exp(logits - jax.lax.stop_gradient(logits.max(axis=-1, keepdims=True)))
+    return weights * (1 / weights.sum(axis=-1, keepdims=True))
+
+
+@_softmax.defjvp
+def _softmax_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    a, dx = _softmax(*primals), tangents[0]
+    share = a * dx
+    return a, share - a * share.sum(axis=-1, keepdims=True)
+
+
 class HeadRows(AbstractHead[str]):
     """score_ts = sum_i phi_q_i,t phi_k_i,s: the rows of one attention head, by name.
 
@@ -117,7 +131,7 @@ class SelfAttention(eqx.Module):
                 return (jnp.where(visible, logits, 0.0) if self.causal else logits) / seen
         if self.causal:
             logits = jnp.where(visible, logits, -jnp.inf)
-        return jax.nn.softmax(logits, axis=-1)
+        return _softmax(logits)
 
     def __call__(self, stream: AbstractStream) -> AbstractStream:
         asking = stream.last() if self.asking == "last" else stream

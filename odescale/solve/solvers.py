@@ -89,13 +89,14 @@ def method_of(solver: str, integration: Integration) -> diffrax.AbstractSolver:
 
 
 def step_tolerances(
-    solver: str, rtol: Any, atol: Any, dtype: np.dtype, share: float = 1e-4
+    solver: str, rtol: Any, atol: Any, dtype: np.dtype, asked: Integration
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """(rtol, atol) as arrays, so that no value of them compiles anew; defaults per solver, below-rounding ones refused."""
-    default = max(SOLVERS[solver].rtol, 20 * float(jnp.finfo(dtype).eps))
+    own = asked.rtol if solver == asked.solvers[0] else None
+    default = max(SOLVERS[solver].rtol if own is None else own, 20 * float(jnp.finfo(dtype).eps))
     relative = default if rtol is None else rtol
     check_tolerance(float(relative), dtype)
-    absolute = float(relative) * share if atol is None else float(atol)
+    absolute = float(relative) * asked.atol_share if atol is None else float(atol)
     if not (np.isfinite(absolute) and absolute >= 0):
         raise InputError("atol", expected="a number >= 0", got=atol, remedy="leave it at rtol/10000")
     return jnp.asarray(relative, dtype=dtype), jnp.asarray(absolute, dtype=dtype)

@@ -67,7 +67,7 @@ def problem_of(
     rung = ladder_of(asked, solver, sample.label)[0]
     cap = cap_on_steps(rung, replace(asked, most_steps=None), max_steps)
     times = output_times(t1, points, first=first_time(sample))
-    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked.atol_share)
+    tolerances = step_tolerances(rung, rtol, atol, np.dtype("float64"), asked)
     require_one_shape(family, arrays)
     return Problem(family, sample, times, *tolerances, rung, cap)
 

@@ -33,6 +33,7 @@ class Integration(eqx.Module):
     - `time_scale`: a time (units of t) before which hardly anything happens. The system is then followed over many decades, in
       log(1 + t/time_scale), with output from `time_scale` on; None for plain t.
     - `growth`: factor beyond which a state that runs off has diverged, in units of its largest number at the start (at least 1).
+    - `rtol`: default relative tolerance of the first solver where the system is known less well than the solver would follow it.
     - `atol_share`: default absolute tolerance of the state in units of the relative one; less where a component decays far.
     """
 
@@ -44,6 +45,7 @@ class Integration(eqx.Module):
     fine_rtol: float | None = eqx.field(static=True, default=1e-10)
     most_steps: int | None = eqx.field(static=True, default=None)
     time_scale: Float[Array, ""] | None = None
+    rtol: float | None = eqx.field(static=True, default=None)
     atol_share: float = eqx.field(static=True, default=1e-4)
     growth: float = eqx.field(static=True, default=float("inf"))
 
