@@ -19,7 +19,8 @@ from odescale.expectations.batch import arcsine_noise
 from odescale.optimizers import SGD, Adam, Lion, Muon, Sign
 from odescale.optimizers.base import AbstractOptimizer
 from odescale.optimizers.flow import Block, RowOptimizers
-from odescale.optimizers.muon import EXACT, orthogonal_factor
+from odescale.expectations.window import newton_schulz
+from odescale.optimizers.muon import EXACT
 from odescale.systems.spectrum import listed
 from odescale.systems.transformer import committee, transformer
 from odescale.training.rows import rates_of
@@ -170,9 +171,9 @@ def test_newton_schulz_is_a_polynomial_of_the_gram_matrix() -> None:
     X = np.random.default_rng(1).normal(size=(3, 50)) * np.array([[1.0], [0.3], [2.0]])
     theirs = optax.contrib._muon.orthogonalize_via_newton_schulz(jnp.asarray(X), jnp.asarray((3.4445, -4.775, 2.0315)))
     K = jnp.asarray(X @ X.T)
-    np.testing.assert_allclose(orthogonal_factor(K, (3.4445, -4.775, 2.0315), 5) @ X, theirs, atol=1e-6)
+    np.testing.assert_allclose(newton_schulz(K, (3.4445, -4.775, 2.0315), 5) @ X, theirs, atol=1e-6)
     lam, U = np.linalg.eigh(K)
-    np.testing.assert_allclose(orthogonal_factor(K, EXACT, 20), U @ np.diag(lam**-0.5) @ U.T, rtol=1e-8)
+    np.testing.assert_allclose(newton_schulz(K, EXACT, 20), U @ np.diag(lam**-0.5) @ U.T, rtol=1e-8)
 
 
 def test_arcsine_noise_against_draws() -> None:

@@ -17,6 +17,7 @@ derivations/optimizers.
 from __future__ import annotations
 
 import abc
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -25,8 +26,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from odescale.expectations.closure import AbstractClosure, Moments, SignOfAverage, at_node, factor, solve_right
+from odescale.expectations.closure import (
+    AbstractClosure,
+    Moments,
+    SignOfAverage,
+    StepOfAverage,
+    at_node,
+    factor,
+    solve_right,
+)
 from odescale.expectations.nodes import Nodes
+from odescale.expectations.window import WindowRule, newton_schulz, windows
 from odescale.networks.teacher_student import TeacherStudent
 
 HALF_NORMAL = (2 / np.pi) ** 0.5
@@ -121,7 +131,7 @@ class BatchQuadrature(AbstractClosure):
     """Expectations over fixed nodes of `batch` sequences each; `chunk` nodes are evaluated at once."""
 
     nodes: Nodes
-    rule: AbstractBatchRule
+    rule: AbstractBatchRule | WindowRule
     batch: int = eqx.field(static=True)
     chunk: int = eqx.field(static=True)
 
@@ -141,6 +151,8 @@ class BatchQuadrature(AbstractClosure):
 
     def moments(self, problem: TeacherStudent, C: Float[Array, "P P"], R: Float[Array, "P P"], replicate) -> Moments:
         root = factor(C, problem.trained)
+        if isinstance(self.rule, WindowRule):
+            return self._over_windows(problem, C, root, R, replicate, self.rule)
         usual, of_average = jnp.zeros((problem.moved.size,) * 2, root.dtype), None
         if isinstance(self.rule, LionRule):
             plain = self._sums(problem, root, R, replicate, ClipRule(jnp.asarray(jnp.inf, root.dtype)), usual)
@@ -153,21 +165,51 @@ class BatchQuadrature(AbstractClosure):
         G = solve_right(sums.Z, root, problem.trained)
         return Moments(sums.loss, G @ C, G, sums.H, sums.V, of_average)
 
-    def _sums(self, problem: TeacherStudent, root, R, replicate, rule: AbstractBatchRule, usual: Array) -> Sums:
-        dtype, B = root.dtype, self.batch
-        moved, both = problem.moved, problem.student.writes_back
-        sequence = at_node(problem, root, R, gradients=True, drawn=True)
-        back = jnp.asarray(2 * np.eye(problem.size) - problem.difference_basis(), dtype)
+    def _over_windows(self, problem: TeacherStudent, C, root, R, replicate, rule: WindowRule) -> Moments:
+        """What `odescale.expectations.window` adds to the plain moments of the gradient."""
+        points, w = self.nodes.points[replicate], self.nodes.weights[replicate].astype(root.dtype)
+        one = self._of_batch(problem, root, R)
+        blocks = points.reshape(points.shape[0] // self.chunk, self.chunk, -1)
+        with jax.default_matmul_precision("highest"):
+            excess, Z, H, S = jax.lax.map(lambda nodes: jax.vmap(one)(nodes.astype(root.dtype)), blocks)
+        excess, Z, H, S = (x.reshape(points.shape[0], *x.shape[2:]) for x in (excess, Z, H, S))
+        plain = [jnp.tensordot(w, x, axes=1) for x in (excess, Z, H, S)]
+        usual = self.batch * plain[3]
+        mean = jnp.zeros_like(usual)
+        if rule.average is not None and rule.filled is not None:  # its noise, at rest (1 - mu)/2 V/B, is in the windows
+            mean = rule.average - rule.filled * (1 - rule.beta) / 2 * plain[3]
+        order = np.random.default_rng(0).permutation(points.shape[0])
+        ahead, P = windows(rule, lambda K: newton_schulz(K, rule.coefficients, rule.iterations), S, mean, order)
+        drift, written = (jnp.einsum("n,nij,njp->ip", w, ahead, x) for x in (Z, H))
+        noise = self.batch * jnp.einsum("n,nij,njk,nlk->il", w, ahead, S, ahead)
+        G, extra = (solve_right(x, root, problem.trained) for x in (plain[1], drift - P @ plain[1]))
+        more = StepOfAverage(P, extra, written - P @ plain[2], noise - P @ usual @ P.T)
+        return Moments(plain[0], G @ C, G, plain[2], usual, of_step=more)
 
-        def one(node: Float[Array, " D"]) -> Sums:
+    def _of_batch(self, problem: TeacherStudent, root, R) -> Callable[[Array], tuple[Array, Array, Array, Array]]:
+        """(excess loss, drift along z (p, P), H (p, P), S (p, p)) of the mean gradient of one batch."""
+        B, moved, both = self.batch, problem.moved, problem.student.writes_back
+        sequence = at_node(problem, root, R, gradients=True, drawn=True)
+        back = jnp.asarray(2 * np.eye(problem.size) - problem.difference_basis(), root.dtype)
+
+        def one(node: Float[Array, " D"]) -> tuple[Array, Array, Array, Array]:
             excess, g, z, spread, *slope = jax.vmap(sequence)(node.reshape(B, -1))
             S = jnp.einsum("bti,btj->ij", spread, spread) / B**2
-            w = rule.weights(S, usual, B)
-            Z = w[:, None] * jnp.einsum("bti,btj->ij", g, z) / B
-            rows = jnp.mean(slope[0], axis=0) if both else jnp.zeros((problem.size,) * 2, dtype)
-            H = w[:, None] * ((rows + rows.T)[moved] @ back)
+            Z = jnp.einsum("bti,btj->ij", g, z) / B
+            rows = jnp.mean(slope[0], axis=0) if both else jnp.zeros((problem.size,) * 2, root.dtype)
+            return jnp.mean(excess), Z, (rows + rows.T)[moved] @ back, S
+
+        return one
+
+    def _sums(self, problem: TeacherStudent, root, R, replicate, rule: AbstractBatchRule, usual: Array) -> Sums:
+        of_batch = self._of_batch(problem, root, R)
+
+        def one(node: Float[Array, " D"]) -> Sums:
+            excess, Z, H, S = of_batch(node)
+            w = rule.weights(S, usual, self.batch)
             size = w / HALF_NORMAL
-            return Sums(jnp.mean(excess), Z, rule.noise(S, usual, B), H, size, size[:, None] * S)
+            noise = rule.noise(S, usual, self.batch)
+            return Sums(excess, w[:, None] * Z, noise, w[:, None] * H, size, size[:, None] * S)
 
         return self._mean(one, replicate, root)
 

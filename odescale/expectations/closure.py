@@ -36,10 +36,20 @@ class SignOfAverage(eqx.Module):
     cross: Float[Array, "*R p p"]
 
 
+class StepOfAverage(eqx.Module):
+    """`P` (p, p): mean of what multiplies an average; what drift (G, H) and noise V are more than with P, at rate 1."""
+
+    P: Float[Array, "*R p p"]
+    G: Float[Array, "*R p P"]
+    H: Float[Array, "*R p P"]
+    V: Float[Array, "*R p p"]
+
+
 class Moments(eqx.Module):
     """L, D = E[sum_t g_t phi_t^T], G, H on the columns of the difference rows, V: rows of G, D, H, V are the p trained rows.
 
-    With a leading axis of replicates where they come from several node sets. `of_average`: what signs of an average ask for too.
+    With a leading axis of replicates where they come from several node sets. `of_average`, `of_step`: what signs and
+    orthogonal factors of an average of gradients ask for too.
     """
 
     loss: Float[Array, "*R"]
@@ -48,6 +58,7 @@ class Moments(eqx.Module):
     H: Float[Array, "*R p P"]
     V: Float[Array, "*R p p"]
     of_average: SignOfAverage | None = None
+    of_step: StepOfAverage | None = None
 
 
 class AbstractClosure(eqx.Module):

@@ -20,6 +20,7 @@ from jaxtyping import Array, Float
 
 from odescale.errors import InputError, require_number
 from odescale.expectations.batch import AbstractBatchRule
+from odescale.expectations.window import WindowRule
 
 LARGEST_DAMPING = 1000.0
 """gamma = N (1 - beta) up to which velocities are carried; beyond, their lag is below .001 of a unit of t and left out."""
@@ -76,6 +77,10 @@ class AbstractOptimizer(eqx.Module):
 
     def batch_rule(self) -> AbstractBatchRule | None:
         """What it makes of the gradient of a whole batch where it is not linear in it; None: it is."""
+        return None
+
+    def window(self, blocks: tuple[tuple[int, ...], ...]) -> WindowRule | None:
+        """Its momentum where the step divides by the size of what is remembered, on these blocks of rows; None: it does not."""
         return None
 
     @property

@@ -23,6 +23,7 @@ from jaxtyping import Array, Float
 
 from odescale.expectations.batch import AbstractBatchRule, BatchQuadrature, ClipRule, LionRule
 from odescale.expectations.closure import AbstractClosure, Moments, SignOfAverage
+from odescale.expectations.window import WindowRule
 from odescale.generated import optimizers as derived
 from odescale.optimizers.base import AbstractOptimizer, Seen
 
@@ -57,9 +58,14 @@ class RowOptimizers(eqx.Module):
         """The closure that the rows need."""
         return self.blocks[0].rule.averages
 
-    def batch_rule(self) -> AbstractBatchRule | None:
+    def batch_rule(self) -> AbstractBatchRule | WindowRule | None:
         """What is done to the gradient of a whole batch before it is averaged; None: nothing that is not linear."""
-        return ClipRule(self.clip) if self.clipped else self.blocks[0].rule.batch_rule()
+        if self.clipped:
+            return ClipRule(self.clip)
+        orthogonal = [block for block in self.blocks if block.rule.window(()) is not None]
+        if orthogonal:
+            return orthogonal[0].rule.window(tuple(block.rows for block in orthogonal))
+        return self.blocks[0].rule.batch_rule()
 
     def words(self) -> list[dict[str, Any]]:
         """Every block's rows, rule, numbers and rate over the system's; and the clipping: what tells two experiments apart."""
@@ -117,7 +123,7 @@ class RowOptimizers(eqx.Module):
         load = jnp.zeros((modes, size, p), q.dtype)
         heat = jnp.zeros_like(load)  # what the load of the noise has beside that of the drift
         linear = jnp.zeros((modes, size, size), q.dtype)
-        change = jnp.zeros_like(q)
+        change = more = jnp.zeros_like(q)
         for block in self.blocks:
             rows, rule = block.index, block.rule
             place, at = moved[rows], places.velocity[rows]
@@ -132,7 +138,15 @@ class RowOptimizers(eqx.Module):
             gram = jnp.tensordot(weights, q[:, at[:, None], at[None, :]], axes=1) if block.has_velocities else None
             pair = np.ix_(rows, rows)
             seen = Seen(rate * block.ratio, self.trace, batch, eigenvalues, V[pair], of_mean[pair], v, gram)
-            pre = rule.preconditioner(seen)
+            step = moments.of_step
+            if step is not None and rule.window(()) is not None:
+                size = rate * block.ratio
+                pre = jnp.broadcast_to(size * step.P[pair], (modes, *step.P[pair].shape))
+                linear = linear.at[:, place, :P].add(-size * (lam * step.G[rows] + step.H[rows]))
+                own_rows = np.ix_(place, place)
+                more = more.at[:, own_rows[0], own_rows[1]].add(size**2 * lam * step.V[pair] / batch)
+            else:
+                pre = rule.preconditioner(seen)
             linear = linear.at[:, place, :P].add(-relative * rule.decay * jnp.asarray(own[rows], q.dtype))
             if sign:
                 load = load.at[:, place[:, None], rows[None, :]].add(-pre)
@@ -153,7 +167,7 @@ class RowOptimizers(eqx.Module):
             heat = heat.at[:, place[:, None], rows[None, :]].add(-ahead * hotter)
             linear = linear.at[:, place[:, None], at[None, :]].add(-(1 - ahead) * pre)
         noise = jnp.einsum("kri,ij,ksj->krs", load + heat, V, load + heat)
-        noise = noise if sign else lam * noise / batch
+        noise = (noise if sign else lam * noise / batch) + more
         if moments.of_average is not None:
             gram = self._gram(q, weights, P) if self.velocities.size else None
             pull, extra = self._signs_of_averages(moments.of_average, load, lam, batch, moved, gram)
@@ -191,13 +205,22 @@ class RowOptimizers(eqx.Module):
         return linear, noise.at[:, velocity[:, None], moved].add(jnp.swapaxes(shared, 1, 2))
 
     def with_averages(
-        self, closure: AbstractClosure, q: Float[Array, "modes R R"], weights: Float[Array, " modes"], P: int
+        self, closure: AbstractClosure, q: Float[Array, "modes R R"], weights: Float[Array, " modes"], P: int, t: Array
     ) -> AbstractClosure:
-        """The closure with what it must know of the state: the second moments of Lion's averages."""
-        if not (isinstance(closure, BatchQuadrature) and isinstance(closure.rule, LionRule) and self.velocities.size):
+        """The closure with what it must know of the state: the second moments of the averages that Lion and Muon keep."""
+        if not (isinstance(closure, BatchQuadrature) and self.velocities.size):
             return closure
-        average = self._gram(q, weights, P) / self.trace
-        return eqx.tree_at(lambda c: c.rule.average, closure, average, is_leaf=lambda x: x is None)
+        gram = self._gram(q, weights, P) / self.trace
+        if isinstance(closure.rule, LionRule):
+            return eqx.tree_at(lambda c: c.rule.average, closure, gram, is_leaf=lambda x: x is None)
+        if isinstance(closure.rule, WindowRule):
+            p = sum(len(block.rows) for block in self.blocks)
+            average = jnp.zeros((p, p), gram.dtype).at[np.ix_(self.velocities, self.velocities)].set(gram)
+            filled = -jnp.expm1(-2 * self.trace * (1 - closure.rule.beta) * t)
+            return eqx.tree_at(
+                lambda c: (c.rule.average, c.rule.filled), closure, (average, filled), is_leaf=lambda x: x is None
+            )
+        return closure
 
     def _gram(self, q: Array, weights: Array, P: int) -> Float[Array, "p p"]:
         at = P + np.arange(self.velocities.size)

@@ -5,6 +5,9 @@ r"""Muon: the momentum of a block of rows made orthogonal, which whitens it by t
 R_UU are the overlaps of the velocities U = N m, carried as rows: their noise gamma V/(2 B) and their mean, which is the 1/N term of
 the closure. A momentum in steps has the noise kappa N V/B, of which the continuous one lacks a share (1 - mu)/2.
 Newton and Schulz's iteration is a polynomial of the Gram matrix: b x b here, whatever d.
+
+This is the leading order in 1 - mu, as a closed form has it (`closure="closed"`). By quadrature K is what a momentum remembers, one
+run of batches at a time (`odescale.expectations.window`).
 """
 
 from __future__ import annotations
@@ -13,12 +16,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from odescale.errors import InputError, whole
+from odescale.expectations.window import WindowRule, newton_schulz
 from odescale.generated import optimizers as derived
 from odescale.optimizers.base import AbstractOptimizer, Seen, as_number, require
 
@@ -64,6 +67,9 @@ class Muon(AbstractOptimizer):
     def beta(self) -> Any:
         return self.momentum
 
+    def window(self, blocks: tuple[tuple[int, ...], ...]) -> WindowRule | None:
+        return WindowRule(self.momentum, self.nesterov, blocks, self.coefficients, self.iterations)
+
     def step(self, trace: float) -> Float[Array, ""]:
         return self.rate
 
@@ -79,23 +85,5 @@ class Muon(AbstractOptimizer):
         # The velocities hold (1 - mu)/2 of it, and the means.
         held, mean = (0.0, seen.mean) if seen.gram is None else ((1 - mu) / 2, seen.gram)
         K = derived.gram_of_average(strength - held, seen.noise, seen.batch, mean, N)
-        Q = orthogonal_factor(K, self.coefficients, self.iterations)
+        Q = newton_schulz(K, self.coefficients, self.iterations)
         return jnp.broadcast_to(seen.rate * N**0.5 * Q, (len(seen.eigenvalues), *Q.shape))
-
-
-def orthogonal_factor(
-    K: Float[Array, "b b"], coefficients: tuple[float, float, float], iterations: int
-) -> Float[Array, "b b"]:
-    """Q with Q X = the Newton-Schulz iterate of X/|X|_F, for X X^T = K: K^-1/2 where the iteration converges."""
-    a, b, c = coefficients
-    size = jnp.trace(K)
-    one = jnp.eye(len(K), dtype=K.dtype)
-
-    def body(carry, _):
-        Q, gram = carry
-        factor = a * one + b * gram + c * gram @ gram
-        gram = factor @ gram @ factor
-        return (factor @ Q, (gram + gram.T) / 2), None
-
-    (Q, _), _ = jax.lax.scan(body, (one, K / size), None, length=iterations)
-    return Q / jnp.sqrt(size)

@@ -59,7 +59,13 @@ def row_optimizers(
 
 
 def _check_together(rules: Sequence[AbstractOptimizer], clipped: bool) -> None:
-    """Signs are averages over whole batches, of one kind for all rows that move."""
+    """Signs are averages over whole batches, of one kind for all rows that move; so are the windows of Muon."""
+    muon = {tuple((k, v) for k, v in rule.numbers().items() if k not in ("rate", "decay")) for rule in rules if isinstance(rule, Muon)}
+    if len(muon) > 1 or (muon and clipped):
+        raise OutsideTheoryError(
+            "clip" if clipped else "optimizer", expected="one momentum of Muon for all rows under it, without clipping",
+            got="a largest norm" if clipped else f"{len(muon)} of them", remedy="give them one momentum; rates may differ",
+        )  # fmt: skip
     signs = [rule for rule in rules if rule.averages == "sign"]
     if not signs:
         return

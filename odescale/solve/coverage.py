@@ -47,6 +47,9 @@ LIMITS = {
     "lag": 0.68,
     "ode": 0.05,
     "flow": 1.0,
+    "mean": 0.5,
+    "memory": 0.05,
+    "window": 0.02,
 }
 """Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens."""
 LARGE = 0.3
@@ -71,6 +74,9 @@ EXPLAIN = {
     "use odescale.linear.exact_recursion",
     "flow": "a step of descent moves the fastest mode by {value:.3g} of its distance (limit {limit:g}): the flow is not the "
     "descent; `compare` takes whole steps, or lower learning_rate",
+    "mean": "what divides a step holds the mean gradient too, {value:.3g} of its noise (limit {limit:g}): raise d or lower batch",
+    "memory": "second moments forget in {inverse:.3g} steps (limit {limit:g} of a moment a step): raise beta2",
+    "window": "what makes Muon's step orthogonal fluctuates by {value:.3g} (limit {limit:g}): leave closure at auto, or raise momentum or batch",
 }
 
 UNJUDGED = {

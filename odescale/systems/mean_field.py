@@ -176,7 +176,12 @@ class MeanField(AbstractEnsemble):
         of_average = m.of_average
         if of_average is not None:
             of_average = eqx.tree_at(lambda x: x.H, of_average, self.write_back * of_average.H)
-        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, of_average)
+        of_step = m.of_step
+        if of_step is not None:
+            of_step = eqx.tree_at(
+                lambda x: (x.H, x.V), of_step, (self.write_back * of_step.H, self.noise * of_step.V)
+            )
+        return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, of_average, of_step)
 
     def rates(
         self, t: Real[ArrayLike, ""], C: Float[Array, "P P"], R: Float[Array, "P P"], replicate: Any = 0
@@ -233,7 +238,7 @@ class MeanField(AbstractEnsemble):
         self, t: Real[ArrayLike, ""], replicate: Array, q: Float[Array, "modes P P"]
     ) -> Float[Array, "modes P P"]:
         assert self.optimizers is not None
-        closure = self.optimizers.with_averages(self.closure, q, self.weights, self.problem.size)
+        closure = self.optimizers.with_averages(self.closure, q, self.weights, self.problem.size, jnp.asarray(t))
         there = eqx.tree_at(lambda s: s.closure, self, closure)
         m, relative = there.moments(*self.couple(q), replicate), self.schedule(t)
         own = (2 * np.eye(self.problem.size) - self.problem.difference_basis())[self.problem.moved]

@@ -16,6 +16,7 @@ from odescale.errors import InputError, OutsideTheoryError, whole
 from odescale.expectations.automatic import DEFAULT_BUDGET, DEFAULT_MEMORY, choose_nodes, node_dimension, quadrature
 from odescale.expectations.closure import AbstractClosure
 from odescale.expectations.nodes import Nodes, sobol_nodes
+from odescale.expectations.window import WindowRule
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.optimizers.adam import SGD
 from odescale.optimizers.base import AbstractOptimizer
@@ -173,6 +174,8 @@ def _closure(
         raise InputError(
             "closure", expected="quadrature, closed, auto or a closure", got=closure, remedy="use quadrature"
         )
+    if closure == "closed" and isinstance(rule, WindowRule):  # to leading order in 1 - mu
+        rule = None
     if closure == "closed" and rule is not None:
         raise OutsideTheoryError(
             "closure", expected="quadrature for signs and clipping", got=closure, remedy="leave it at auto"

@@ -29,6 +29,7 @@ from odescale.cache.programs import program
 from odescale.expectations.automatic import node_dimension
 from odescale.expectations.nodes import sobol_nodes
 from odescale.networks.teacher_student import TeacherStudent
+from odescale.solve.judges import optimizers
 from odescale.solve.judges.tails import JUMP, rare_share
 from odescale.systems.mean_field import MeanField
 
@@ -39,7 +40,9 @@ STATES = (1.0, 0.5, 0.1)
 
 
 def sizes(system: MeanField, t1: float | None) -> dict[str, float]:
-    """See the module."""
+    """See the module, and `odescale.solve.judges.optimizers` for what is not plain SGD."""
+    if system.optimizers is not None:
+        return _under_optimizers(system)
     eta = float(system.learning_rate) / (1 - float(system.momentum))
     gamma = float(system.friction)
     batch, noise = float(system.batch), float(system.noise)
@@ -58,6 +61,18 @@ def sizes(system: MeanField, t1: float | None) -> dict[str, float]:
     }
     if float(system.momentum) > 0:
         numbers["momentum"] = 1 / ((1 - float(system.momentum)) * system.dimension)
+    if system.problem.student.needs_norm or system.problem.teacher.needs_norm:
+        numbers["norms"] = 1 / system.effective_dimension
+    return numbers
+
+
+def _under_optimizers(system: MeanField) -> dict[str, float]:
+    found, longest = optimizers.sizes(system)
+    batch = float(system.batch)
+    numbers = {"rows": system.problem.size / system.dimension} | found | {"spectrum": 1 / system.effective_dimension}
+    if longest > 0 and float(system.noise) > 0:
+        rare = _averages(system, (longest / batch) ** 2 / system.effective_dimension)[2]
+        numbers["jumps"] = _steps(system) * batch * rare
     if system.problem.student.needs_norm or system.problem.teacher.needs_norm:
         numbers["norms"] = 1 / system.effective_dimension
     return numbers
