@@ -16,10 +16,10 @@ import odescale
 from odescale import compare, integrate, train
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.batch import arcsine_noise
+from odescale.expectations.window import newton_schulz
 from odescale.optimizers import SGD, Adam, Lion, Muon, Sign
 from odescale.optimizers.base import AbstractOptimizer
 from odescale.optimizers.flow import Block, RowOptimizers
-from odescale.expectations.window import newton_schulz
 from odescale.optimizers.muon import EXACT
 from odescale.systems.spectrum import listed
 from odescale.systems.transformer import committee, transformer

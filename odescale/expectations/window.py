@@ -1,7 +1,7 @@
 r"""Averages over the batches that a momentum remembers: what makes Muon's step orthogonal is no average over all of them.
 
-A momentum m_n = sum_j w_j gradient_(n-j) has the Gram matrix K_n = sum_j w_j^2 S_(n-j) + K_mean, S the matrix of one batch given its
-fields, which fluctuates with the fields of 1/(1 - mu) batches at any d. A gradient moves its row over all steps that remember it:
+A momentum m_n = sum_j w_j gradient_(n-j) has the Gram matrix K_n = sum_j w_j^2 S_(n-j) + K_mean, S the matrix of one batch given
+its fields, which fluctuates with the fields of 1/(1 - mu) batches at any d. A gradient moves its row over all steps that hold it:
 
     A_j = sum_n w_(n-j) P(K_n),      P(K) = K^-1/2 or Newton and Schulz's polynomial
     drift E[A_j D_j],     noise E[A_j S_j A_j^T],     P = E P(K_n)
@@ -55,7 +55,9 @@ def windows(
     n = len(S)
     w = rule.weights(n)
     spectrum, squares = jnp.fft.rfft(w), jnp.fft.rfft(w**2)
-    filled = 1.0 if rule.filled is None else 1 - rule.beta**2 * (1 - rule.filled)  # the present gradient is there at once
+    filled = (
+        1.0 if rule.filled is None else 1 - rule.beta**2 * (1 - rule.filled)
+    )  # the present gradient is there at once
     past = jnp.fft.irfft(jnp.fft.rfft(S[order], axis=0) * squares[:, None, None], n, axis=0) * filled
     P = jnp.zeros_like(S)
     for rows in rule.blocks:

@@ -9,6 +9,7 @@ r"""What an optimiser is to the theory: a preconditioner per mode that depends o
 from __future__ import annotations
 
 import abc
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, NamedTuple
 
@@ -100,7 +101,7 @@ class AbstractOptimizer(eqx.Module):
 
     def numbers(self) -> dict[str, Any]:
         """Its numbers and words by name, for reports."""
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: float(value) if eqx.is_array(value) else value for name, value in found.items()}
 
     def __repr__(self) -> str:

@@ -76,6 +76,15 @@ class RowOptimizers(eqx.Module):
         ]
         return [*each, {"clip": float(self.clip)}] if self.clipped else each
 
+    def text(self) -> str:
+        """One line: each block's rule and numbers."""
+        found = []
+        for words in self.words():
+            rule, rows = words.pop("rule", ""), words.pop("rows", [])
+            inside = ", ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in words.items())
+            found.append(f"{rule} on {len(rows)} rows ({inside})" if rule else inside)
+        return "; ".join(found)
+
     def _chosen(self, kind: str) -> np.ndarray:
         found = [
             r for b in self.blocks for r in b.rows if (b.has_velocities if kind == "velocity" else _second(b.rule))

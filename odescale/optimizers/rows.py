@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -60,7 +61,11 @@ def row_optimizers(
 
 def _check_together(rules: Sequence[AbstractOptimizer], clipped: bool) -> None:
     """Signs are averages over whole batches, of one kind for all rows that move; so are the windows of Muon."""
-    muon = {tuple((k, v) for k, v in rule.numbers().items() if k not in ("rate", "decay")) for rule in rules if isinstance(rule, Muon)}
+    muon = {
+        tuple((k, v) for k, v in rule.numbers().items() if k not in ("rate", "decay"))
+        for rule in rules
+        if isinstance(rule, Muon)
+    }
     if len(muon) > 1 or (muon and clipped):
         raise OutsideTheoryError(
             "clip" if clipped else "optimizer", expected="one momentum of Muon for all rows under it, without clipping",
@@ -132,7 +137,7 @@ def from_words(values: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractO
     if word == "sgd":
         return None
     kind = OPTIMIZERS[word]
-    fields = kind.__dataclass_fields__
+    fields = [field.name for field in dataclasses.fields(kind)]
     source = {"rate": "learning_rate", "decay": "weight_decay"}
     chosen = {}
     for name in ("learning_rate", "weight_decay", "momentum", "beta1", "beta2", "eps", "nesterov"):
@@ -150,3 +155,13 @@ def from_words(values: Mapping[str, Any], given: Mapping[str, Any]) -> AbstractO
     if "friction" in given and given["friction"] != 0:
         raise InputError("friction", expected=f"0 with {word}", got=given["friction"], remedy="leave it out")
     return kind(**chosen)
+
+
+def refuse_numbers(given: Mapping[str, Any]) -> None:
+    """Numbers that an optimiser object holds itself, given beside it."""
+    for name in ("learning_rate", "momentum", "friction", "weight_decay", "beta1", "beta2", "eps", "nesterov"):
+        if name in given:
+            raise InputError(
+                name, expected="nothing beside an optimizer object, which has its own numbers", got=given[name],
+                remedy="give it to the object",
+            )  # fmt: skip

@@ -76,7 +76,8 @@ EXPLAIN = {
     "descent; `compare` takes whole steps, or lower learning_rate",
     "mean": "what divides a step holds the mean gradient too, {value:.3g} of its noise (limit {limit:g}): raise d or lower batch",
     "memory": "second moments forget in {inverse:.3g} steps (limit {limit:g} of a moment a step): raise beta2",
-    "window": "what makes Muon's step orthogonal fluctuates by {value:.3g} (limit {limit:g}): leave closure at auto, or raise momentum or batch",
+    "window": "what makes Muon's step orthogonal fluctuates by {value:.3g} (limit {limit:g}): leave closure at auto, or raise "
+    "momentum or batch",
 }
 
 UNJUDGED = {

@@ -17,9 +17,11 @@ from jaxtyping import Array, Float, Real
 from odescale.cache.programs import program
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_by_value, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
+from odescale.expectations.closure import Moments
 from odescale.expectations.sampled import SampledContext
 from odescale.generated import attention as formulas
 from odescale.networks.architecture import Architecture, FieldNetwork
+from odescale.optimizers.flow import RowOptimizers
 from odescale.systems import tables
 from odescale.systems.base import DIVERGED, AbstractSystem, Integration, loss_at_start
 from odescale.systems.initial import check_overlaps
@@ -47,6 +49,9 @@ class Attention(AbstractSystem):
       with `sampled` (isotropic tokens, value = identity, any depth): drift, noise and loss at T context tokens to all
       orders in 1/T, `dC/dt = -eta (D + D^T) + (eta^2/B) V`, by fixed Gaussian nodes.
 
+    - `optimizers`: of the rows that move (`odescale.optimizers`), in the place of learning rate and decay; None: plain SGD. The
+      state then has their velocities and second moments behind the rows.
+
     **Failure regime.** `eta |S a|^2 >= 2 B` diverges and is refused; `eta lam_1/trace` and 1/d_eff measure the finite-size
     error of the theory. A loss below 2e-14 of its start is rounding and masked. Source: see `sources`.
     """
@@ -65,6 +70,7 @@ class Attention(AbstractSystem):
     finite_context: bool = eqx.field(static=True, default=False)
     sampled: SampledContext | None = None
     label: str = eqx.field(static=True, default="attention")
+    optimizers: RowOptimizers | None = None
 
     name: ClassVar[str] = "attention"
     loss_label: ClassVar[str] = "excess loss L  (half squared error)"
@@ -83,8 +89,9 @@ class Attention(AbstractSystem):
             return Integration(
                 ("bosh3",), exponents="outputs", over_nodes=True, resampled=True, fine_rtol=None, growth=DIVERGED
             )
-        if self.eigenvalues.shape[0] == 1:
-            return Integration(("tsit5", "kvaerno5"), also=("structured",), growth=DIVERGED)
+        if self.eigenvalues.shape[0] == 1 or self.optimizers is not None:
+            also = ("structured",) if self.optimizers is None else ()
+            return Integration(("tsit5", "kvaerno5"), also=also, growth=DIVERGED)
         return Integration(("structured",), exponents="outputs", fine_rtol=None, growth=DIVERGED)
 
     @property
@@ -119,6 +126,8 @@ class Attention(AbstractSystem):
                 if teacher is not None:
                     own = own + sign * jax.lax.slice_in_dim(q, teacher, teacher + end - first, axis=axis)
                 parts.append(own)
+            if q.shape[axis] > self.architecture.size:  # what the optimisers carry
+                parts.append(jax.lax.slice_in_dim(q, self.architecture.size, q.shape[axis], axis=axis))
             q = jnp.concatenate(parts, axis=axis)
         return q
 
@@ -181,8 +190,27 @@ class Attention(AbstractSystem):
     def initial_state(self) -> Float[Array, "modes P P"]:
         return _start(self)
 
+    def _table(self, y: Float[Array, "modes R R"]) -> Float[Array, "modes P P"]:
+        """The rows of the table in a state, without what the optimisers carry."""
+        P = self.architecture.size
+        return y if self.optimizers is None else y[..., :P, :P]
+
+    def _optimized(
+        self, t: Array, q: Float[Array, "modes R R"], optimizers: RowOptimizers
+    ) -> Float[Array, "modes R R"]:
+        G, H, V = self.closure(*self.couple(self._table(q)))
+        moved = np.flatnonzero(self.trained)
+        pair = np.ix_(moved, moved)
+        moments = Moments(jnp.zeros(()), G[moved], G[moved], H[moved], self.noise * V[pair])  # D is not read
+        relative = jnp.asarray(self.schedule(t))
+        own = np.eye(self.architecture.size)[moved]
+        spectrum = (self.eigenvalues, self.weights)
+        return optimizers.flow(t, q, moments, spectrum, self.batch, self.learning_rate * relative, relative, moved, own)
+
     def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"], args: Any = None):
         q = self.to_overlaps(y)
+        if self.optimizers is not None:
+            return self.to_state(self._optimized(jnp.asarray(t), q, self.optimizers))
         eta = self.learning_rate * self.schedule(t)
         if self.sampled is not None:
             D, V, _ = self.sampled.moments(self.couple(q)[0], self.architecture)
@@ -195,6 +223,7 @@ class Attention(AbstractSystem):
 
     def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> Float[Array, ""]:
         """L = 1/2 sum_i b_i^T C b_i in the difference basis (finite context: the O(1/T) loss; sampled: E l at T)."""
+        y = self._table(y)
         C, R = self.couple(self.to_overlaps(y))
         if self.sampled is not None:
             return self.sampled.loss(C, self.architecture)
@@ -208,6 +237,7 @@ class Attention(AbstractSystem):
 
     def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "modes P P"]) -> dict[str, Array]:
         """`overlaps` C (P, P), the learning speed `c = tr S a a^T S`, and the cosine of each student/teacher pair."""
+        y = self._table(y)
         C, R = self.couple(self.to_overlaps(y))
         a = formulas.functionals(C, R, self.architecture.student)
         named: dict[str, Array] = {"overlaps": C, "learning_speed": jnp.sum((a * self.trained.astype(a.dtype)) ** 2)}
@@ -234,7 +264,7 @@ class Attention(AbstractSystem):
             self._check_finite_context()
         if self.sampled is not None:
             self._check_sampled(self.sampled)
-        bound = float(self.stability_bound())
+        bound = float(self.stability_bound()) if self.optimizers is None else np.inf
         if float(self.noise) > 0 and float(self.learning_rate) >= bound:
             raise InputError(
                 "learning_rate",
@@ -301,6 +331,7 @@ class Attention(AbstractSystem):
                 "context": "finite" if self.finite_context else "infinite" if self.sampled is None else "sampled",
             }
             | ({} if self.sampled is None else {"sequences": self.sampled.sequences})
+            | ({} if self.optimizers is None else {"optimizer": self.optimizers.text()})
         )
 
 
@@ -321,7 +352,9 @@ def _runs(architecture: Architecture) -> list[tuple[int, int, int | None]]:
 
 @program
 def _start(system: Attention) -> Float[Array, "modes P P"]:
-    return system.to_state(system.initial_overlaps)
+    extra = 0 if system.optimizers is None else system.optimizers.extra
+    state = system.to_state(system.initial_overlaps)
+    return jnp.pad(state, [(0, 0)] + [(0, extra)] * 2) if extra else state
 
 
 @program

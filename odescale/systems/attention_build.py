@@ -4,8 +4,10 @@ infinite context.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
@@ -20,6 +22,8 @@ from odescale.networks.architecture import (
     logistic_pair_architecture,
     quickstart_architecture,
 )
+from odescale.optimizers.base import AbstractOptimizer
+from odescale.optimizers.rows import from_words, refuse_numbers, row_optimizers
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.attention import Attention, largest_load
@@ -38,6 +42,7 @@ def attention(
     initial_overlaps: Real[ArrayLike, "modes P P"] | None = None,
     spectrum: Spectrum | None = None,
     schedule: Schedule | str | None = None,
+    optimizer: AbstractOptimizer | Mapping[Any, AbstractOptimizer] | str = "sgd",
     **given: Any,
 ) -> Attention:
     """The general infinite-context softmax transformer: see `Attention` for its equations.
@@ -50,6 +55,7 @@ def attention(
     - `initial_overlaps` (modes, P, P): q_k(0) instead of strength, alignment, scale (and source).
     - `spectrum`: eigenvalues and weights instead of capacity and dimension.
     - `schedule`: a callable s(t) with eta(t) = learning_rate s(t), or its text.
+    - `optimizer`: an object of `odescale.optimizers` (SGD, Adam, Muon to leading order), one per block of rows, or a word.
 
     Beyond two layers, and above rank one, the default `strength` is halved until every head's softmax load 2 C_kk C_qq
     (`odescale.systems.attention.softmax_load`) is below 0.95.
@@ -57,7 +63,8 @@ def attention(
     **Raises** `InputError` naming the argument. Good values: learning_rate 0.05 to 0.5 times 2 batch/|S a|^2.
     """
     require_x64("attention")
-    values = complete(tables.ATTENTION, given | schedule_texts(schedule=schedule), "attention")
+    word = {"optimizer": optimizer} if isinstance(optimizer, str) else {}
+    values = complete(tables.ATTENTION, given | schedule_texts(schedule=schedule) | word, "attention")
     rows = architecture or build_architecture(
         values["depth"],
         values["heads"],
@@ -95,7 +102,9 @@ def attention(
         )  # fmt: skip
     if finite and not (is_traced(values["tokens"]) or jnp.isfinite(values["tokens"])):
         raise InputError("tokens", expected="a finite number with context=finite", got="inf", remedy="set tokens=64")
-    return _system(rows, initial_overlaps, spectrum, values, schedule, "attention")
+    system = _system(rows, initial_overlaps, spectrum, values, schedule, "attention")
+    chosen = _optimizer(optimizer, values, given)
+    return system if chosen is None else _under(system, chosen)
 
 
 @shown(tables.LOGISTIC_PAIR)
@@ -149,6 +158,35 @@ def quickstart_loss(u: Any, readout: Any, surplus: Any, value_scale: Any) -> Arr
     """L(u) = A/2 e^(-2 u) + y^2/(1 + 2 y sqrt(R) u)^2 of the quickstart system without noise, u = learning_rate t >= 0."""
     A, y, R = (jnp.asarray(x, dtype=float) for x in (readout, surplus, value_scale))
     return A / 2 * jnp.exp(-2 * u) + (y / (1 + 2 * y * jnp.sqrt(R) * u)) ** 2
+
+
+def _optimizer(optimizer: Any, values: dict[str, Any], given: dict[str, Any]) -> Any:
+    """The optimiser as it is or behind its word; None for plain SGD. Numbers beside an object are refused."""
+    if isinstance(optimizer, str):
+        return from_words(values, given)
+    refuse_numbers(given)
+    return optimizer
+
+
+def _under(system: Attention, optimizer: Any) -> Attention:
+    """The same system with its rows under an optimiser: only those that the infinite-context closure can serve."""
+    architecture, rows = system.architecture, [system.architecture.rows[i] for i in np.flatnonzero(system.trained)]
+    if system.sampled is not None:
+        raise OutsideTheoryError(
+            "optimizer", expected="sgd with context=sampled", got=optimizer, remedy="use the system transformer"
+        )
+    layers = architecture.student.layers
+    written = {architecture.rows[h.output] for layer in layers for h in layer if h.output is not None}
+    optimizers, rate = row_optimizers(optimizer, rows, sorted(written & set(rows)), system.trace)
+    if optimizers.averages == "sign":
+        raise OutsideTheoryError(
+            "optimizer", expected="sgd, adam or muon at infinite context: signs see every batch",
+            got=optimizers.text(), remedy="use the system transformer",
+        )  # fmt: skip
+    return eqx.tree_at(
+        lambda s: (s.optimizers, s.learning_rate, s.weight_decay), system, (optimizers, rate, jnp.zeros(())),
+        is_leaf=lambda x: x is None,
+    )  # fmt: skip
 
 
 def _system(

@@ -178,9 +178,7 @@ class MeanField(AbstractEnsemble):
             of_average = eqx.tree_at(lambda x: x.H, of_average, self.write_back * of_average.H)
         of_step = m.of_step
         if of_step is not None:
-            of_step = eqx.tree_at(
-                lambda x: (x.H, x.V), of_step, (self.write_back * of_step.H, self.noise * of_step.V)
-            )
+            of_step = eqx.tree_at(lambda x: (x.H, x.V), of_step, (self.write_back * of_step.H, self.noise * of_step.V))
         return Moments(m.loss, m.D, m.G, self.write_back * m.H, self.noise * m.V, of_average, of_step)
 
     def rates(
@@ -310,18 +308,23 @@ class MeanField(AbstractEnsemble):
         names = ("learning_rate", "batch", "weight_decay", "momentum", "friction", "noise", "write_back")
         values: dict[str, Any] = {name: float(getattr(self, name)) for name in names}
         lam = float(np.max(np.asarray(self.eigenvalues)))
-        return values | {
-            "rows": list(self.problem.rows) + [f"u_{self.problem.rows[i]}" for i in self.problem.moved] * self.inertial,
-            "trained": [self.problem.rows[i] for i in self.problem.moved],
-            "tokens": self.problem.tokens,
-            "modes": int(self.eigenvalues.shape[0]),
-            "dimension": self.dimension,
-            "steps_per_unit": self.trace,
-            "effective_dimension": self.effective_dimension,
-            "largest_step": values["learning_rate"] * lam / self.trace,
-            "replicates": self.closure.replicates,
-            "expectations": self.expectations,
-        }
+        return (
+            values
+            | {
+                "rows": list(self.problem.rows)
+                + [f"u_{self.problem.rows[i]}" for i in self.problem.moved] * self.inertial,
+                "trained": [self.problem.rows[i] for i in self.problem.moved],
+                "tokens": self.problem.tokens,
+                "modes": int(self.eigenvalues.shape[0]),
+                "dimension": self.dimension,
+                "steps_per_unit": self.trace,
+                "effective_dimension": self.effective_dimension,
+                "largest_step": values["learning_rate"] * lam / self.trace,
+                "replicates": self.closure.replicates,
+                "expectations": self.expectations,
+            }
+            | ({} if self.optimizers is None else {"optimizer": self.optimizers.text()})
+        )
 
 
 class MeanFieldMember(eqx.Module):

@@ -34,6 +34,18 @@ MEAN_FIELD = (
 )
 
 
+OPTIMIZER_WORDS = ("sgd", "adam", "muon", "sign", "lion")
+
+OPTIMIZER = (
+    Parameter("optimizer", "sgd", f"one of {', '.join(OPTIMIZER_WORDS)}", lambda x: x in OPTIMIZER_WORDS, "word",
+              "learning_rate is then per step times sqrt(N) (adam, sign, lion) or the length of a step (muon)", str),
+    Parameter("beta1", 0.9, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam, lion: memory of gradients"),
+    Parameter("beta2", 0.999, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam: of squared gradients; lion: .99"),
+    Parameter("eps", 1e-8, "a number >= 0", non_negative, "1", "of adam: m/(sqrt(v) + eps)"),
+    Parameter("nesterov", True, "true or false", lambda x: True, "1", "look-ahead of muon's momentum", bool),
+    Parameter("clip", inf, "a positive number, inf allowed", lambda x: x > 0, "1", "largest norm of a batch's gradient"),
+)  # fmt: skip
+
 PEAKED = (
     Parameter("classes", 10, "an integer from 2 to 1e5", lambda x: 2 <= x <= 1e5, "1", "K", int),
     Parameter(
@@ -222,6 +234,7 @@ ATTENTION = (
     ),
     Parameter("source", 0.5, "a positive number", positive, "1", "s in lam_k beta_k^2 ~ k^(-s a - 1), with capacity"),
     *_SHARED,
+    *(parameter for parameter in OPTIMIZER if parameter.name != "clip"),
 )
 
 
@@ -309,18 +322,6 @@ BATCH = 4
 
 LEARNING_RATE = 0.3
 
-
-OPTIMIZER_WORDS = ("sgd", "adam", "muon", "sign", "lion")
-
-OPTIMIZER = (
-    Parameter("optimizer", "sgd", f"one of {', '.join(OPTIMIZER_WORDS)}", lambda x: x in OPTIMIZER_WORDS, "word",
-              "learning_rate is then per step times sqrt(N) (adam, sign, lion) or the length of a step (muon)", str),
-    Parameter("beta1", 0.9, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam, lion: memory of gradients"),
-    Parameter("beta2", 0.999, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam: of squared gradients; lion: .99"),
-    Parameter("eps", 1e-8, "a number >= 0", non_negative, "1", "of adam: m/(sqrt(v) + eps)"),
-    Parameter("nesterov", True, "true or false", lambda x: True, "1", "look-ahead of muon's momentum", bool),
-    Parameter("clip", inf, "a positive number, inf allowed", lambda x: x > 0, "1", "largest norm of a batch's gradient"),
-)  # fmt: skip
 
 _TRAINING = (
     Parameter("learning_rate", LEARNING_RATE, "a positive finite number", positive, "1", "plain SGD learning rate eta"),

@@ -22,7 +22,7 @@ from odescale.networks.losses import AbstractLoss, CrossEntropy, SquareLoss
 from odescale.networks.row_network import RowNetwork
 from odescale.networks.teacher_student import TeacherStudent, teacher_student
 from odescale.optimizers.base import AbstractOptimizer
-from odescale.optimizers.rows import from_words
+from odescale.optimizers.rows import from_words, refuse_numbers
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.mean_field import MeanField
@@ -194,12 +194,7 @@ def _optimizer(optimizer: Any, values: dict[str, Any], given: dict[str, Any]) ->
     if isinstance(optimizer, str):
         found = from_words(values, given)
         return {} if found is None else {"optimizer": found}
-    for name in ("learning_rate", "momentum", "friction", "weight_decay", "beta1", "beta2", "eps", "nesterov"):
-        if name in given:
-            raise InputError(
-                name, expected="nothing beside an optimizer object, which has its own numbers", got=given[name],
-                remedy="give it to the object",
-            )  # fmt: skip
+    refuse_numbers(given)
     return {"optimizer": optimizer}
 
 

@@ -24,7 +24,7 @@ from odescale.networks.transformer import Transformer
 from odescale.systems.attention import Attention
 from odescale.training.experiment import as_schedule
 from odescale.training.initial import measure_overlaps, rows_from_overlaps
-from odescale.training.rows import AbstractRowSgd, RowRates, RowState, bins_of_modes
+from odescale.training.rows import AbstractRowSgd, OptimizerRates, RowRates, RowState, bins_of_modes, rates_of
 from odescale.training.runner import over_seeds, seed_key
 from odescale.training.task import TeacherTask
 
@@ -39,7 +39,7 @@ class AttentionExperiment(AbstractRowSgd):
 
     architecture: Architecture
     task: TeacherTask
-    rates: RowRates
+    rates: RowRates | OptimizerRates
     schedule: Schedule
     start_at: Aside[tuple[np.ndarray, np.ndarray | None]]
     test_sequences: int = eqx.field(static=True)
@@ -74,7 +74,8 @@ class AttentionExperiment(AbstractRowSgd):
             "initial_overlaps": overlaps.tolist(),
             "dimension": self.task.dimension,
             "tokens": self.task.tokens,
-            "weight_decay": float(self.rates.decay),
+            "weight_decay": float(self.rates.decay) if isinstance(self.rates, RowRates) else 0.0,
+            "optimizers": self.rates.words() if isinstance(self.rates, OptimizerRates) else None,
             "eigenvalues": None if self.eigenvalues is None else self.eigenvalues.tolist(),
             "bins": None if bins is None else bins.tolist(),
             "test_sequences": self.test_sequences,
@@ -129,6 +130,7 @@ def attention_experiment(
     weight_decay: float = 0.0,
     test_sequences: int = 4096,
     label: str = "attention",
+    rates: RowRates | OptimizerRates | None = None,
 ) -> AttentionExperiment:
     r"""W <- W - eta s(t) grad_W [mean over B of 1/2 sum_i (f_i - f*_i)^2] - (w/N) W of any student and teacher, for `train`.
 
@@ -140,6 +142,7 @@ def attention_experiment(
       d >= rank by `rows_from_overlaps` (also for `eigenvalues`, `bins`); each seed rotates them differently.
     - `tokens`: T context tokens of the query. `batch`: B sequences per step. `dimension`: d.
     - `learning_rate`: plain eta on the mean sample loss. `schedule`: JAX-traceable s(t), its text, None for constant.
+      `rates`: an optimiser's in their place.
       `weight_decay`: w, pulls a row to zero at rate w per unit of t. `test_sequences`: of the test loss at each record.
 
     **Errors**: `InputError` naming the argument. **Failure regime**: finite d and T shift the run by O(1/d) and O(1/T).
@@ -153,7 +156,8 @@ def attention_experiment(
     return AttentionExperiment(
         architecture=architecture,
         task=task,
-        rates=RowRates(
+        rates=rates
+        or RowRates(
             require_number("learning_rate", learning_rate, open_=True),
             0.0,
             require_number("weight_decay", weight_decay),
@@ -179,5 +183,6 @@ def experiment(system: Attention, *, test_sequences: int = 4096) -> AttentionExp
         schedule=system.schedule,
         test_sequences=test_sequences,
         label=system.label,
+        rates=None if system.optimizers is None else rates_of(system.optimizers, system.learning_rate),
         **where,
     )

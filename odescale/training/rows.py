@@ -47,13 +47,23 @@ class OptimizerRates(eqx.Module):
     r"""Each block of rows by an optax transformation: W <- W - step s(t) direction - s(t) (decay/N) W, gradients clipped before.
 
     - `kinds`: of each block its rows among those that move, the class of its optimiser, and the numbers behind its update.
-    - `steps`, `decays` (blocks,). `clip`: largest norm of the whole gradient, inf for none.
+    - `step`: the rate a of the system; `steps`, `decays` (blocks,). `clip`: largest norm of the whole gradient, inf for none.
     """
 
     kinds: tuple[tuple[tuple[int, ...], type, tuple[tuple[str, Any], ...]], ...] = eqx.field(static=True)
+    step: Float[Array, ""]
     steps: Float[Array, " blocks"]
     decays: Float[Array, " blocks"]
     clip: Float[Array, ""]
+
+    def words(self) -> list[dict[str, Any]]:
+        """What tells two experiments apart: rows, class and numbers of every block."""
+        parts = zip(self.kinds, np.asarray(self.steps), np.asarray(self.decays), strict=True)
+        each = [
+            {"rows": list(rows), "rule": kind.__name__, "step": float(step), "decay": float(decay)} | dict(numbers)
+            for (rows, kind, numbers), step, decay in parts
+        ]
+        return [*each, {"clip": float(self.clip)}]
 
     def _updates(self) -> list[tuple[np.ndarray, Any]]:
         return [(np.asarray(rows), kind.transformation(dict(numbers))) for rows, kind, numbers in self.kinds]
@@ -85,7 +95,7 @@ def rates_of(optimizers: RowOptimizers, rate: Any) -> OptimizerRates:
         kinds.append((block.rows, type(block.rule), tuple(numbers.items())))
         steps.append(block.rule.step(optimizers.trace) * block.ratio * rate)
     decays = jnp.stack([block.rule.decay for block in optimizers.blocks])
-    return OptimizerRates(tuple(kinds), jnp.stack(steps), decays, optimizers.clip)
+    return OptimizerRates(tuple(kinds), jnp.asarray(rate, float), jnp.stack(steps), decays, optimizers.clip)
 
 
 class RowState(NamedTuple):

@@ -17,12 +17,16 @@ from odescale.run import Run
 from odescale.solve.integrate import integrate, output_times
 from odescale.solve.trajectory import Trajectory
 from odescale.systems.attention import Attention, softmax_load
+from odescale.training.rows import rates_of
 
 
 def _same(system: Attention) -> dict[str, Any]:
     if float(system.noise) not in (0.0, 1.0):
         raise InputError("noise", expected="0 or 1 in a comparison", got=float(system.noise), remedy="set noise=1")
-    settings = shared_settings(system) | {"initial_overlaps": np.asarray(system.initial_overlaps)}
+    settings = shared_settings(system) | {
+        "optimizers": None if system.optimizers is None else rates_of(system.optimizers, system.learning_rate).words()
+    }
+    settings |= {"initial_overlaps": np.asarray(system.initial_overlaps)}
     return settings | ({"tokens": float(system.tokens)} if np.isfinite(float(system.tokens)) else {})
 
 
