@@ -21,6 +21,7 @@ from odescale.optimizers import SGD, Adam, Lion, Muon, Sign
 from odescale.optimizers.base import AbstractOptimizer
 from odescale.optimizers.flow import Block, RowOptimizers
 from odescale.optimizers.muon import EXACT
+from odescale.systems.attention_build import attention
 from odescale.systems.spectrum import listed
 from odescale.systems.transformer import committee, transformer
 from odescale.training.rows import rates_of
@@ -84,6 +85,24 @@ def test_the_plain_system_and_sgd_as_an_object_are_one() -> None:
     ours = without_velocities(committee(optimizer=SGD(rate=0.2, momentum=0.5, decay=0.05), **given))
     flow, other = (jax.jit(lambda s: s.vector_field(0.3, s.initial_state()))(s) for s in (plain, ours))
     np.testing.assert_allclose(other, flow, rtol=1e-10, atol=1e-14)
+
+
+def test_infinite_context_takes_the_same_objects() -> None:
+    """The flow under SGD as an object is the plain one; Adam in blocks; signs, which see every batch, are refused there."""
+    given: dict[str, Any] = {"depth": 2, "batch": 4.0, "dimension": 300}
+    plain = attention(learning_rate=0.2, weight_decay=0.1, **given)
+    ours = attention(optimizer=SGD(rate=0.2, decay=0.1), **given)
+    flow, other = (jax.jit(lambda s: s.vector_field(0.3, s.initial_state()))(s) for s in (plain, ours))
+    np.testing.assert_allclose(other, flow, rtol=1e-10, atol=1e-13)
+    mixed: Any = attention(optimizer={("r0",): SGD(rate=0.2), None: Adam(rate=0.1)}, **given)
+    state = mixed.initial_state()
+    assert state.shape[-1] == mixed.architecture.size + 8
+    assert float(mixed.excess_loss(0.0, state)) == pytest.approx(float(plain.excess_loss(0.0, plain.initial_state())))
+    for wrong in ("sign", "lion"):
+        with pytest.raises(OutsideTheoryError, match="infinite context"):
+            attention(optimizer=wrong, **given)
+    with pytest.raises(OutsideTheoryError, match="only write"):
+        attention(optimizer="adam", value="rows", **given)
 
 
 @cache
@@ -295,7 +314,7 @@ def test_blocks_have_rates_of_their_own() -> None:
         ({"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 1.0, "budget": 8192}, 6.0, 0.02),
         ({"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 2.0, "budget": 8192}, 6.0, 0.02),
         ({"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 8.0, "budget": 8192}, 6.0, 0.02),
-        ({"optimizer": Muon(rate=0.05), "dimension": 2000, "batch": 4.0}, 3.0, 0.03),
+        ({"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "nodes": 4096}, 6.0, 0.03),
         ({"optimizer": SGD(rate=0.5), "clip": 0.3, "dimension": 600, "batch": 2.0, "budget": 8192}, 6.0, 0.03),
         ({"optimizer": Adam(rate=0.1), "clip": 0.3, "dimension": 600, "batch": 2.0, "budget": 8192}, 5.0, 0.03),
         (

@@ -183,8 +183,9 @@ def _under(system: Attention, optimizer: Any) -> Attention:
             "optimizer", expected="sgd, adam or muon at infinite context: signs see every batch",
             got=optimizers.text(), remedy="use the system transformer",
         )  # fmt: skip
+    found: Any = optimizers
     return eqx.tree_at(
-        lambda s: (s.optimizers, s.learning_rate, s.weight_decay), system, (optimizers, rate, jnp.zeros(())),
+        lambda s: (s.optimizers, s.learning_rate, s.weight_decay), system, (found, rate, jnp.zeros(())),
         is_leaf=lambda x: x is None,
     )  # fmt: skip
 

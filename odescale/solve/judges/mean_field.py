@@ -57,22 +57,24 @@ def sizes(system: MeanField, t1: float | None) -> dict[str, float]:
         "step": float(fastest) / system.trace,
         "noise": noise * effective * spread / (2 * batch),
         "jumps": noise * _steps(system) * batch * rare,
-        "spectrum": 1 / system.effective_dimension,
     }
     if float(system.momentum) > 0:
         numbers["momentum"] = 1 / ((1 - float(system.momentum)) * system.dimension)
-    if system.problem.student.needs_norm or system.problem.teacher.needs_norm:
-        numbers["norms"] = 1 / system.effective_dimension
-    return numbers
+    return numbers | _of_tokens(system)
 
 
 def _under_optimizers(system: MeanField) -> dict[str, float]:
     found, longest = optimizers.sizes(system)
     batch = float(system.batch)
-    numbers = {"rows": system.problem.size / system.dimension} | found | {"spectrum": 1 / system.effective_dimension}
+    numbers = {"rows": system.problem.size / system.dimension} | found
     if longest > 0 and float(system.noise) > 0:
         rare = _averages(system, (longest / batch) ** 2 / system.effective_dimension)[2]
         numbers["jumps"] = _steps(system) * batch * rare
+    return numbers | _of_tokens(system)
+
+
+def _of_tokens(system: MeanField) -> dict[str, float]:
+    numbers = {"spectrum": 1 / system.effective_dimension}
     if system.problem.student.needs_norm or system.problem.teacher.needs_norm:
         numbers["norms"] = 1 / system.effective_dimension
     return numbers
