@@ -1,8 +1,9 @@
 """`python -m benchmarks.sweeps [--only NAME ...] [--members N] [--size small]`: sweeps into a store, each in a process of its own.
 
 Throughput: members a second on the wall and CPU seconds a member, compilation included; how often a solve was traced; memory of the
-process after the first tenth of the chunks and at its largest after that. Devices: the same sweep on one device pinned to one core
-and on two forced host devices on two cores, interleaved; and whether the numbers are the same.
+process after the first tenth of the chunks and at its largest after that. Devices: the same sweep on one device pinned to one core;
+on two forced host devices on two cores, as XLA does by default and with its threads within an operation off; and on one device in
+each of two processes at once, which says what a second core gives at all. Interleaved; and whether the numbers are the same.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 FORCED = "--xla_force_host_platform_device_count="
+UNTHREADED = "--xla_cpu_multi_thread_eigen=false"
+"""Otherwise XLA hands parts of an operation to the other cores: more CPU time, and they have a device of their own to serve."""
 
 
 class Case(NamedTuple):
@@ -85,18 +88,26 @@ def run_case(name: str, members: int, store: str, devices: int) -> dict[str, Any
 
 def in_process(name: str, members: int, devices: int, folder: Path, cores: list[int]) -> dict[str, Any]:
     """The same in a fresh process on these cores."""
+    return _found(_begun(name, members, devices, folder, cores))
+
+
+def _begun(name: str, members: int, devices: int, folder: Path, cores: list[int], more: str = "") -> subprocess.Popen:
     store = tempfile.mkdtemp(dir=folder) + "/sweep.zarr"
-    flags = f"{os.environ.get('XLA_FLAGS', '')} {FORCED}{devices}".strip()
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {FORCED}{devices} {more}".strip()
     cache = ("JAX_COMPILATION_CACHE_DIR",)
     variables = {key: value for key, value in os.environ.items() if key not in cache} | {"XLA_FLAGS": flags}
     variables |= {"JAX_PLATFORMS": "cpu", "OPENBLAS_NUM_THREADS": "1"}
-    ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.sweeps", "--here", name, str(members), store, str(devices)],
-        cwd=ROOT, env=variables, capture_output=True, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores),
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.sweeps", "--here", name, str(members), store, str(devices)], cwd=ROOT, env=variables,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=lambda: os.sched_setaffinity(0, cores),
     )  # fmt: skip
-    if ran.returncode != 0:
-        raise SystemExit(ran.stderr.strip().splitlines()[-1])
-    return json.loads(ran.stdout.splitlines()[-1])
+
+
+def _found(process: subprocess.Popen) -> dict[str, Any]:
+    said, complaint = process.communicate()
+    if process.returncode != 0:
+        raise SystemExit(complaint.strip().splitlines()[-1])
+    return json.loads(said.splitlines()[-1])
 
 
 def throughput(names: list[str], members: int | None, small: bool, folder: Path) -> list[str]:
@@ -123,21 +134,37 @@ def throughput(names: list[str], members: int | None, small: bool, folder: Path)
 
 
 def scaling(name: str, members: int, repeats: int, folder: Path) -> str:
-    """Two forced devices on two cores against one on one core."""
-    cores = sorted(os.sched_getaffinity(0))[:2]
-    pairs = []
+    """One device on one core, two forced devices on two, and two processes at once with a device and a core each."""
+    cores, turns = sorted(os.sched_getaffinity(0))[:2], []
     for _ in range(repeats):
-        pairs.append([in_process(name, members, count, folder, cores[:count]) for count in (1, 2)])
-    # The chunk that other work disturbed least.
-    (one, cpu_one), (two, cpu_two) = (
-        [1e3 * min(pair[i][name] for pair in pairs) for name in ("least_wall", "least_cpu")] for i in (0, 1)
+        asked = ((1, cores[:1], UNTHREADED), (2, cores, UNTHREADED), (2, cores, ""))
+        turn = [_found(_begun(name, members, count, folder, some, more)) for count, some, more in asked]
+        both = [_begun(name, members, 1, folder, [core], UNTHREADED) for core in cores]
+        turns.append([*turn, *map(_found, both)])
+
+    def least(what: str, *places: int) -> float:
+        """ms a member in the chunk that other work disturbed least."""
+        return 1e3 * min(turn[i][what] for turn in turns for i in places)
+
+    one, two, threaded, apart = (
+        [least(f"least_{of}", *i) for of in ("wall", "cpu")] for i in ((0,), (1,), (2,), (3, 4))
     )
-    same = all(pair[0]["loss"] == pair[1]["loss"] for pair in pairs)
-    return (
-        f"`{CASES[name].system}`, {members} members, best chunk of {repeats} interleaved runs: {one:.3f} ms a member on one device "
-        f"({cpu_one:.3f} ms CPU), {two:.3f} ms on two ({cpu_two:.3f} ms CPU): {one / two:.2f} times as fast; numbers "
-        f"{'the same' if same else 'NOT the same'}; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
-    )
+    losses = {found["loss"] for turn in turns for found in turn}
+    same = "the same to the bit" if len(losses) == 1 else f"the same to {max(losses) / min(losses) - 1:.0e}"
+    lines = [
+        f"`{CASES[name].system}`, {members} members, best chunk of {repeats} interleaved runs, ms a member; numbers {same}; load "
+        f"{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores:",
+        "",
+        "| devices | wall | CPU | times as fast | for each second of CPU |",
+        "|---|---|---|---|---|",
+    ]
+    for what, (wall, cpu), at_once in (
+        ("one, on one core", one, 1), (f"two, `{UNTHREADED}`", two, 1), ("two", threaded, 1),
+        ("one in each of two processes, a core each", apart, 2),
+    ):  # fmt: skip
+        ratios = f"{at_once * one[0] / wall:.2f} | {one[1] / cpu:.2f}"
+        lines.append(f"| {what} | {wall / at_once:.3f} | {cpu:.3f} | {ratios} |")
+    return "\n".join(lines)
 
 
 def main(arguments: list[str] | None = None) -> int:
