@@ -21,7 +21,18 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("single", "quickstart", "sweep", "spectrum", "transition", "mean_field", "members", "modes", "training")
+NAMES = (
+    "single",
+    "quickstart",
+    "sweep",
+    "spectrum",
+    "transition",
+    "mean_field",
+    "members",
+    "routes",
+    "modes",
+    "training",
+)
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"), "1"
 )

@@ -224,6 +224,38 @@ def members(small: bool) -> list[Row]:
     return rows
 
 
+def routes(small: bool) -> list[Row]:
+    """The same sweep by the loop of XLA operations and, where a GPU offers it, by one kernel that holds the whole loop."""
+    import odescale
+    from odescale.solve.fused import route_of, routed
+    from odescale.systems.register import SYSTEMS
+
+    numbers = SYSTEMS["committee"].build().initial_state().size
+    rows: list[Row] = []
+    for count in (100,) if small else (10**3, 10**5):
+        rates = np.random.default_rng(count).uniform(0.05, 0.5, count)
+
+        def run(rates=rates):
+            return odescale.sweep("committee", 40.0, {"learning_rate": rates}, points=50, exponents=False)
+
+        with routed("fused"):
+            offered = route_of(jax.default_backend(), numbers) == "fused"
+        found, cold, plain = cold_and_warm(run, repeats=5)
+        what = f"{count} committees, K = M = 2, loss at 50 times"
+        rows.append(row(f"{what}: `lockstep`", cold, plain, f"{count / plain:.3g} members a second"))
+        if not offered:
+            continue
+        with routed("fused"):
+            kernel, cold, warm = cold_and_warm(run, repeats=5)
+        off = np.nanmax(np.abs(kernel.state - found.state))
+        won = f"fused wins {plain / warm:.2f} times" if warm < plain else f"lockstep wins {warm / plain:.2f} times"
+        remarks = (
+            f"{won}; largest difference of an overlap {off:.0e}, {int(np.sum(kernel.code != found.code))} codes differ"
+        )
+        rows.append(row(f"{what}: `fused`", cold, warm, remarks))
+    return rows
+
+
 def modes(small: bool) -> list[Row]:
     """Exact modes of SGD on a power-law spectrum, a million of them."""
     import odescale
@@ -259,7 +291,7 @@ def training(small: bool) -> list[Row]:
 
 CASES = {
     case.__name__: case
-    for case in (single, quickstart, sweep, spectrum, transition, mean_field, members, modes, training)
+    for case in (single, quickstart, sweep, spectrum, transition, mean_field, members, routes, modes, training)
 }
 
 

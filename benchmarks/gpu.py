@@ -15,7 +15,18 @@ from typing import Any
 
 from benchmarks.__main__ import ROOT, environment, missing, run_case, table
 
-ORDER = ("members", "mean_field", "modes", "training", "sweep", "quickstart", "single", "spectrum", "transition")
+ORDER = (
+    "members",
+    "routes",
+    "mean_field",
+    "modes",
+    "training",
+    "sweep",
+    "quickstart",
+    "single",
+    "spectrum",
+    "transition",
+)
 """What a GPU is for comes first."""
 
 LEAST = 20.0

@@ -21,6 +21,7 @@ from odescale.errors import InputError, SolveError, require_number, whole
 from odescale.expectations.nodes import Nodes
 from odescale.precision import resolve_dtype
 from odescale.solve.codes import Code, code_of, explain
+from odescale.solve.fused import solve_fused
 from odescale.solve.lockstep import Outcome, can_step, solve_together
 from odescale.solve.remarks import remarks_of_solve
 from odescale.solve.sampled_exponents import sampled_exponents
@@ -189,12 +190,14 @@ def solve_arrays(
     progress: bool = False,
     exponents: bool = True,
     together: bool = False,
+    route: str = "lockstep",
 ) -> dict[str, Any]:
     """The pure function under `integrate`: arrays in, arrays out, made for `jit`, `vmap` and `grad`.
 
     `exponents` False: p and q are slopes of the loss on the output times instead of second derivatives along the flow, here too.
     `together`: under `vmap` the members of a batch are stepped by one loop made for that (`odescale.solve.lockstep`), where the
-    solver is an explicit one: the same steps, several times faster, no reverse-mode gradient.
+    solver is an explicit one: the same steps, several times faster, no reverse-mode gradient. `route`: `lockstep`, or one of
+    `odescale.solve.fused`.
 
     **Returns** state (n, ...), loss, exponent, index (n,), observables, valid (n,), code, stats.
     """
@@ -220,7 +223,7 @@ def solve_arrays(
                 progress_meter=meter, throw=False,
             )  # fmt: skip
         elif together and can_step(method_of(solver, system.integration)):
-            solution = _in_lanes(system, state, times, solver, rtol, atol, max_steps)
+            solution = _in_lanes(system, state, times, solver, rtol, atol, max_steps, route)
         else:
             solution = _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter)
         if isinstance(solution, Outcome):
@@ -299,7 +302,7 @@ def _by_diffrax(system, state, times, solver, rtol, atol, max_steps, meter) -> d
     )
 
 
-def _in_lanes(system, state, times, solver, rtol, atol, max_steps) -> Outcome:
+def _in_lanes(system, state, times, solver, rtol, atol, max_steps, route) -> Outcome:
     """One member of a batch: under `vmap` all of them in one loop, otherwise diffrax."""
     arrays, static = eqx.partition(system, eqx.is_array)
     # Read here: within the rule the arrays of `system` itself belong to a trace that has ended.
@@ -321,11 +324,11 @@ def _in_lanes(system, state, times, solver, rtol, atol, max_steps) -> Outcome:
         else:
             arrays, state, times, rtol, atol = given
 
-            def field(t, y):
-                def one(arrays, t, y):
-                    member = eqx.combine(arrays, static)
-                    return _term_and_time(member, times)[0].vf(t, y, member)
+            def one(arrays, t, y):
+                member = eqx.combine(arrays, static)
+                return _term_and_time(member, times)[0].vf(t, y, member)
 
+            def field(t, y):
                 return jax.vmap(one, (axes[0], 0, 0))(arrays, t, y)
 
             own = jax.vmap(
@@ -334,7 +337,17 @@ def _in_lanes(system, state, times, solver, rtol, atol, max_steps) -> Outcome:
             )(arrays, times)  # fmt: skip
             starts = state if batched[1] else jnp.broadcast_to(state, (size, *state.shape))
             control = patient(diffrax.PIDController(rtol=rtol, atol=atol), growth)
-            found = solve_together(field, starts, own, method, control, max_steps)
+            if route == "lockstep":
+                found = solve_together(field, starts, own, method, control, max_steps)
+            else:
+                systems = jax.tree_util.tree_map(
+                    lambda leaf, mapped: leaf if mapped else jnp.broadcast_to(leaf, (size, *leaf.shape)),
+                    arrays,
+                    batched[0],
+                )
+                found = solve_fused(
+                    one, systems, starts, own, method, control, max_steps, interpret=route == "interpreted"
+                )  # fmt: skip
         return found, jax.tree_util.tree_map(lambda _: True, found)
 
     return run(arrays, state, times, rtol, atol)

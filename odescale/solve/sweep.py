@@ -18,6 +18,7 @@ from odescale.cache.programs import program
 from odescale.clock import Clock
 from odescale.errors import whole
 from odescale.precision import resolve_dtype
+from odescale.solve.fused import route_of
 from odescale.solve.integrate import FINISHED, first_time, output_times, solve_arrays
 from odescale.solve.members import Columns, Family, columns_of, family_of, require_one_shape
 from odescale.solve.solvers import cap_on_steps, ladder_of, step_tolerances
@@ -133,7 +134,15 @@ def solve_members(
         lanes = LANES if devices[0].platform == "cpu" else -(-most // len(devices))
     lanes = min(lanes, most)
     group = lanes * len(devices)
-    plan = (problem.solver, problem.max_steps, wanted, exponents, devices)
+    numbers_of_one = int(np.prod(problem.sample.initial_state().shape))
+    plan = (
+        problem.solver,
+        problem.max_steps,
+        wanted,
+        exponents,
+        devices,
+        route_of(devices[0].platform, numbers_of_one),
+    )
     numbers = (jnp.asarray(problem.times), problem.rtol, problem.atol)
 
     def solve(members: Int[np.ndarray, " k"]) -> Any:
@@ -212,13 +221,14 @@ def _mesh(devices: tuple[Any, ...]) -> Mesh:
 
 @program
 def _solve_group(family, columns, times, rtol, atol, plan):
-    solver, max_steps, wanted, exponents, devices = plan
+    solver, max_steps, wanted, exponents, devices, route = plan
     parts, static = eqx.partition(family, eqx.is_array)
 
     def one(parts, member, times, rtol, atol):
         system = eqx.combine(parts, static)(member)
         out = solve_arrays(
-            system, system.initial_state(), times, rtol, atol, solver, max_steps, exponents=exponents, together=True
+            system, system.initial_state(), times, rtol, atol, solver, max_steps, exponents=exponents, together=True,
+            route=route,
         )  # fmt: skip
         return _kept(out, wanted)
 
