@@ -127,7 +127,7 @@ def _step_at_5000(steps: int = 1000) -> tuple[float, float]:
     return (taken[1] - taken[0]) / (2 * steps) / 2, time.perf_counter() - began
 
 
-def dimensions(t1: float = 1.0, seeds: int = 24) -> None:
+def dimensions(t1: float = 0.5, seeds: int = 24) -> None:
     """The relative scatter of the loss over seeds at both dimensions, up to a time that both reach soon."""
     at = np.array([0.25, 0.5, 1.0]) * t1
     small, large = (np.sqrt(scatter(train(d, t1, at, range(seeds)))) for d in (500, 5000))
