@@ -179,6 +179,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def here(arguments: list[str]) -> None:
     """Measures one case in this process, on one core, and prints it as JSON on the last line."""
+    # Of all that use XLA: on one core, handing parts of an operation to threads costs a third more.
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false".strip()
     from benchmarks.__main__ import ROOT
     from benchmarks.engine import one_thread
 
