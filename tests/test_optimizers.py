@@ -22,6 +22,7 @@ from odescale.optimizers.base import AbstractOptimizer
 from odescale.optimizers.flow import Block, RowOptimizers
 from odescale.optimizers.muon import EXACT
 from odescale.systems.attention_build import attention
+from odescale.systems.peaked import peaked
 from odescale.systems.spectrum import listed
 from odescale.systems.transformer import committee, transformer
 from odescale.training.rows import rates_of
@@ -103,6 +104,23 @@ def test_infinite_context_takes_the_same_objects() -> None:
             attention(optimizer=wrong, **given)
     with pytest.raises(OutsideTheoryError, match="only write"):
         attention(optimizer="adam", value="rows", **given)
+
+
+def test_peaked_takes_the_same_object() -> None:
+    """`Adam` is the word with its numbers, and its betas reach the training: another beta2 trains otherwise."""
+    ours, word = (
+        peaked(optimizer=Adam(rate=0.01, beta2=0.9), classes=4),
+        peaked(optimizer="adam", learning_rate=0.01, memory=0.9, classes=4),
+    )
+    state = jnp.asarray([0.2, 0.1])
+    np.testing.assert_array_equal(ours.vector_field(5.0, state), word.vector_field(5.0, state))
+    end = {}
+    for beta2 in (0.9, 0.999):
+        system = peaked(optimizer=Adam(rate=0.01, beta2=beta2), classes=4, dimension=32, batch=4.0)
+        end[beta2] = train(system, 40.0, seeds=1, record_times=[40.0], progress=False, nodes=64)["overlap"][0, -1]
+    assert abs(end[0.9] / end[0.999] - 1) > 0.01
+    with pytest.raises(OutsideTheoryError, match="optimizer"):
+        peaked(optimizer=Muon())  # pyright: ignore[reportArgumentType]
 
 
 @cache

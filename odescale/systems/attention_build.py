@@ -198,7 +198,7 @@ def _system(
     schedule: Any,
     label: str,
 ) -> Attention:
-    numbers = {
+    numbers: dict[str, Any] = {
         name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "weight_decay", "noise")
     }
     return Attention(

@@ -24,6 +24,7 @@ from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.margin import margin_moments
 from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagreement_table, softmax_race
 from odescale.generated import peaked as formulas
+from odescale.optimizers.adam import Adam
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration, loss_at_start
@@ -67,7 +68,8 @@ class Peaked(AbstractSystem):
     that noise feeds. H = E[1 - |p|^2], m = E[y.lam*], G = E|p - y|^2. One unit of t is d = `dimension` SGD steps; for
     `optimizer="adam"` it is one step, logits are W x and W* W*^T = I.
 
-    **Fields**: the parameters of `peaked`; `race` and `disagreement` the tables of the expectations.
+    **Fields**: the parameters of `peaked`; `race` and `disagreement` the tables of the expectations; `beta1` and `eps` of Adam,
+    which a training has and the flow does not: at times long beside 1/(1 - beta1) momentum drops out.
 
     `excess_loss` is the cross-entropy without smoothing minus the entropy of the teacher's labels (KL; the loss itself for hard
     labels), whatever is trained. **Failure regime**: exact for d -> infinity at fixed K; errors of order K/d. Adam's moments
@@ -89,6 +91,8 @@ class Peaked(AbstractSystem):
     disagreement: Disagreement | None
     labels: str = eqx.field(static=True, default="hard")
     optimizer: str = eqx.field(static=True, default="sgd")
+    beta1: float = eqx.field(static=True, default=0.9)
+    eps: float = eqx.field(static=True, default=1e-8)
     loss: str = eqx.field(static=True, default="cross_entropy")
     dimension: float = eqx.field(static=True, default=1000.0)
     schedule: Schedule = eqx.field(converter=schedule_by_value, default_factory=ConstantSchedule)
@@ -328,20 +332,31 @@ def falling_rate(system: Peaked, t1: float) -> float | None:
 
 @shown(tables.PEAKED)
 def peaked(
-    *, schedule: Schedule | str | None = None, logit_schedule: Schedule | str | None = None, **given: Any
+    *,
+    schedule: Schedule | str | None = None,
+    logit_schedule: Schedule | str | None = None,
+    optimizer: Adam | str = "sgd",
+    **given: Any,
 ) -> Peaked:
     """Softmax cross-entropy on K classes with peaked targets: see `Peaked` for its equations. L ~ t^(-1/3) with the defaults.
 
     One unit of t is `dimension` SGD steps (adam: one step). A layer with logits W x and a learning rate lr on d inputs is
     learning_rate = lr d.
 
-    **Arguments** (all optional): the words of `Peaked.parameters`; `schedule` and `logit_schedule` may be callables s(t).
+    **Arguments** (all optional): the words of `Peaked.parameters`; `schedule` and `logit_schedule` may be callables s(t),
+    `optimizer` an `odescale.optimizers.Adam`, whose rate, beta2 and decay are `learning_rate` (N = 1 in the unit of one step),
+    `memory` and `weight_decay`.
 
     **Raises** `InputError` naming the argument; `OutsideTheoryError` for a combination without a closure.
     **Good values**: learning_rate/batch <= 1, classes 2 to 1e5; times up to 1e10.
     """
     require_x64("peaked")
     texts = schedule_texts(schedule=schedule, logit_schedule=logit_schedule)
+    momentum: dict[str, float] = {}
+    if not isinstance(optimizer, str):
+        given, momentum = _of_adam(optimizer, given)
+    else:
+        texts = texts | {"optimizer": optimizer}
     values = complete(Peaked.parameters, given | texts, "peaked")
     functions: dict[str, Schedule] = {
         name: value if callable(value) else parse_schedule(values[name])
@@ -379,9 +394,32 @@ def peaked(
         optimizer=values["optimizer"],
         loss=values["loss"],
         dimension=float(values["dimension"]),
+        **momentum,
         **functions,  # type: ignore[arg-type]
         **{name: jnp.asarray(values[name], dtype=float) for name in numbers},  # type: ignore[arg-type]
     )
+
+
+def _of_adam(optimizer: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
+    """(the words behind an optimiser object, its beta1 and eps); anything else, and numbers beside it, are refused."""
+    if not isinstance(optimizer, Adam):
+        raise OutsideTheoryError(
+            "optimizer", expected="sgd, adam, normalised, or an odescale.optimizers.Adam", got=optimizer,
+            remedy="peaked targets have a closure for these",
+        )  # fmt: skip
+    for name in ("learning_rate", "memory", "weight_decay"):
+        if name in given:
+            raise InputError(
+                name, expected="nothing beside an optimizer object, which has its own numbers", got=given[name],
+                remedy="give it to the object",
+            )  # fmt: skip
+    words = {
+        "optimizer": "adam",
+        "learning_rate": optimizer.rate,
+        "memory": optimizer.beta2,
+        "weight_decay": optimizer.decay,
+    }
+    return given | words, {"beta1": float(optimizer.beta1), "eps": float(optimizer.eps)}
 
 
 @program

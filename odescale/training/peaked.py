@@ -22,7 +22,6 @@ from odescale.systems.peaked import Peaked
 from odescale.training.experiment import AbstractTraining, Carry
 from odescale.training.softmax_population import FieldNodes
 
-BETAS, EPSILON = (0.9, 0.999), 1e-8
 """Decay of Adam's two moments and the number added to its square root: the defaults of the common implementations."""
 BLOCK = 65_536
 """Numbers that one call of the generator draws: a single step's thousand would cost three times as much each."""
@@ -41,6 +40,8 @@ class LayerStep(eqx.Module):
     steps_per_unit: float = eqx.field(static=True)
     batch: int = eqx.field(static=True)
     optimizer: Literal["sgd", "adam", "normalised"] = eqx.field(static=True)
+    betas: tuple[float, float] = eqx.field(static=True, default=(0.9, 0.999))
+    eps: float = eqx.field(static=True, default=1e-8)
 
     def __call__(
         self,
@@ -64,11 +65,12 @@ class LayerStep(eqx.Module):
         loss, g = self.head.value_and_gradient(beta * fields[:, :K], self.head.target(fields[:, K:], gumbel))
         gradient = beta * g.T @ x / self.batch  # by the weights of logits that are plain inner products, W/sqrt d
         if self.optimizer == "adam":
-            first = BETAS[0] * moments[:K] + (1 - BETAS[0]) * gradient
-            second = BETAS[1] * moments[K:] + (1 - BETAS[1]) * gradient**2
+            beta1, beta2 = self.betas
+            first = beta1 * moments[:K] + (1 - beta1) * gradient
+            second = beta2 * moments[K:] + (1 - beta2) * gradient**2
             moments, count = jnp.concatenate([first, second]), step.astype(dtype) + 1
-            first, second = first / (1 - BETAS[0] ** count), second / (1 - BETAS[1] ** count)
-            move = root * rate * first / (jnp.sqrt(second) + EPSILON)
+            first, second = first / (1 - beta1**count), second / (1 - beta2**count)
+            move = root * rate * first / (jnp.sqrt(second) + self.eps)
         elif self.optimizer == "normalised":
             norm = jnp.sqrt(jnp.sum(gradient**2))
             move = rate / root * gradient / jnp.where(norm > 0, norm, 1.0)
@@ -88,7 +90,7 @@ class LayerState(NamedTuple):
 class PeakedExperiment(AbstractTraining):
     r"""W <- W - (eta s(t)/sqrt d) M - (w/N) W, M = mean_B beta(t) g(beta(t) lam, y) x^T, lam = W x/sqrt d.
 
-        normalised: M/|M|_F instead of M         adam: W <- W - sqrt(d) lr s(t) m^/(sqrt v^ + 1e-8), moments of M, .9 and .999
+        normalised: M/|M|_F instead of M         adam: W <- W - sqrt(d) lr s(t) m^/(sqrt v^ + eps), moments of M, beta1 and beta2
 
     One unit of t is N SGD steps: N = d for "sgd" and "normalised", 1 for "adam". Records, with R = W W*^T/d, Q = W W^T/d:
 
@@ -115,7 +117,7 @@ class PeakedExperiment(AbstractTraining):
 
     def config(self, t1: float) -> dict[str, Any]:
         system = self.system.value
-        numbers = ("weight_decay", "overlap", "spread", "smoothing", "focusing", "inverse_temperature")
+        numbers = ("weight_decay", "memory", "overlap", "spread", "smoothing", "focusing", "inverse_temperature")
         return {
             "label": system.label,
             "classes": int(system.classes),
@@ -225,6 +227,7 @@ def layer_step(system: Peaked) -> LayerStep:
         None if _constant(system.schedule) else system.schedule,
         None if _constant(system.logit_schedule) else system.logit_schedule,
         float(system.clock.steps_per_unit), int(system.batch), cast(Any, system.optimizer),
+        (system.beta1, float(system.memory)), system.eps,
     )  # fmt: skip
 
 

@@ -14,7 +14,8 @@ from odescale.systems.peaked import Peaked, falling_rate
 def _same(system: Peaked) -> dict[str, Any]:
     words = {name: getattr(system, name) for name in ("labels", "loss", "optimizer", "logit_schedule")}
     numbers = ("classes", "dimension", "overlap", "spread", "smoothing", "focusing", "inverse_temperature")
-    return words | {name: float(getattr(system, name)) for name in numbers} | shared_settings(system)
+    memory = {"memory": float(system.memory)} if system.optimizer == "adam" else {}
+    return words | memory | {name: float(getattr(system, name)) for name in numbers} | shared_settings(system)
 
 
 def outside(system: Peaked, run: Run, theory: Trajectory) -> tuple[str, ...]:
