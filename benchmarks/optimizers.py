@@ -1,6 +1,6 @@
 """Real networks under every optimiser against their ODE, and learning rates carried over from narrow networks to wide ones.
 
-    python -m benchmarks.optimizers [validity] [transfer] [--seeds 16]
+    python -m benchmarks.optimizers [validity] [transfer] [picture] [--seeds 16]
 
 `validity` prints a row for each optimiser: how far the loss falls, how far the mean of the runs is off the ODE at the most, z in
 the mean square. `transfer`: the rate at which a committee has the least loss after t units of training, by width; the optimum of 64
@@ -23,11 +23,13 @@ import numpy as np  # noqa: E402
 import odescale  # noqa: E402
 from odescale.optimizers import SGD, Adam, Lion, Muon, Sign  # noqa: E402
 from odescale.schedules import CosineSchedule, WarmedSchedule  # noqa: E402
+from odescale.spectra import listed  # noqa: E402
 from odescale.systems.transformer import committee, transformer  # noqa: E402
 
 SOFTMAX: dict[str, Any] = {
     "depth": 2, "tokens": 3, "loss": "cross_entropy", "outputs": 2, "batch": 8.0, "dimension": 500, "nodes": 2048,
 }  # fmt: skip
+POWERS = np.arange(1.0, 601.0) ** -0.8
 CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "SGD": (committee, {"learning_rate": 0.3, "dimension": 600, "batch": 4.0}, 8.0),
     "Adam": (committee, {"optimizer": Adam(rate=0.1), "dimension": 1600, "batch": 4.0}, 4.0),
@@ -48,6 +50,11 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "Muon": (committee, {"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "nodes": 4096}, 6.0),
     "SGD, clipped": (committee, {"optimizer": SGD(rate=0.5), "clip": 0.3, "dimension": 600, "batch": 2.0}, 6.0),
     "Adam, clipped": (committee, {"optimizer": Adam(rate=0.1), "clip": 0.3, "dimension": 600, "batch": 2.0}, 5.0),
+    "Adam, lam ~ k^-.8": (
+        committee,
+        {"optimizer": Adam(rate=0.1), "spectrum": listed(POWERS * 600 / POWERS.sum()), "dimension": 600, "batch": 4.0},
+        8.0,
+    ),
     "two softmax layers, Adam": (transformer, {"optimizer": Adam(rate=0.1), **SOFTMAX}, 8.0),
     "two softmax layers, Muon": (transformer, {"optimizer": Muon(rate=0.03), **SOFTMAX}, 3.0),
 }
@@ -95,7 +102,11 @@ def optima(kind: Any, rates: np.ndarray, t1: float, width: int, seeds: int) -> t
         halves.append((loss[::2].mean(), loss[1::2].mean()))
         theory.append(float(odescale.integrate(system, ts=[0.0, t1], exponents=False).loss[-1]))
     parts = [best_rate(rates, np.asarray(half)) for half in zip(*halves, strict=True)]
-    return best_rate(rates, np.asarray(means)), abs(np.log(parts[0] / parts[1])) / 2, best_rate(rates, np.asarray(theory))
+    return (
+        best_rate(rates, np.asarray(means)),
+        abs(np.log(parts[0] / parts[1])) / 2,
+        best_rate(rates, np.asarray(theory)),
+    )
 
 
 def transfer(seeds: int, t1: float = 4.0) -> str:
@@ -103,7 +114,11 @@ def transfer(seeds: int, t1: float = 4.0) -> str:
     lines = ["| optimiser | d | best rate, trained | extrapolated | of the ODE |", "|---|---|---|---|---|"]
     for name, kind, rates in (
         ("Adam, beta2 = .999", lambda rate, width: Adam(rate=rate), 0.08 * 1.4 ** np.arange(7)),
-        ("Adam, 1 - beta2 = .064/d", lambda rate, width: Adam(rate=rate, beta2=1 - 0.064 / width), 0.08 * 1.4 ** np.arange(7)),
+        (
+            "Adam, 1 - beta2 = .064/d",
+            lambda rate, width: Adam(rate=rate, beta2=1 - 0.064 / width),
+            0.08 * 1.4 ** np.arange(7),
+        ),
         ("SGD", lambda rate, width: SGD(rate=rate), 0.5 * 1.4 ** np.arange(7)),
     ):
         found = [optima(kind, rates, t1, width, seeds) for width in WIDTHS]
@@ -116,18 +131,59 @@ def transfer(seeds: int, t1: float = 4.0) -> str:
     return "\n".join(lines)
 
 
+def picture(seeds: int, file: str, t1: float = 8.0, dimension: int = 600) -> None:
+    """One network, five optimisers: ODEs as lines, means of trained networks as marks."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rules = {
+        "SGD": SGD(rate=0.5),
+        "SGD, momentum .9": SGD(rate=0.05, momentum=0.9),
+        "Adam": Adam(rate=0.1),
+        "sign": Sign(rate=0.1),
+        "Muon": Muon(rate=0.04),
+    }
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    for number, (name, rule) in enumerate(rules.items()):
+        system = committee(optimizer=rule, alignment=0.3, batch=4.0, dimension=dimension, nodes=2048)
+        run = odescale.train(system, t1, seeds=seeds, records=12, progress=False)
+        found = odescale.compare(system, run)
+        theory = odescale.integrate(system, ts=np.concatenate([[0.0], np.geomspace(0.05, t1, 40)]), exponents=False)
+        axis.plot(theory.t[1:], theory.loss[1:], color=f"C{number}", lw=1.5, label=name)
+        late = run.t > 0.05
+        mean, error = run.mean("loss")[late], 3 * run.scatter("loss")[late]
+        axis.errorbar(run.t[late], mean, error, color=f"C{number}", fmt="o", ms=4, lw=1)
+        print(name, found.verdict, flush=True)
+    axis.set(
+        xscale="log",
+        yscale="log",
+        xlabel=f"t  (one unit = {dimension} steps)",
+        ylabel="excess loss L  (half squared error)",
+        title=f"Two erf units, d = {dimension}, B = 4: lines ODE, marks trained ({seeds} seeds)",
+    )
+    axis.legend(frameon=False, loc="lower left")
+    figure.savefig(file, dpi=130)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__)
-    parser.add_argument("what", nargs="*", default=["validity", "transfer"], help="validity, transfer, or names of cases")
+    parser.add_argument(
+        "what", nargs="*", default=["validity", "transfer"], help="validity, transfer, picture, or names of cases"
+    )
+    parser.add_argument("--output", default="docs/figures/optimisers.png", help="file of the picture")
     parser.add_argument("--seeds", type=int, default=16)
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     names = [name for name in options.what if name in CASES] or list(CASES)
-    if set(options.what) - {"transfer"}:
+    if set(options.what) - {"transfer", "picture"}:
         print(validity(names, options.seeds))
     if "transfer" in options.what:
         print(transfer(options.seeds))
+    if "picture" in options.what:
+        picture(options.seeds, options.output)
     print(f"{time.perf_counter() - began:.0f} s")
     return 0
 
