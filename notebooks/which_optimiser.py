@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Which optimiser: one network, five optimisers, five ODEs
 #
-# The same student learns the same teacher under SGD, Adam, AdamW's schedule, sign descent and Muon. Each has its own ODE, and each
+# The same student learns the same teacher under SGD, Adam, sign descent, Lion and Muon. Each has its own ODE, and each
 # trained network follows it. Then the question that decides: which of them reaches a given loss first, and where does each stop?
 #
 # Theory: `docs/optimisers.md`; clocks and units: `docs/conventions.md`.
@@ -30,13 +30,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 import odescale
-from odescale.optimizers import SGD, Adam, Muon, Sign
+from odescale.optimizers import SGD, Adam, Lion, Muon, Sign
 
 # %% [markdown]
 # ## Parameters
 #
 # `ODESCALE_NOTEBOOK_SIZE=small` is what the tests run. One unit of t is `dimension` SGD steps, for every optimiser. The rates are
-# those numbers that stay fixed as the width grows: the learning rate itself for SGD and Muon, times sqrt(N) for Adam and sign.
+# those numbers that stay fixed as the width grows: the learning rate itself for SGD and Muon, times sqrt(N) for the others.
 
 # %%
 small = os.environ.get("ODESCALE_NOTEBOOK_SIZE", "full") == "small"
@@ -49,9 +49,9 @@ seeds, records = (2, 5) if small else (8, 14)
 
 optimisers = {
     "SGD": SGD(rate=0.5),
-    "SGD, momentum .9": SGD(rate=0.05, momentum=0.9),
     "Adam": Adam(rate=0.1),
     "sign": Sign(rate=0.1),
+    "Lion": Lion(rate=0.03),
     "Muon": Muon(rate=0.04),
 }
 
@@ -87,6 +87,7 @@ for number, name in enumerate(optimisers):
 axis.set(
     xscale="log",
     yscale="log",
+    xlim=(0.2, None),
     xlabel=f"t  (one unit = {dimension} steps)",
     ylabel="excess loss L  (half squared error)",
     title=f"Erf committee, d = {dimension}, B = {batch:g}: lines ODE, marks trained ({seeds} seeds)",
@@ -120,17 +121,19 @@ figure
 # %% [markdown]
 # ## Carrying a learning rate over to another width
 #
-# In these units the best rate hardly depends on the width: it is the rate of the ODE, up to terms of order 1/d. What a person
-# changes with the width is then Adam's learning rate, as 1/sqrt(d), and nothing else.
+# In these units the best rate hardly depends on the width, if Adam's memory is counted in them too: its learning rate goes as
+# 1/sqrt(d), and 1 - beta2 as 1/d. At one beta2 for all widths the best rate moves, and the ODE says where to.
 
 # %%
-rates = 0.04 * 1.5 ** np.arange(4 if small else 8)
-for width in (100, 1000):
-    losses = []
-    for rate in rates:
-        system = odescale.committee(
-            optimizer=Adam(rate=rate), alignment=alignment, batch=batch, dimension=width, closure="closed"
-        )
-        losses.append(float(odescale.integrate(system, ts=[0.0, 4.0], exponents=False).loss[-1]))
-    best = rates[int(np.argmin(losses))]
-    print(f"d = {width}: best rate a = {best:.3f}, Adam's learning rate a/sqrt(d) = {best / width**0.5:.2g}")
+rates = 0.08 * 1.4 ** np.arange(3 if small else 7)
+for words, beta2 in (("beta2 = .999", lambda width: 0.999), ("1 - beta2 = .064/d", lambda width: 1 - 0.064 / width)):
+    for width in (100, 1000):
+        losses = []
+        for rate in rates:
+            rule = Adam(rate=rate, beta2=beta2(width))
+            system = odescale.committee(
+                optimizer=rule, alignment=alignment, batch=batch, dimension=width, closure="closed"
+            )
+            losses.append(float(odescale.integrate(system, ts=[0.0, 4.0], exponents=False).loss[-1]))
+        best = rates[int(np.argmin(losses))]
+        print(f"{words}, d = {width}: best rate a = {best:.2f} (of a grid), a/sqrt(d) = {best / width**0.5:.2g}")
