@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from typing import Any
 
@@ -13,7 +14,7 @@ import optax
 import pytest
 
 import odescale
-from odescale import compare, integrate, train
+from odescale import Run, compare, integrate, train
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.batch import arcsine_noise
 from odescale.expectations.window import newton_schulz
@@ -164,6 +165,18 @@ def test_adam_agrees_with_training_and_v_at_once_does_not() -> None:
     ts = np.concatenate([[0.0], run.t])
     at_once = integrate(erf_pair(Adam(rate=0.1, beta2=0.5)), ts=ts, exponents=False)
     assert compare(system, run, theory=at_once).verdict.status == "differs"
+
+
+def test_a_run_under_another_optimiser_is_another_experiment(tmp_path: Any) -> None:
+    """Saved and read again it is still the same; a system under SGD, or under another beta2, is refused by name."""
+    system, run = adam_run()
+    run.save(tmp_path / "run.npz")
+    again = Run.load(tmp_path / "run.npz")
+    assert compare(system, again, tolerance=0.03).verdict.status == "agrees"
+    for other in (erf_pair(Adam(rate=0.1, beta2=0.99)), committee(learning_rate=0.1, batch=4.0, dimension=400)):
+        with pytest.raises(InputError, match="optimizers"):
+            compare(other, again)
+    json.dumps(erf_pair(Muon()).optimizers.words())
 
 
 @pytest.mark.parametrize(

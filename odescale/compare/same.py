@@ -14,6 +14,8 @@ from odescale.run import Run
 from odescale.systems.base import AbstractSystem
 
 REMEDY = "compare like with like"
+UNSAID = {"optimizers": None, "memory": 0.999}
+"""What a run had whose config is older than the setting: plain SGD, or Adam with this beta2."""
 
 
 def same_experiment(system: AbstractSystem, run: Run, settings: Mapping[str, Any]) -> None:
@@ -23,9 +25,8 @@ def same_experiment(system: AbstractSystem, run: Run, settings: Mapping[str, Any
     schedules by their samples. Steps per unit of t and the clock's own schedule are compared as well.
     """
     theory = run.config.get("subject", system.name)
-    held: dict[str, Any] = {
-        name: float(getattr(run.clock, name)) for name in ("learning_rate", "batch", "tokens")
-    } | run.config
+    own = {name: float(getattr(run.clock, name)) for name in ("learning_rate", "batch", "tokens")}
+    held: dict[str, Any] = UNSAID | own | run.config
     missing = [name for name in settings if name not in held]
     if theory != system.name or missing:
         raise InputError(

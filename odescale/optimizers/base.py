@@ -104,6 +104,11 @@ class AbstractOptimizer(eqx.Module):
         found = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         return {name: float(value) if eqx.is_array(value) else value for name, value in found.items()}
 
+    def words(self) -> dict[str, Any]:
+        """`numbers` without the rate, as a JSON file keeps them: what tells two experiments apart."""
+        named = {name: value for name, value in self.numbers().items() if name != "rate"}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in named.items()}
+
     def __repr__(self) -> str:
         if any(isinstance(x, jax.core.Tracer) for x in jax.tree_util.tree_leaves(self)):
             return f"{type(self).__name__}(...)"

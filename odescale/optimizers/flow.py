@@ -70,8 +70,7 @@ class RowOptimizers(eqx.Module):
     def words(self) -> list[dict[str, Any]]:
         """Every block's rows, rule, numbers and rate over the system's; and the clipping: what tells two experiments apart."""
         each = [
-            {"rows": list(b.rows), "rule": type(b.rule).__name__, "ratio": float(b.ratio)}
-            | {name: value for name, value in b.rule.numbers().items() if name != "rate"}
+            {"rows": list(b.rows), "rule": type(b.rule).__name__, "ratio": float(b.ratio)} | b.rule.words()
             for b in self.blocks
         ]
         return [*each, {"clip": float(self.clip)}] if self.clipped else each

@@ -60,7 +60,8 @@ class OptimizerRates(eqx.Module):
         """What tells two experiments apart: rows, class and numbers of every block."""
         parts = zip(self.kinds, np.asarray(self.steps), np.asarray(self.decays), strict=True)
         each = [
-            {"rows": list(rows), "rule": kind.__name__, "step": float(step), "decay": float(decay)} | dict(numbers)
+            {"rows": list(rows), "rule": kind.__name__, "step": float(step), "decay": float(decay)}
+            | {name: list(value) if isinstance(value, tuple) else value for name, value in numbers}
             for (rows, kind, numbers), step, decay in parts
         ]
         return [*each, {"clip": float(self.clip)}]
