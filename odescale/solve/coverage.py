@@ -24,13 +24,14 @@ JUDGES = {
     "attention": "odescale.solve.judges.attention:sizes",
     "peaked": "odescale.solve.judges.simple:of_peaked",
     "spectral": "odescale.solve.judges.simple:of_spectral",
+    "spectral_optimized": "odescale.solve.judges.simple:of_spectral_optimized",
     "kernel": "odescale.solve.judges.simple:of_kernel",
     "derived": "odescale.solve.judges.simple:of_derived",
 }
 """`system.name` -> where its judge is, a function of (system, t1) to sizes by name. `odescale.register(..., judge=...)` adds those
 of other theories, whose sizes are admissible below 1 unless they have a name of `LIMITS`."""
 
-TIMELESS = ("mean_field", "attention", "kernel", "derived")
+TIMELESS = ("mean_field", "attention", "kernel", "derived", "spectral_optimized")
 """Theories whose judges do not ask for the end time."""
 
 LIMITS = {

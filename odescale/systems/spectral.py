@@ -20,11 +20,13 @@ from jaxtyping import Array, Float, Real
 from odescale.clock import Clock, ConstantSchedule, Schedule, parse_schedule, schedule_by_value, schedule_kinks
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import spectral as formulas
+from odescale.optimizers.base import AbstractOptimizer
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, complete, is_traced, non_negative, shown
 from odescale.systems.spectral_bins import bin_modes
+from odescale.systems.spectral_optimized import SpectralOptimized, optimized_spectral
 from odescale.systems.spectral_schedules import LoggedSchedule, peak_of
 
 
@@ -187,8 +189,9 @@ def spectral(
     excess: Float[np.ndarray, " d"] | None = None,
     floor: float = 0.0,
     schedule: Schedule | str | Float[np.ndarray, " n"] | None = None,
+    optimizer: AbstractOptimizer | str = "sgd",
     **given: Any,
-) -> Spectral:
+) -> Spectral | SpectralOptimized:
     """rho_k(r+1) = G_k rho_k(r) + (eta^2/B) lam_k P(r): exact SGD on any spectrum, see `Spectral`. One unit of t is one SGD step.
 
     **Arguments** (all optional)
@@ -199,6 +202,8 @@ def spectral(
     - `schedule`: s(r) as text or callable, r in SGD steps; or an array of learning rates, one per step, read from a log:
       then `learning_rate` is their maximum and must not be given.
     - `per_decade` > 0: log bins, see `bin_modes`; 10 is good to 4e-4 at the cut-off, 1e-7 before.
+    - `optimizer`: "adam", "sign", or an object `Adam(rate=...)`, `Sign(rate=...)` of `odescale.optimizers`, whose rate is the
+      learning rate itself here; acting in the `basis` "eigen" or "rotated": a `SpectralOptimized`.
 
     **Raises** `InputError`; `OutsideTheoryError` (from `check`, before any solve) where SGD is unstable.
     """
@@ -213,7 +218,9 @@ def spectral(
         rates = np.asarray(schedule, dtype=float)
         top = float(rates.max()) if rates.size and np.all(np.isfinite(rates)) and rates.max() > 0 else 1.0
         schedule, given = LoggedSchedule(rates / top), given | {"learning_rate": top}
-    texts = {"schedule": schedule} if isinstance(schedule, str) else {}
+    texts: dict[str, Any] = {"schedule": schedule} if isinstance(schedule, str) else {}
+    texts |= {"optimizer": optimizer} if isinstance(optimizer, str) else {}
+    _refuse_numbers_of_others(optimizer, given)
     values = complete(Spectral.parameters, given | texts, "spectral")
     with np.errstate(all="ignore"):  # exponents that no number carries are refused with the modes that they make
         lam, rho = _modes(eigenvalues, excess, values, given)
@@ -221,18 +228,30 @@ def spectral(
     if values["per_decade"]:
         lam, start, squares = bin_modes(lam, start, per_decade=values["per_decade"], nodes=values["bin_nodes"])
     numbers = {name: jnp.asarray(values[name], dtype=float) for name in ("learning_rate", "batch", "noise")}
-    system = Spectral(
-        eigenvalues=jnp.asarray(lam),
-        start=jnp.asarray(start),
-        squares=jnp.asarray(squares),
-        floor=jnp.asarray(
-            Parameter("floor", 0.0, "a number >= 0", non_negative, "target^2", "F_0").check(floor), float
-        ),
-        schedule=schedule if callable(schedule) else parse_schedule(values["schedule"]),
-        **numbers,  # type: ignore[arg-type]
-    )
+    parts: dict[str, Any] = numbers | {
+        "eigenvalues": jnp.asarray(lam), "start": jnp.asarray(start),
+        "floor": jnp.asarray(Parameter("floor", 0.0, "a number >= 0", non_negative, "target^2", "F_0").check(floor), float),
+        "schedule": schedule if callable(schedule) else parse_schedule(values["schedule"]),
+    }  # fmt: skip
+    if isinstance(optimizer, str) and optimizer == "sgd":
+        system = Spectral(squares=jnp.asarray(squares), **parts)
+    else:
+        system = optimized_spectral(optimizer, values, given, parts)
     system.check()
     return system
+
+
+def _refuse_numbers_of_others(optimizer: Any, given: dict[str, Any]) -> None:
+    if isinstance(optimizer, str) and optimizer == "sgd":
+        for name in ("beta1", "beta2", "eps", "weight_decay", "basis"):
+            if name in given:
+                raise InputError(
+                    name, expected="nothing with plain SGD", got=given[name], remedy="optimizer='adam', or leave it out"
+                )
+    elif not isinstance(optimizer, str | AbstractOptimizer):
+        raise InputError(
+            "optimizer", expected="a word or an optimiser", got=optimizer, remedy="e.g. odescale.optimizers.Adam(rate=1e-3)"
+        )  # fmt: skip
 
 
 def _modes(eigenvalues: Any, excess: Any, values: dict[str, Any], given: dict[str, Any]) -> tuple[Any, Any]:

@@ -144,6 +144,8 @@ KERNEL = (
 )
 
 
+SPECTRAL_OPTIMIZERS = ("sgd", "adam", "sign")
+
 SPECTRAL = (
     Parameter("modes", 1024, "an integer from 1 to 1e8", lambda x: 1 <= x <= 1e8, "1", "d, number of features", int),
     Parameter("spectrum_exponent", 1.5, "a positive finite number", positive, "1", "b of lam_j = j^-b"),
@@ -165,7 +167,15 @@ SPECTRAL = (
     Parameter(
         "schedule", "constant", "a schedule such as cosine:1e6", lambda x: True, "times in steps", "eta(t)/eta", str
     ),
-)
+    Parameter("optimizer", "sgd", f"one of {', '.join(SPECTRAL_OPTIMIZERS)}", lambda x: x in SPECTRAL_OPTIMIZERS, "word",
+              "learning_rate is then that of adam or sign, .001 by default", str),
+    Parameter("basis", "eigen", "eigen or rotated", lambda x: x in ("eigen", "rotated"), "word",
+              "coordinates of adam and sign: eigenvectors, or all of one variance", str),
+    Parameter("beta1", 0.9, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam: memory of gradients"),
+    Parameter("beta2", 0.999, "a number in [0, 1)", lambda x: 0 <= x < 1, "1", "of adam: of squared gradients"),
+    Parameter("eps", 1e-8, "a number >= 0", non_negative, "1", "of adam: m/(sqrt(v) + eps)"),
+    Parameter("weight_decay", 0.0, "a number >= 0", non_negative, "1/step", "of adam and sign: decoupled, per step"),
+)  # fmt: skip
 
 
 _SHARED = (

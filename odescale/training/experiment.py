@@ -27,6 +27,7 @@ EXPERIMENTS = {
     "mean_field": "odescale.training.mean_field:experiment",
     "peaked": "odescale.training.peaked:experiment",
     "spectral": "odescale.training.spectral:experiment",
+    "spectral_optimized": "odescale.training.spectral_optimized:experiment",
     "kernel": "odescale.training.kernel:experiment",
     "derived": "odescale.training.derived:experiment",
 }

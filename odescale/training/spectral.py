@@ -143,7 +143,7 @@ class LinearExperiment(AbstractExperiment):
 
     def measure(self, states: list[LinearState], seeds: list[int], step: int) -> dict[str, np.ndarray]:
         task, _, least = self.measured.value
-        risk = np.asarray(_risk(task, jnp.stack([state.theta for state in states]).astype(float)))
+        risk = np.asarray(risk_of(task, jnp.stack([state.theta for state in states]).astype(float)))
         return {"loss": risk - least, "risk": risk}
 
     def model(self, states: list[LinearState]) -> dict[str, Any]:
@@ -152,7 +152,7 @@ class LinearExperiment(AbstractExperiment):
 
 
 @program
-def _risk(task: GaussianTask | StoredTask, theta: Float[Array, "s N"]) -> Float[Array, " s"]:
+def risk_of(task: GaussianTask | StoredTask, theta: Float[Array, "s N"]) -> Float[Array, " s"]:
     return task.risk(theta)
 
 

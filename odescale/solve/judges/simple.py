@@ -3,6 +3,8 @@ r"""Sizes of what theories of one or two lines neglect.
 peaked     rows    (K - 1)/d                       each centred row takes one direction out of d
            lag     g of an effective rate ~ t^-g   the spread lags behind its stationary value
 spectral   ode     |E_ODE/E_exact - 1|             what the ODE loses because a step is not small, largest up to t1
+optimized  step    rate of the fastest mode per step, the larger of those at the start and at the floor of a constant rate
+           spectrum  1/d_eff of the noise in the risk
 kernel     flow    eta lambda_max/n                one step of descent on the fastest mode, which a flow takes as small
 derived    rows    P/d
            step    eta lam_1 |G|/N                 change of the fastest mode in one step, at the start
@@ -11,6 +13,7 @@ derived    rows    P/d
 
 from __future__ import annotations
 
+import jax.numpy as jnp
 import numpy as np
 
 from odescale.generated import kernel as kernel_formulas
@@ -19,6 +22,7 @@ from odescale.systems.derived import Derived, functions_of
 from odescale.systems.kernel import Kernel
 from odescale.systems.peaked import Peaked, falling_rate
 from odescale.systems.spectral import Spectral
+from odescale.systems.spectral_optimized import SpectralOptimized
 
 HORIZON = {"peaked": 1e4, "spectral": 1000.0}
 """End times (units of t) of a judgement that is not told one."""
@@ -35,6 +39,14 @@ def of_spectral(system: Spectral, t1: float | None) -> dict[str, float]:
     """The learning rates that are unstable are refused before (`Spectral.check`)."""
     found = step_error(system, HORIZON["spectral"] if t1 is None else t1)
     return {} if found is None else {"ode": abs(found.error)}
+
+
+def of_spectral_optimized(system: SpectralOptimized, t1: float | None) -> dict[str, float]:
+    """Adam and signs raise the rates of all modes as the risk falls, down to the floor that they leave."""
+    start = float(system.residual_noise + system.start.sum())
+    risks = (start, min(start, float(system.residual_noise + system.noise_floor())))
+    rates = [system.steady_rates(jnp.asarray(risk), system.learning_rate) for risk in risks]
+    return {"step": max(float(rate.max()) for rate in rates), "spectrum": float(system.concentration())}
 
 
 def of_kernel(system: Kernel, t1: float | None) -> dict[str, float]:
