@@ -138,8 +138,9 @@ def test_decay_and_momentum_enter_the_mean_of_a_mode() -> None:
 CASES = {
     "adam": (Adam(rate=1.3e-2, beta1=0.0), 1, 2.0),
     "momentum": (Adam(rate=1.3e-2), 1, 2.0),
-    "sign": (Sign(rate=1.3e-2), 1, 2.6),
+    "sign": (Sign(rate=1.3e-2), 1, 3.0),
     "sign of four": (Sign(rate=1e-2), 4, 1.3),
+    "floor": (Adam(rate=0.05, beta1=0.0, beta2=0.99), 1, 1.0),
 }
 """Optimiser, batch, and the factor on `TIMES`."""
 
@@ -163,7 +164,7 @@ def _many_steps(case: str, state: Any, first: Any, steps: int, rotation: Any, ke
 
 @pytest.mark.slow
 @pytest.mark.parametrize("basis", ["eigen", "rotated"])
-@pytest.mark.parametrize("case", list(CASES))
+@pytest.mark.parametrize("case", [name for name in CASES if name != "floor"])
 def test_ode_against_direct_simulation(case: str, basis: str) -> None:
     rule, batch, factor = CASES[case]
     times = np.unique(np.round(np.asarray(TIMES) * factor).astype(int))
@@ -212,6 +213,22 @@ def test_exponents_of_adam_on_a_power_law(a: float, b: float, t1: float) -> None
     print("exponents", a, b, "aligned", aligned, "rotated", rotated)
     assert abs(aligned - 2 * (a - 1) / b) < 0.03
     assert abs(rotated - (a - 1) / b) < 0.03
+
+
+@pytest.mark.slow
+def test_floor_of_a_constant_rate_against_simulation() -> None:
+    """Memory short against the relaxation, or v overshoots; the formula leaves out terms of order (1 - beta2) (1 + 3/B), 4 %."""
+    rule, _, _ = CASES["floor"]
+    theta, eye = jnp.full((256, D), -1.0, jnp.float32), jnp.eye(D, dtype=jnp.float32)
+    state = (theta, jax.vmap(rule.update().init)(theta))
+    state = _many_steps("floor", state, 0, 1300, eye, jax.random.key(0, impl="unsafe_rbg"))
+    risk = (np.asarray(state[0], float) ** 2) @ SPECTRUM
+    mean, error = np.mean(risk), np.std(risk, ddof=1) / 16
+    system: Any = spectral(eigenvalues=SPECTRUM, excess=np.ones(D), optimizer=rule)
+    theory = odescale.integrate(system, ts=[0.0, 1300.0], exponents=False).loss[-1]
+    print("floor", float(system.noise_floor()), "ODE", theory, "simulation", mean, error)
+    assert abs(mean - theory) < 4 * error
+    np.testing.assert_allclose(mean, float(system.noise_floor()), rtol=0.05)
 
 
 @pytest.mark.slow
