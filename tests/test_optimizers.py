@@ -338,6 +338,35 @@ def test_blocks_have_rates_of_their_own() -> None:
 
 
 @pytest.mark.slow
+def test_a_theory_that_lacks_a_term_differs_from_training() -> None:
+    """Adam on three eigenvalues, d = 600: v without lam_k, the noise without its preconditioner; and Muon with a constant for K."""
+    counts = np.array([60, 200, 340])
+    lam = np.repeat([3.0, 1.0, 0.25], counts)
+    spectrum = listed(lam * 600 / lam.sum())
+    system = committee(
+        optimizer=Adam(rate=0.15, beta1=0.0), spectrum=spectrum, alignment=0.3, batch=4.0, closure="closed"
+    )
+    run = train(system, 6.0, seeds=8, record_times=[1.0, 2.0, 4.0, 6.0], progress=False)
+    found = compare(system, run, tolerance=0.03)
+    assert found.verdict.status == "agrees", found.verdict
+    few = np.array([3.0, 1.0, 0.25]) * 600 / lam.sum()
+    told = {"rate": 0.15, "batch": 4.0, "forgetting": -600 * np.log(0.999), "eigenvalues": few, "weights": counts / 600}
+    start = np.broadcast_to(np.asarray(system.initial_overlaps)[0], (3, 4, 4))
+    whole = adam(start, 2, list(run.t), **told)
+    np.testing.assert_allclose(np.asarray(found.theory.loss)[found.at], whole, rtol=0.02)
+    for drop in ("lam", "noise"):
+        other = np.asarray(found.theory.loss).copy()
+        other[found.at] = adam(start, 2, list(run.t), **told, drop=drop)
+        wrong = eqx.tree_at(lambda x: x.loss, found.theory, other)
+        assert compare(system, run, theory=wrong, tolerance=0.03).verdict.status == "differs", drop
+    muon = committee(optimizer=Muon(rate=0.05), dimension=600, alignment=0.3, batch=4.0, nodes=1024)
+    muon_run = train(muon, 3.0, seeds=6, record_times=[0.5, 1.0, 2.0, 3.0], progress=False)
+    constant = erf_pair(SGD(rate=0.3), 600)  # as fast at the start
+    without = integrate(constant, ts=[0.0, *muon_run.t], exponents=False)
+    assert compare(muon, muon_run, theory=without, tolerance=0.03).verdict.status == "differs"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("given", "t1", "bound"),
     [
