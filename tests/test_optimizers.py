@@ -107,6 +107,14 @@ def test_infinite_context_takes_the_same_objects() -> None:
         attention(optimizer="adam", value="rows", **given)
 
 
+def test_rates_are_swept_where_nodes_choose_themselves() -> None:
+    """A sweep over a rate builds its system once, nodes by accuracy included: each member is the system at that rate."""
+    given: dict[str, Any] = {"depth": 1, "tokens": 2, "optimizer": "adam", "budget": 64, "points": 2}
+    found = odescale.sweep("transformer", 0.5, {"learning_rate": [0.05, 0.1]}, **given)
+    one = integrate(transformer(**{k: v for k, v in given.items() if k != "points"}, learning_rate=0.1), 0.5, points=2)
+    np.testing.assert_allclose(np.asarray(found.loss)[1, -1], one.loss[-1], rtol=2e-3)
+
+
 def test_peaked_takes_the_same_object() -> None:
     """`Adam` is the word with its numbers, and its betas reach the training: another beta2 trains otherwise."""
     ours, word = (

@@ -100,7 +100,7 @@ def mean_field(
     return MeanField(
         problem=problem,
         closure=chosen,
-        initial_overlaps=start,
+        initial_overlaps=jnp.asarray(start),
         eigenvalues=jnp.asarray(spectrum.eigenvalues),
         weights=jnp.asarray(spectrum.weights),
         trace=float(spectrum.trace),
@@ -155,13 +155,14 @@ def _start(problem: TeacherStudent, overlaps: Any, spectrum: Spectrum) -> Any:
             ) from None
     P, S = problem.size, spectrum.modes
     if values.shape == (P, P):
-        return jnp.broadcast_to(jnp.asarray(values), (S, P, P))
+        # Numbers stay numbers inside a JAX transformation: what is swept may be another parameter.
+        return (jnp if is_traced(values) else np).broadcast_to(values, (S, P, P))
     if values.shape != (S, P, P):
         raise InputError(
             "initial_overlaps", expected=f"({P}, {P}) or ({S}, {P}, {P}), rows {', '.join(problem.rows)}",
             got=values.shape, remedy="build it with aligned_overlaps, or source_overlaps for a spectrum",
         )  # fmt: skip
-    return jnp.asarray(values)
+    return values
 
 
 def _closure(
@@ -191,10 +192,11 @@ def _closure(
     if is_traced(start):
         raise InputError("nodes", expected="a number inside a JAX transformation", got=None, remedy="nodes=4096")
     probes = _probes(problem, np.asarray(start), spectrum)
-    chosen = choose_nodes(
-        problem, probes, slack=(1.0, NEAR_TEACHER), accuracy=accuracy, budget=int(budget), replicates=replicates,
-        seed=seed, **joint,
-    )  # fmt: skip
+    with jax.ensure_compile_time_eval():  # of the numbers at the start, also where other parameters are swept
+        chosen = choose_nodes(
+            problem, probes, slack=(1.0, NEAR_TEACHER), accuracy=accuracy, budget=int(budget), replicates=replicates,
+            seed=seed, **joint,
+        )  # fmt: skip
     return quadrature(problem, chosen.nodes, **joint), chosen.text
 
 
