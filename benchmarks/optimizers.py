@@ -46,7 +46,8 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "sign, B = 1": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 1.0}, 6.0),
     "sign, B = 2": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 2.0}, 6.0),
     "sign, B = 8": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 8.0}, 6.0),
-    "Lion": (committee, {"optimizer": Lion(rate=0.05), "dimension": 600, "batch": 2.0}, 5.0),
+    "Lion": (committee, {"optimizer": Lion(rate=0.05), "dimension": 2400, "batch": 1.0}, 5.0),
+    "Lion, outside": (committee, {"optimizer": Lion(rate=0.05), "dimension": 600, "batch": 2.0}, 5.0),
     "Muon": (committee, {"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "nodes": 4096}, 6.0),
     "SGD, clipped": (committee, {"optimizer": SGD(rate=0.5), "clip": 0.3, "dimension": 600, "batch": 2.0}, 6.0),
     "Adam, clipped": (committee, {"optimizer": Adam(rate=0.1), "clip": 0.3, "dimension": 600, "batch": 2.0}, 5.0),
@@ -139,15 +140,15 @@ def picture(seeds: int, file: str, t1: float = 8.0, dimension: int = 600) -> Non
     import matplotlib.pyplot as plt
 
     rules = {
-        "SGD": SGD(rate=0.5),
-        "Adam": Adam(rate=0.1),
-        "sign": Sign(rate=0.1),
-        "Lion": Lion(rate=0.03),
-        "Muon": Muon(rate=0.04),
+        "SGD": {"optimizer": SGD(rate=0.5)},
+        "SGD, clipped at .2": {"optimizer": SGD(rate=0.5), "clip": 0.2},
+        "Adam": {"optimizer": Adam(rate=0.1)},
+        "sign": {"optimizer": Sign(rate=0.1)},
+        "Muon": {"optimizer": Muon(rate=0.04)},
     }
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     for number, (name, rule) in enumerate(rules.items()):
-        system = committee(optimizer=rule, alignment=0.3, batch=4.0, dimension=dimension, nodes=2048)
+        system = committee(**rule, alignment=0.3, batch=4.0, dimension=dimension, nodes=2048)
         run = odescale.train(system, t1, seeds=seeds, records=12, progress=False)
         found = odescale.compare(system, run)
         theory = odescale.integrate(system, ts=np.concatenate([[0.0], np.geomspace(0.2, t1, 40)]), exponents=False)

@@ -13,6 +13,7 @@ from odescale.errors import InputError
 from odescale.expectations.batch import AbstractBatchRule, BatchQuadrature
 from odescale.expectations.closure import AbstractClosure, Quadrature
 from odescale.expectations.nodes import Nodes, gauss_hermite_nodes, largest_order, sobol_nodes
+from odescale.expectations.window import WindowRule
 from odescale.networks.teacher_student import TeacherStudent
 
 CACHE_NUMBERS = 2**18
@@ -47,6 +48,9 @@ def quadrature(
     **Errors**: `InputError` when the nodes alone do not fit; says how many would.
     """
     each = batch if rule is not None else 1
+    if isinstance(rule, WindowRule) and nodes.kind != "sobol":
+        raise InputError("nodes", expected="Sobol points, all of one weight, for the momentum of Muon", got=nodes.kind,
+                         remedy="use sobol_nodes, or a number of nodes")  # fmt: skip
     need = node_dimension(problem) * each
     if nodes.points.shape[-1] != need:
         times = ", B times" * (each > 1)
@@ -133,7 +137,8 @@ def choose_nodes(
             worst = max(worst, float(np.linalg.norm(nodes.half_width(D))) / max(size, 1e-300) / more)
         return worst
 
-    top = largest_order(dimension, budget)
+    # Windows of a momentum are runs of nodes of one weight.
+    top = 0 if isinstance(rule, WindowRule) else largest_order(dimension, budget)
     for order in (8, 12, 16, 24, 32, 48, 64, 96, 128):
         if order > top:
             break

@@ -99,7 +99,9 @@ class ClipRule(AbstractBatchRule):
         return batch * self._weight(S) ** 2 * S
 
     def _weight(self, S: Float[Array, "p p"]) -> Array:
-        return jnp.minimum(1.0, self.largest * _inverse_root(jnp.trace(S)[None])[0])
+        size = jnp.trace(S)
+        long = size > self.largest**2  # never at a gradient of zero, whatever the largest norm
+        return jnp.where(long, self.largest / jnp.sqrt(jnp.where(long, size, 1.0)), 1.0)
 
 
 def _inverse_root(x: Float[Array, " n"]) -> Float[Array, " n"]:

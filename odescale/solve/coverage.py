@@ -50,6 +50,7 @@ LIMITS = {
     "flow": 1.0,
     "mean": 0.5,
     "memory": 0.05,
+    "saturation": 0.05,
     "window": 0.02,
 }
 """Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens."""
@@ -76,6 +77,7 @@ EXPLAIN = {
     "flow": "a step of descent moves the fastest mode by {value:.3g} of its distance (limit {limit:g}): the flow is not the "
     "descent; `compare` takes whole steps, or lower learning_rate",
     "mean": "what divides a step holds the mean gradient too, {value:.3g} of its noise (limit {limit:g}): raise d or lower batch",
+    "saturation": "the squared mean of a sign is {value:.3g} (limit {limit:g}): signs saturate; raise d or lower batch",
     "memory": "second moments forget in {inverse:.3g} steps (limit {limit:g} of a moment a step): raise beta2",
     "window": "what makes Muon's step orthogonal fluctuates by {value:.3g} (limit {limit:g}): leave closure at auto, or raise "
     "momentum or batch",

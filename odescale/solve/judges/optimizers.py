@@ -2,7 +2,8 @@ r"""Sizes of what the theory neglects where rows move by an optimiser of their o
 
     rows, spectrum, norms:  as under plain SGD
     step:       largest |P_k lam_k G|/N of all modes            the move of the fastest mode in one step
-    mean:       B (h q h^T)_ii/(N V_ii), squared for Adam       the mean gradient beside the noise, in what divides the step
+    mean:       (B (h q h^T)_ii/(N V_ii))^2, Adam               the mean gradient beside the noise, in what divides the step
+    saturation: (h q h^T)_ii/N, over (1 - beta1)^2 for Lion     squared mean of a sign: beyond, signs no longer answer linearly
     window:     2 (1 - mu^2)/((1 + mu^2) B), of a closed form      what divides Muon's step is an average over a few batches
     memory:     1 - beta2                                       what divides Adam's step, over 1/(1 - beta2)
     jumps:      as under plain SGD, at the learning rate P, for SGD and Adam; a sign and an orthogonal step have a fixed length
@@ -65,7 +66,10 @@ def sizes(system: MeanField) -> tuple[dict[str, float], float]:
             found["mean"] = max(found.get("mean", 0.0), min(ratio, 1e6) ** 2)
             found["memory"] = max(found.get("memory", 0.0), 1 - float(block.rule.second_beta))
         elif _signs(system):
-            found["mean"] = max(found.get("mean", 0.0), min(ratio, 1e6))
+            # Of an average over many steps the mean is as large as of all of them, the noise of a few.
+            share = (1 - float(block.rule.beta1)) ** 2 if block.rule.beta is not None else 1.0  # type: ignore[attr-defined]
+            signs = float(np.max(np.diag(mean)[rows])) / system.trace / share
+            found["saturation"] = max(found.get("saturation", 0.0), signs)
         if block.rule.word in ("sgd", "adam"):
             at = int(np.argmin(np.abs(np.asarray(system.eigenvalues) - 1)))
             longest = max(longest, float(np.abs(P[at]).max()))

@@ -21,7 +21,7 @@ from odescale.clock import ConstantSchedule
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.generated import spectral as formulas
 from odescale.precision import require_x64
-from odescale.solve.spectral.log_rate import solve_spectral
+from odescale.solve.spectral.log_rate import require_plain_sgd, solve_spectral
 from odescale.systems.spectral import Spectral
 from odescale.systems.spectral_schedules import peak_of
 
@@ -36,6 +36,7 @@ def exact_recursion(
     modes take seconds. **Raises** `InputError`, `OutsideTheoryError` where unstable.
     """
     require_x64("exact_recursion")
+    require_plain_sgd(system)
     times = whole_steps(steps)
     if not (isinstance(momentum, (int, float, np.number)) and 0 <= momentum < 1):
         raise InputError("momentum", expected="a number in [0, 1)", got=momentum, remedy="0.9 is common")

@@ -193,6 +193,16 @@ def _quintic(x: Array, rise: Array, p0: Array, p1: Array, c0: Array, c1: Array) 
 _solve = program(solve_arrays)
 
 
+def require_plain_sgd(system: Any) -> None:
+    """Refuses what has no log-rate ODE: anything but one-pass SGD of a linear model, its optimisers included."""
+    name = getattr(system, "name", None)
+    if name != Spectral.name:
+        raise InputError(
+            "system", expected="a linear model under plain SGD, from spectral(...)",
+            got=type(system).__name__ if name is None else f"one of the theory {name!r}", remedy="use odescale.integrate",
+        )  # fmt: skip
+
+
 def solve_spectral(
     system: Spectral,
     steps: Float[np.ndarray, " n"],
@@ -217,6 +227,7 @@ def solve_spectral(
     step makes the integrator follow the jumps.
     """
     require_x64("solve_spectral")
+    require_plain_sgd(system)
     rtol = float(rtol)
     check_tolerance(rtol, np.dtype(float))
     # Each one has its row of memory.
