@@ -61,6 +61,7 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
 }
 """Name -> builder, parameters (alignment .3), end time. One unit of t is d steps."""
 
+TICKS = (0.2, 0.5, 1, 2, 5)
 WIDTHS = (64, 128, 256, 512, 1024)
 FITTED = 3
 """Widths, the smallest ones, from which the optimum of the others is extrapolated."""
@@ -164,6 +165,8 @@ def picture(seeds: int, file: str, t1: float = 8.0, dimension: int = 600) -> Non
         ylabel="excess loss L  (half squared error)",
         title=f"Two erf units, d = {dimension}, B = 4: lines ODE, marks trained ({seeds} seeds)",
     )
+    axis.set_xticks(TICKS, [f"{x:g}" for x in TICKS])
+    axis.minorticks_off()
     axis.legend(frameon=False, loc="lower left")
     figure.savefig(file, dpi=130)
 

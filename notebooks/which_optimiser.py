@@ -91,6 +91,9 @@ axis.set(
     ylabel="excess loss L  (half squared error)",
     title=f"Erf committee, d = {dimension}, B = {batch:g}: lines ODE, marks trained ({seeds} seeds)",
 )
+ticks = [0.2, 0.5, 1, 2, 5]
+axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
+axis.minorticks_off()
 axis.legend(frameon=False, loc="lower left")
 figure
 

@@ -394,8 +394,7 @@ def peaked(
         optimizer=values["optimizer"],
         loss=values["loss"],
         dimension=float(values["dimension"]),
-        **momentum,
-        **functions,  # type: ignore[arg-type]
+        **(momentum | functions),  # type: ignore[arg-type]
         **{name: jnp.asarray(values[name], dtype=float) for name in numbers},  # type: ignore[arg-type]
     )
 

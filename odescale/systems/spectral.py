@@ -8,7 +8,7 @@ The formulas come from `odescale.generated.spectral`, written by `derivations/sp
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, overload
 
 import equinox as eqx
 import jax
@@ -182,6 +182,26 @@ class Spectral(AbstractSystem):
         }
 
 
+@overload
+def spectral(
+    *,
+    eigenvalues: Float[np.ndarray, " d"] | None = None,
+    excess: Float[np.ndarray, " d"] | None = None,
+    floor: float = 0.0,
+    schedule: Schedule | str | Float[np.ndarray, " n"] | None = None,
+    optimizer: Literal["sgd"] = "sgd",
+    **given: Any,
+) -> Spectral: ...
+@overload
+def spectral(
+    *,
+    eigenvalues: Float[np.ndarray, " d"] | None = None,
+    excess: Float[np.ndarray, " d"] | None = None,
+    floor: float = 0.0,
+    schedule: Schedule | str | Float[np.ndarray, " n"] | None = None,
+    optimizer: AbstractOptimizer | str,
+    **given: Any,
+) -> SpectralOptimized: ...
 @shown(tables.SPECTRAL)
 def spectral(
     *,

@@ -75,7 +75,7 @@ def sizes(system: MeanField) -> tuple[dict[str, float], float]:
             longest = max(longest, float(np.abs(P[at]).max()))
         beta = block.rule.beta
         if block.rule.window(()) is not None and not isinstance(getattr(system.closure, "rule", None), WindowRule):
-            mu = float(beta) ** 2
+            mu = float(block.rule.beta) ** 2  # type: ignore[arg-type]
             found["window"] = 2 * (1 - mu) / (1 + mu) / float(system.batch)
         if beta is not None and not block.has_velocities and float(beta) > 0:
             found["momentum"] = 1 / ((1 - float(beta)) * system.trace)
