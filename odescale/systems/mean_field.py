@@ -267,7 +267,7 @@ class MeanField(AbstractEnsemble):
         return jax.lax.map(lambda r: self.closure.loss(self.problem, C, R, r), jnp.arange(self.closure.replicates))
 
     def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "R modes P P"]) -> dict[str, Array]:
-        """`overlaps` C and `row_overlaps` R of the rows (with friction and their velocities), estimates over replicates; cosines."""
+        """`overlaps` C, `row_overlaps` R of the rows (with friction and their velocities), estimated over replicates; cosines."""
         C, R = (self.estimate(x)[0] for x in jax.vmap(lambda q: self.couple(self.to_overlaps(q)))(y))
         if self.optimizers is not None:  # what optimisers carry are no overlaps of rows
             P = self.problem.size
