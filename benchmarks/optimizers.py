@@ -43,12 +43,17 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
         },
         6.0,
     ),
-    "sign, B = 1": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 1.0}, 6.0),
+    "sign, B = 1": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 1.0}, 7.0),
     "sign, B = 2": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 2.0}, 6.0),
     "sign, B = 8": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 8.0}, 6.0),
     "Lion": (committee, {"optimizer": Lion(rate=0.05), "dimension": 2400, "batch": 1.0}, 5.0),
     "Lion, outside": (committee, {"optimizer": Lion(rate=0.05), "dimension": 600, "batch": 2.0}, 5.0),
     "Muon": (committee, {"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "nodes": 4096}, 6.0),
+    "Muon, the mean of K alone": (
+        committee,
+        {"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "closure": "closed"},
+        6.0,
+    ),
     "SGD, clipped": (committee, {"optimizer": SGD(rate=0.5), "clip": 0.3, "dimension": 600, "batch": 2.0}, 6.0),
     "Adam, clipped": (committee, {"optimizer": Adam(rate=0.1), "clip": 0.3, "dimension": 600, "batch": 2.0}, 5.0),
     "Adam, lam ~ k^-.8": (
@@ -83,6 +88,16 @@ def validity(names: Sequence[str], seeds: int) -> str:
             f"| {found.loss.rms_z:.2f} | {found.verdict.status} |"
         )
         print(lines[-1], flush=True)
+        fall = float(found.theory.loss[0]) / np.asarray(found.theory.loss)[found.at]
+        print(
+            "  fall:",
+            np.round(fall, 1),
+            " run/theory:",
+            np.round(ratio, 4),
+            " scatter:",
+            np.round(scatter, 4),
+            flush=True,
+        )
     return "\n".join(lines)
 
 

@@ -260,6 +260,21 @@ def test_a_node_without_gradient_is_no_fault() -> None:
         assert np.all(np.isfinite(jax.jit(lambda s: s.vector_field(0.0, s.initial_state()))(system))), given
 
 
+def test_what_an_optimiser_neglects_is_judged() -> None:
+    """Inside: Adam as it is used. Outside: a memory of ten steps, Muon by the mean of K alone, Lion whose signs saturate."""
+    assert odescale.coverage(erf_pair(Adam(rate=0.1))).inside
+    outside = {
+        "memory": erf_pair(Adam(rate=0.1, beta2=0.9)),
+        "window": erf_pair(Muon()),
+        "mean": erf_pair(Adam(rate=0.1), 40),
+        "saturation": committee(optimizer=Lion(), batch=4.0, dimension=600, alignment=0.3, nodes=256),
+    }
+    outside["mean"] = eqx.tree_at(lambda s: s.batch, outside["mean"], jnp.asarray(256.0))
+    for name, system in outside.items():
+        found = odescale.coverage(system)
+        assert not found.inside and found.numbers[name] > 0, (name, found)
+
+
 def step_moments(system: Any, seed: int, rule: str, largest: float = np.inf) -> tuple[np.ndarray, np.ndarray]:
     """(N E[Delta C], its standard error) of one real step from the start, by 400 draws of rows at d = 400."""
     from odescale.training.initial import rows_from_overlaps

@@ -36,7 +36,7 @@ from odescale.expectations.closure import (
     solve_right,
 )
 from odescale.expectations.nodes import Nodes
-from odescale.expectations.window import WindowRule, newton_schulz, windows
+from odescale.expectations.window import WindowRule, windows
 from odescale.networks.teacher_student import TeacherStudent
 
 HALF_NORMAL = (2 / np.pi) ** 0.5
@@ -181,7 +181,7 @@ class BatchQuadrature(AbstractClosure):
         if rule.average is not None and rule.filled is not None:  # its noise, at rest (1 - mu)/2 V/B, is in the windows
             mean = rule.average - rule.filled * (1 - rule.beta) / 2 * plain[3]
         order = np.random.default_rng(0).permutation(points.shape[0])
-        ahead, P = windows(rule, lambda K: newton_schulz(K, rule.coefficients, rule.iterations), S, mean, order)
+        ahead, P = windows(rule, S, mean, order)
         drift, written = (jnp.einsum("n,nij,njp->ip", w, ahead, x) for x in (Z, H))
         noise = self.batch * jnp.einsum("n,nij,njk,nlk->il", w, ahead, S, ahead)
         G, extra = (solve_right(x, root, problem.trained) for x in (plain[1], drift - P @ plain[1]))

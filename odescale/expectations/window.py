@@ -12,8 +12,6 @@ Derived in derivations/optimizers.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -24,7 +22,7 @@ from jaxtyping import Array, Float
 class WindowRule(eqx.Module):
     """The momentum of an optimiser that divides by its own size, on `blocks` of rows each by itself.
 
-    - `beta`, `nesterov`: of the momentum. `factor`: K (b, b) -> P(K). `blocks`: numbers of rows among those that move.
+    - `beta`, `nesterov`: of the momentum. `blocks`: numbers of rows among those that move. `coefficients`, `iterations`: of P(K).
     - `average` (p, p): R_UU/N of the velocities, where they are carried; `filled`: share of its noise that a momentum holds.
     """
 
@@ -45,25 +43,20 @@ class WindowRule(eqx.Module):
 
 
 def windows(
-    rule: WindowRule,
-    factor: Callable[[Array], Array],
-    S: Float[Array, "n p p"],
-    mean: Float[Array, "p p"],
-    order: np.ndarray,
+    rule: WindowRule, S: Float[Array, "n p p"], mean: Float[Array, "p p"], order: np.ndarray
 ) -> tuple[Float[Array, "n p p"], Float[Array, "p p"]]:
     """(A_j of every batch, P): `S` of all batches, `mean` K_mean, `order` the order in which batches follow each other."""
     n = len(S)
     w = rule.weights(n)
     spectrum, squares = jnp.fft.rfft(w), jnp.fft.rfft(w**2)
-    filled = (
-        1.0 if rule.filled is None else 1 - rule.beta**2 * (1 - rule.filled)
-    )  # the present gradient is there at once
+    # The present gradient is there at once.
+    filled = 1.0 if rule.filled is None else 1 - rule.beta**2 * (1 - rule.filled)
     past = jnp.fft.irfft(jnp.fft.rfft(S[order], axis=0) * squares[:, None, None], n, axis=0) * filled
     P = jnp.zeros_like(S)
     for rows in rule.blocks:
         pair = (slice(None), *np.ix_(rows, rows))
         K = past[pair] + mean[np.ix_(rows, rows)]
-        P = P.at[pair].set(jax.vmap(factor)(K))
+        P = P.at[pair].set(jax.vmap(lambda K: newton_schulz(K, rule.coefficients, rule.iterations))(K))
     # Forward in time: the conjugate transform runs the convolution the other way round.
     ahead = jnp.fft.irfft(jnp.fft.rfft(P, axis=0) * jnp.conj(spectrum)[:, None, None], n, axis=0)
     return ahead[np.argsort(order)], P.mean(axis=0)

@@ -20,7 +20,7 @@ import optax
 from jaxtyping import Array, Float
 
 from odescale.generated import optimizers as derived
-from odescale.optimizers.base import AbstractOptimizer, Seen, as_number, require
+from odescale.optimizers.base import AbstractOptimizer, Seen, alike, as_number, require
 
 
 class SGD(AbstractOptimizer):
@@ -57,8 +57,7 @@ class SGD(AbstractOptimizer):
         return optax.trace(mu, nesterov=numbers["nesterov"]) if mu > 0 else optax.identity()
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
-        size = seen.rate / (1 - self.momentum)
-        return jnp.broadcast_to(size * jnp.eye(len(seen.noise)), (len(seen.eigenvalues), *seen.noise.shape))
+        return alike(seen, seen.rate / (1 - self.momentum))
 
 
 class Adam(AbstractOptimizer):

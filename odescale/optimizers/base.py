@@ -116,6 +116,11 @@ class AbstractOptimizer(eqx.Module):
         return f"{type(self).__name__}({', '.join(words)})"
 
 
+def alike(seen: Seen, size: Any) -> Float[Array, "modes b b"]:
+    """P_k = `size` times the identity, in every mode."""
+    return jnp.broadcast_to(size * jnp.eye(len(seen.noise)), (len(seen.eigenvalues), *seen.noise.shape))
+
+
 def as_number(value: Any) -> Any:
     """A field's value as an array of one number."""
     try:

@@ -19,12 +19,11 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import equinox as eqx
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
 from odescale.expectations.batch import AbstractBatchRule, LionRule, SignRule
-from odescale.optimizers.base import AbstractOptimizer, Seen, as_number, require
+from odescale.optimizers.base import AbstractOptimizer, Seen, alike, as_number, require
 
 
 class Sign(AbstractOptimizer):
@@ -56,7 +55,7 @@ class Sign(AbstractOptimizer):
         return optax.scale_by_sign()
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
-        return jnp.broadcast_to(seen.rate * jnp.eye(len(seen.noise)), (len(seen.eigenvalues), *seen.noise.shape))
+        return alike(seen, seen.rate)
 
 
 class Lion(AbstractOptimizer):
@@ -96,4 +95,4 @@ class Lion(AbstractOptimizer):
         return optax.scale_by_lion(numbers["beta1"], numbers["beta2"])
 
     def preconditioner(self, seen: Seen) -> Float[Array, "modes b b"]:
-        return jnp.broadcast_to(seen.rate * jnp.eye(len(seen.noise)), (len(seen.eigenvalues), *seen.noise.shape))
+        return alike(seen, seen.rate)

@@ -20,7 +20,7 @@ from odescale.expectations.window import WindowRule
 from odescale.networks.teacher_student import TeacherStudent
 from odescale.optimizers.adam import SGD
 from odescale.optimizers.base import AbstractOptimizer
-from odescale.optimizers.rows import row_optimizers
+from odescale.optimizers.rows import refuse_numbers, row_optimizers
 from odescale.precision import require_x64
 from odescale.systems.closed_form import closed_form, has_closed_form
 from odescale.systems.mean_field import MeanField
@@ -123,21 +123,15 @@ def _optimizer(
         isinstance(clip, int | float | np.number | np.ndarray | jax.Array) and float(clip) > 0
     ):
         raise InputError("clip", expected="a positive number, inf for none", got=clip, remedy="1 is in use")
-    names = ("learning_rate", "momentum", "friction", "weight_decay")
     if optimizer is None:
         if is_traced(clip) or np.isfinite(clip):
-            numbers = {name: given.pop(name, 0.0) for name in names[1:]}
+            numbers = {name: given.pop(name, 0.0) for name in ("momentum", "friction", "weight_decay")}
             if is_traced(numbers["friction"]) or numbers["friction"] > 0:
                 raise InputError("friction", expected="0 with clipping", got=numbers["friction"], remedy="use momentum")
             rate = given.pop("learning_rate", MeanField.parameters[0].default)
             return SGD(rate=rate, momentum=numbers["momentum"], decay=numbers["weight_decay"])
         return None
-    for name in names:
-        if name in given:
-            raise InputError(
-                name, expected="nothing beside optimizer, which has its own rate, momentum and decay", got=given[name],
-                remedy=f"give it to {type(optimizer).__name__}",
-            )  # fmt: skip
+    refuse_numbers(given)
     return optimizer
 
 

@@ -25,7 +25,7 @@ from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, complete, is_traced, non_negative, shown
-from odescale.systems.spectral_bins import bin_modes
+from odescale.systems.spectral_bins import bin_modes, check_modes
 from odescale.systems.spectral_optimized import SpectralOptimized, optimized_spectral
 from odescale.systems.spectral_schedules import LoggedSchedule, peak_of
 
@@ -75,15 +75,7 @@ class Spectral(AbstractSystem):
     def __check_init__(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
             return
-        shape = np.shape(self.eigenvalues)
-        for name, floor in (("eigenvalues", "> 0"), ("start", ">= 0"), ("squares", ">= 0")):
-            values = np.asarray(getattr(self, name))
-            if values.ndim != 1 or values.size == 0 or values.shape != shape:
-                raise InputError(
-                    name, expected=f"shape {shape}, one number per mode", got=values.shape, remedy="match them"
-                )
-            if not np.all(np.isfinite(values)) or np.any(values < 0) or (floor == "> 0" and np.any(values == 0)):
-                raise InputError(name, expected=f"finite numbers {floor}", got=values, remedy="drop or mend them")
+        check_modes(eigenvalues=self.eigenvalues, start=self.start, squares=self.squares)
 
     @property
     def integration(self) -> Integration:

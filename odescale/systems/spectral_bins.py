@@ -9,6 +9,8 @@ its first derivatives, and sum lam^2.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Float
 
@@ -80,3 +82,16 @@ def _gauss(x: Float[np.ndarray, " m"], weights: Float[np.ndarray, " m"], nodes: 
     jacobi = np.diag(diagonal) + np.diag(off[: size - 1], 1) + np.diag(off[: size - 1], -1)
     values, vectors = np.linalg.eigh(jacobi)
     return middle + half * values, total * vectors[0] ** 2
+
+
+def check_modes(**numbers: Any) -> None:
+    """Refuses, by name, what is not one finite number >= 0 per mode; `eigenvalues`, which give the number of modes, are > 0."""
+    shape = np.shape(numbers["eigenvalues"])
+    for name, given in numbers.items():
+        values, floor = np.asarray(given), "> 0" if name == "eigenvalues" else ">= 0"
+        if values.ndim != 1 or values.size == 0 or values.shape != shape:
+            raise InputError(
+                name, expected=f"shape {shape}, one number per mode", got=values.shape, remedy="match them"
+            )
+        if not np.all(np.isfinite(values)) or np.any(values < 0) or (floor == "> 0" and np.any(values == 0)):
+            raise InputError(name, expected=f"finite numbers {floor}", got=values, remedy="drop or mend them")

@@ -43,6 +43,7 @@ from odescale.optimizers.signs import Sign
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, is_traced
+from odescale.systems.spectral_bins import check_modes
 from odescale.systems.spectral_schedules import peak_of
 
 BASES = ("eigen", "rotated")
@@ -95,15 +96,7 @@ class SpectralOptimized(AbstractSystem):
     def __check_init__(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
             return
-        for name in ("eigenvalues", "start"):
-            values = np.asarray(getattr(self, name))
-            if values.ndim != 1 or values.size == 0 or values.shape != np.shape(self.eigenvalues):
-                raise InputError(
-                    name, expected="shape (modes,), one number per mode", got=values.shape, remedy="match them"
-                )
-            if not np.all(np.isfinite(values)) or np.any(values < 0) or (name == "eigenvalues" and np.any(values == 0)):
-                sign = "> 0" if name == "eigenvalues" else ">= 0"
-                raise InputError(name, expected=f"finite numbers {sign}", got=values, remedy="drop or mend them")
+        check_modes(eigenvalues=self.eigenvalues, start=self.start)
 
     @property
     def integration(self) -> Integration:

@@ -153,6 +153,7 @@ class LinearExperiment(AbstractExperiment):
 
 @program
 def risk_of(task: GaussianTask | StoredTask, theta: Float[Array, "s N"]) -> Float[Array, " s"]:
+    """The mean square error of every seed's weights on fresh data."""
     return task.risk(theta)
 
 

@@ -117,9 +117,8 @@ def even_rotation(eigenvalues: Float[np.ndarray, " d"], seed: int = 0) -> Float[
     gaussian = np.random.default_rng(seed).standard_normal((d, d))
     R, triangle = np.linalg.qr(gaussian)
     R = R * np.sign(np.diag(triangle))
-    left = np.ones(d, dtype=bool)
+    diagonal = (R**2) @ lam
     for _ in range(d - 1):
-        diagonal = np.where(left, (R**2) @ lam, goal)
         i, j = int(np.argmin(diagonal)), int(np.argmax(diagonal))
         p, q, cross = diagonal[i], diagonal[j], (R[i] * R[j]) @ lam
         if q - p <= 1e-14 * goal:
@@ -128,5 +127,5 @@ def even_rotation(eigenvalues: Float[np.ndarray, " d"], seed: int = 0) -> Float[
         x = (-cross + np.sqrt(cross**2 + (q - goal) * (goal - p))) / (q - goal)
         size = np.sqrt(1 + x**2)
         R[i], R[j] = (R[i] + x * R[j]) / size, (R[j] - x * R[i]) / size
-        left[i] = False
+        diagonal[i], diagonal[j] = goal, (R[j] ** 2) @ lam
     return R
