@@ -158,7 +158,7 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str]
     patch = pytest.MonkeyPatch()
     for name in ("plot_curves", "plot_forecast", "plot_indices", "plot_residuals"):
         patch.setattr(log_pages, name, lambda *given, **options: None)
-    patch.setattr(log_pages, "_png", lambda axes: b"")
+    patch.setattr(log_pages, "png", lambda axes: b"")
 
     def make(name: str) -> Written:
         if name not in made:

@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import json
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from odescale.analysis.forecast.law_mean import COVERED
 from odescale.compare.log_phases import in_steps
 from odescale.compare.log_report import LogReport, RunReport, block_rows, covered, end_of, thinned
+from odescale.compare.pages import Part, png, stem_of, write_page
 from odescale.files import plain
-from odescale.plain_text import in_markdown, one_line
 from odescale.plot.logs import plot_curves, plot_forecast, plot_indices, plot_residuals
 
 _CLOCK = {"steps": "SGD steps", "tau": "intrinsic time tau, the sum of learning rates"}
 PICTURES = 3
 """Runs and forecasts that are drawn; the tables name all."""
 
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; } h2 { font-size: 1.25rem; margin-top: 2.2rem; border-bottom: 1px solid #ddd; }
-table { border-collapse: collapse; margin: .8rem 0; font-size: .92rem; display: block; overflow-x: auto; }
-th, td { border-bottom: 1px solid #ddd; padding: .25rem .7rem; text-align: left; vertical-align: top; }
-th { background: #f4f4f4; } td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
-img { max-width: 100%; height: auto; } .verdict { background: #eef4fa; padding: .6rem 1rem; border-left: 4px solid #0072b2; }
-"""
-
-
-class Part(NamedTuple):
-    """A heading with paragraphs, bullets, tables (rows of equal keys) and pictures (name, words, PNG), in this order."""
-
-    title: str
-    paragraphs: tuple[str, ...] = ()
-    bullets: tuple[str, ...] = ()
-    tables: tuple[Sequence[dict[str, Any]], ...] = ()
-    pictures: tuple[tuple[str, str, bytes], ...] = ()
-
 
 def write_log_report(
     report: LogReport, folder: str | os.PathLike, *, title: str = "Training curves and theory"
 ) -> Path:
     """Writes report.html (self-contained), report.md with its pictures, and report.json into `folder`; returns the page's path."""
-    place = Path(folder)
-    place.mkdir(parents=True, exist_ok=True)
-    parts = _parts(report)
-    (place / "report.html").write_text(_to_html(parts, title), encoding="utf-8")
-    for part in parts:
-        for name, _, figure in part.pictures:
-            (place / f"{name}.png").write_bytes(figure)
-    (place / "report.md").write_text(_to_markdown(parts, title), encoding="utf-8")
-    record = json.dumps(report_record(report) | {"title": title}, indent=1, allow_nan=False)
-    (place / "report.json").write_text(record + "\n", encoding="utf-8")
-    return place / "report.html"
+    return write_page(_parts(report), report_record(report), folder, title=title)
 
 
 def report_record(report: LogReport) -> dict[str, Any]:
@@ -120,7 +86,7 @@ def _parts(report: LogReport) -> list[Part]:
 def _answer(report: LogReport) -> Part:
     """What can and what cannot be said, in a few lines, over one picture of all runs with their rates."""
     drawn = plot_curves([thinned(run.log) for run in report.runs])
-    picture = ("runs", "loss and learning rate of all runs", _png(drawn))
+    picture = ("runs", "loss and learning rate of all runs", png(drawn))
     held_out = "the run" if len(report.asked) == 1 else "the runs"
     words = {
         "agrees": f"**The forecast agrees with {held_out} held out.**",
@@ -190,8 +156,8 @@ def _details(run: RunReport) -> Part:
         words.append(f"Fitted as a power law with a floor over the whole run, whatever its phases: {run.floor}.")
     if found is None:
         return Part(title, tuple(words))
-    stem = _stem(run.log.name)
-    figure = _png(plot_indices(run.exponents, found, run.phases.t_x_step))
+    stem = stem_of(run.log.name)
+    figure = png(plot_indices(run.exponents, found, run.phases.t_x_step))
     return Part(title, tuple(words), (), (), ((f"exponents_{stem}", "local exponent p and exponentiality q", figure),))
 
 
@@ -216,7 +182,7 @@ def _laws(report: LogReport) -> Part:
         if report.forecast is not None:
             best = report.forecast.fit.law
         fit = report.table.fits.get(best, report.table.fits[known[0]])
-        pictures = (("residuals", "residuals in intrinsic time", _png(plot_residuals(fit, curves=report.fitted))),)
+        pictures = (("residuals", "residuals in intrinsic time", png(plot_residuals(fit, curves=report.fitted))),)
     return Part(title, words, (), (law_rows(report),), pictures)
 
 
@@ -259,7 +225,7 @@ def _forecasts(report: LogReport) -> Part:
     blocks = _blocks(report, report.asked)
     words += (f"The truth is that of the fit{blocks}.",) if blocks else ()
     pictures = tuple(
-        (f"forecast_{_stem(run.name)}", f"forecast of {run.name}", _png(plot_forecast(run, rate=curve.rate)))
+        (f"forecast_{stem_of(run.name)}", f"forecast of {run.name}", png(plot_forecast(run, rate=curve.rate)))
         for run, curve in list(zip(report.forecast.runs, report.predicted, strict=True))[:PICTURES]
     )
     return Part(title, words, (), (forecast_rows(report),), pictures)
@@ -290,89 +256,3 @@ def _kernel(report: LogReport) -> Part:
             ),
         )
     return Part("Kernel regime", (f"**{report.kernel.verdict.status}**",), report.kernel.verdict.reasons)
-
-
-def _png(axes: Any) -> bytes:
-    """The figure of axes, or of a dict of them."""
-    stream = io.BytesIO()
-    one = next(iter(axes.values())) if isinstance(axes, dict) else axes
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # a name may hold letters that no font here has
-        one.figure.savefig(stream, format="png", dpi=110)
-    return stream.getvalue()
-
-
-def _stem(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    return in_steps(float(value)) if isinstance(value, float | np.floating) else str(value)
-
-
-def _to_markdown(parts: Sequence[Part], title: str) -> str:
-    lines = [f"# {in_markdown(title)}", ""]
-    for part in parts:
-        lines += [f"## {in_markdown(part.title)}", ""]
-        for text in part.paragraphs:
-            lines += [_marked(text), ""]
-        lines += [*(f"- {_marked(text)}" for text in part.bullets), ""] if part.bullets else []
-        for rows in part.tables:
-            names = _columns(rows)
-            if names:
-                lines += ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
-                lines += ["| " + " | ".join(in_markdown(_cell(row.get(n))) for n in names) + " |" for row in rows]
-                lines.append("")
-        for name, words, _ in part.pictures:
-            lines += [f"![{in_markdown(words)}]({name}.png)", ""]
-    return "\n".join(lines).rstrip() + "\n"
-
-
-def _to_html(parts: Sequence[Part], title: str) -> str:
-    out = [
-        '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
-        f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body><h1>{_escaped(title)}</h1>",
-    ]
-    for part in parts:
-        boxed = part.title == "Answer"
-        out.append(f"<h2>{_escaped(part.title)}</h2>" + ('<div class="verdict">' if boxed else ""))
-        out += [f"<p>{_bold(text)}</p>" for text in part.paragraphs]
-        if part.bullets:
-            out.append("<ul>" + "".join(f"<li>{_bold(text)}</li>" for text in part.bullets) + "</ul>")
-        out.append("</div>" if boxed else "")
-        for rows in part.tables:
-            names = _columns(rows)
-            if names:
-                out.append("<table><tr>" + "".join(f"<th>{html.escape(name)}</th>" for name in names) + "</tr>")
-                out += ["<tr>" + "".join(_html_cell(row.get(name)) for name in names) + "</tr>" for row in rows]
-                out.append("</table>")
-        for _, words, figure in part.pictures:
-            data = base64.b64encode(figure).decode()
-            out.append(f'<p><img alt="{_escaped(words)}" src="data:image/png;base64,{data}"></p>')
-    return "\n".join([*out, "</body></html>", ""])
-
-
-def _marked(text: str) -> str:
-    """A paragraph of Markdown: bold where all of it is, otherwise plain text."""
-    bold = text.startswith("**") and text.endswith("**") and len(text) > 4
-    return f"**{in_markdown(text[2:-2])}**" if bold else in_markdown(text)
-
-
-def _escaped(text: str) -> str:
-    return html.escape(one_line(text))
-
-
-def _bold(text: str) -> str:
-    safe = _escaped(text)
-    return f"<strong>{safe[2:-2]}</strong>" if safe.startswith("**") and safe.endswith("**") else safe
-
-
-def _html_cell(value: Any) -> str:
-    start = '<td class="number">' if isinstance(value, int | float | np.number) else "<td>"
-    return f"{start}{_escaped(_cell(value))}</td>"
-
-
-def _columns(rows: Sequence[dict[str, Any]]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row))
