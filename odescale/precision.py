@@ -7,6 +7,10 @@ that line themselves. `precision="float32"` is the way to ask for single precisi
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
+from importlib import import_module
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +24,12 @@ def require_x64(what: str) -> None:
     """Raises `PrecisionError` with the one-line remedy when JAX's 64-bit numbers are off; `what` names the caller."""
     if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]
         raise PrecisionError(what, expected="float64 (jax_enable_x64 on)", got="float32 only", remedy=REMEDY)
+
+
+def with_x64() -> AbstractContextManager[Any]:
+    """64-bit numbers in a thread that a public verb starts: what a user has switched on for one thread holds for that one alone."""
+    place: Any = jax if hasattr(jax, "enable_x64") else import_module("jax.experimental")  # there before JAX 0.8
+    return place.enable_x64(True)
 
 
 def resolve_dtype(precision: str, what: str) -> np.dtype:

@@ -135,7 +135,7 @@ def test_a_sweep_is_told_its_route(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("odescale.solve.integrate.solve_fused", spy)
     with routed("interpreted"), pytest.raises(NoLanes, match="spied"):
         odescale.sweep("committee", 1.0, {"learning_rate": [0.1, 0.2]}, points=3, units=1, teacher_units=1)
-    assert asked == [True]
+    assert set(asked) == {True}  # once for the program that would be kept, once for the one that is not
 
 
 @pytest.mark.slow

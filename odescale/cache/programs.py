@@ -47,7 +47,7 @@ MOST_PROGRAMS = 512
 MOST_VERSIONS = 8
 """Of the sources, whose programs stay on disk: with a new one that of the longest unused goes."""
 
-_options: ContextVar[tuple[tuple[str, int], ...]] = ContextVar("options of the compiler", default=())
+_options: ContextVar[tuple[tuple[str, int | bool], ...]] = ContextVar("options of the compiler", default=())
 
 _ready: list[OrderedDict] = []
 
@@ -79,6 +79,19 @@ def lightly() -> Iterator[None]:
     Sooner done, and what comes out is slower: for one small solve, not for a thousand.
     """
     token = _options.set((("xla_backend_optimization_level", 0),))
+    try:
+        yield
+    finally:
+        _options.reset(token)
+
+
+@contextmanager
+def in_one_thread() -> Iterator[None]:
+    """Programs that the cache first sees in this block are compiled without XLA's own threads within an operation, on a CPU.
+
+    Handing an operation on a few numbers to a second thread costs more than the operation.
+    """
+    token = _options.set((*_options.get(), ("xla_cpu_multi_thread_eigen", False)))
     try:
         yield
     finally:
@@ -156,7 +169,9 @@ def program(function: F) -> F:
             key = _digest(name, given, arrays)
         except _Unnamed:
             return plain(*arguments, **named)
-        path, key = place / f"{key.hex()}.bin", (key, _options.get())
+        # A compiled program runs on the device that it was compiled for.
+        device = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+        path, key = place / f"{key.hex()}.bin", (key, _options.get(), device)
         if key in ready:
             ready.move_to_end(key)
         else:

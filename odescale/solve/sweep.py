@@ -1,23 +1,24 @@
-"""Many members at once: a vmapped solve of so many lanes on every local device, compiled once; the rest in turn."""
+"""Many members at once: a vmapped solve of so many lanes on every local device, each taking the next lanes when it is done."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import replace
-from functools import cache
+from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from odescale.cache.programs import program
+from odescale.cache.programs import in_one_thread, program
 from odescale.clock import Clock
 from odescale.errors import whole
-from odescale.precision import resolve_dtype
+from odescale.precision import resolve_dtype, with_x64
 from odescale.solve.fused import route_of
 from odescale.solve.integrate import FINISHED, first_time, output_times, solve_arrays
 from odescale.solve.members import Columns, Family, columns_of, family_of, require_one_shape
@@ -133,23 +134,17 @@ def solve_members(
     if lanes is None:
         lanes = LANES if devices[0].platform == "cpu" else -(-most // len(devices))
     lanes = min(lanes, most)
-    group = lanes * len(devices)
     numbers_of_one = int(np.prod(problem.sample.initial_state().shape))
-    plan = (
-        problem.solver,
-        problem.max_steps,
-        wanted,
-        exponents,
-        devices,
-        route_of(devices[0].platform, numbers_of_one),
-    )
+    route = route_of(devices[0].platform, numbers_of_one)
+    plan = (problem.solver, problem.max_steps, wanted, exponents, route)
     numbers = (jnp.asarray(problem.times), problem.rtol, problem.atol)
 
     def solve(members: Int[np.ndarray, " k"]) -> Any:
         # A last group of another size would be compiled again: fill it up with copies of its last member.
-        padded = np.pad(members, (0, group - members.size), mode="edge")
+        padded = np.pad(members, (0, lanes - members.size), mode="edge")
         columns = {name: jnp.asarray(column[padded]) for name, column in arrays.items()}
-        return _solve_group(problem.family, columns, *numbers, plan)
+        with in_one_thread():
+            return _solve_group(problem.family, columns, *numbers, plan)
 
     groups, found, rest = [], [], np.arange(size)
     if size > FEW * lanes:
@@ -159,9 +154,9 @@ def solve_members(
         steps = (np.asarray(taken["accepted"]) + np.asarray(taken["rejected"]))[: groups[0].size]
         rest = np.setdiff1d(rest, groups[0])
         rest = rest[np.argsort(_expected_steps(arrays, groups[0], steps)[rest], kind="stable")]
-    for start in range(0, rest.size, group):
-        groups.append(rest[start : start + group])
-        found.append(solve(groups[-1]))
+    further = [rest[start : start + lanes] for start in range(0, rest.size, lanes)]
+    groups += further
+    found += _on_devices(solve, further, devices)
     order = np.argsort(np.concatenate(groups), kind="stable")
 
     def joined(*parts: Array) -> np.ndarray:
@@ -213,15 +208,38 @@ def _devices() -> tuple[Any, ...]:
     return (jax.local_devices(backend=chosen)[0] if isinstance(chosen, str) else chosen,)
 
 
-@cache
-def _mesh(devices: tuple[Any, ...]) -> Mesh:
-    # Explicit axes, the default of make_mesh, would ask diffrax for shardings of its own arrays.
-    return Mesh(np.array(devices), ("member",), axis_types=(AxisType.Auto,))
+def _on_devices(solve: Callable[[Any], Any], groups: list[Any], devices: tuple[Any, ...]) -> list[Any]:
+    """`solve` of every group, in their order.
+
+    One thread a device, each taking the next group when it is done: in one program for all (`shard_map`) every device waits at the
+    end of each group for the slowest of them.
+    """
+    if len(devices) == 1 or len(groups) < 2:
+        return [solve(group) for group in groups]
+    waiting: SimpleQueue[int] = SimpleQueue()
+    for place in range(len(groups)):
+        waiting.put(place)
+    found: list[Any] = [None] * len(groups)
+
+    def work(device: Any) -> None:
+        # JAX's own contexts belong to a thread.
+        with with_x64(), jax.default_device(device):
+            while True:
+                try:
+                    place = waiting.get_nowait()
+                except Empty:
+                    return
+                found[place] = jax.tree_util.tree_map(np.asarray, solve(groups[place]))
+
+    with ThreadPoolExecutor(len(devices)) as pool:
+        for done in [pool.submit(copy_context().run, work, device) for device in devices]:
+            done.result()
+    return found
 
 
 @program
 def _solve_group(family, columns, times, rtol, atol, plan):
-    solver, max_steps, wanted, exponents, devices, route = plan
+    solver, max_steps, wanted, exponents, route = plan
     parts, static = eqx.partition(family, eqx.is_array)
 
     def one(parts, member, times, rtol, atol):
@@ -232,14 +250,7 @@ def _solve_group(family, columns, times, rtol, atol, plan):
         )  # fmt: skip
         return _kept(out, wanted)
 
-    members = jax.vmap(one, in_axes=(None, 0, None, None, None))
-    if len(devices) > 1:
-        here, there = PartitionSpec(), PartitionSpec("member")
-        # No collectives inside: every device takes the steps of its own slowest member.
-        members = jax.shard_map(
-            members, mesh=_mesh(devices), in_specs=(here, there, here, here, here), out_specs=there, check_vma=False
-        )
-    return members(parts, columns, times, rtol, atol)
+    return jax.vmap(one, in_axes=(None, 0, None, None, None))(parts, columns, times, rtol, atol)
 
 
 def _kept(out: dict[str, Any], wanted: tuple[str, ...] | None) -> dict[str, Any]:
