@@ -17,6 +17,7 @@ from odescale.plot.draw import plot as plot
 from odescale.analysis.forecast.fit import fit_law as fit_law
 from odescale.analysis.forecast.predict import forecast as forecast
 from odescale.analysis.forecast.best_schedule import best_schedule as best_schedule
+from odescale.analysis.tables.fit import fit_table as fit_table
 from odescale.logs.read import read_log as read_log
 from odescale.logs.read import read_logs as read_logs
 

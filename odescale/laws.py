@@ -1,4 +1,4 @@
-"""Loss laws under a learning-rate schedule: curves, candidates, choice, isolated sizes, floors."""
+"""Laws of the loss: under a schedule (curves, candidates, choice, floors), and of finished runs (tables, scaling laws)."""
 
 from odescale._door import open_door
 

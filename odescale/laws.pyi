@@ -9,3 +9,8 @@ from odescale.analysis.forecast.loss_curve import curve_from_rates as curve_from
 from odescale.analysis.forecast.loss_curve import planned_curve as planned_curve
 from odescale.analysis.forecast.ode import solve_schedule as solve_schedule
 from odescale.analysis.phases.power_floor import fit_power_floor as fit_power_floor
+from odescale.analysis.tables.result import TableFit as TableFit
+from odescale.analysis.tables.forms import FORMS as FORMS
+from odescale.analysis.tables.forms import Form as Form
+from odescale.analysis.tables.table import ScalingTable as ScalingTable
+from odescale.analysis.tables.table import scaling_table as scaling_table

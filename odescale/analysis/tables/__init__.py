@@ -1,0 +1,1 @@
+"""Tables of finished runs: scaling laws fitted to them, checked, and turned into decisions."""
