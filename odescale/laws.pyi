@@ -8,6 +8,7 @@ from odescale.analysis.forecast.loss_curve import LossCurve as LossCurve
 from odescale.analysis.forecast.loss_curve import curve_from_rates as curve_from_rates
 from odescale.analysis.forecast.loss_curve import planned_curve as planned_curve
 from odescale.analysis.forecast.ode import solve_schedule as solve_schedule
+from odescale.analysis.forecast.optimal_schedule import optimal_schedule_of as optimal_schedule_of
 from odescale.analysis.phases.power_floor import fit_power_floor as fit_power_floor
 from odescale.analysis.tables.result import TableFit as TableFit
 from odescale.analysis.tables.forms import FORMS as FORMS

@@ -1,3 +1,5 @@
+from odescale.analysis.forecast.optimal_schedule import OptimalSchedule as OptimalSchedule
+from odescale.analysis.forecast.optimal_schedule import optimal_schedule as optimal_schedule
 from odescale.clock import ConstantSchedule as ConstantSchedule
 from odescale.clock import CosineSchedule as CosineSchedule
 from odescale.clock import GrowthSchedule as GrowthSchedule

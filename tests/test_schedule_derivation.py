@@ -9,8 +9,9 @@ import sympy
 
 from derivations import __main__ as command
 from derivations.schedule import checks as schedule_checks
+from derivations.schedule import optimal, optimal_checks
 from derivations.schedule import script as schedule
-from derivations.schedule.notation import CAPACITY, LAG, MEMORY, SOURCE, SPEED
+from derivations.schedule.notation import ALPHA, CAPACITY, LAG, LAST, LEFT, MEMORY, SOURCE, SPEED
 from odescale.symbolic import module_source, run_checks, verify_stamp
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -39,7 +40,20 @@ def test_checks_pass_and_can_fail() -> None:
     assert not schedule_checks.bias((SOURCE - 1) / CAPACITY, 2 * schedule.bias_law()[1]).passed
 
 
+def test_checks_of_the_best_schedule_can_fail() -> None:
+    _, price, best = optimal.rate_at_lag()
+    count, rate = optimal.steps_of_lag(best)
+    assert optimal_checks.power_decay(rate).passed
+    assert not optimal_checks.power_decay(LAST * (rate / LAST) ** sympy.Rational(9, 10)).passed
+    assert optimal_checks.decay_noise(price * LEFT, rate).passed
+    assert not optimal_checks.decay_noise(price * LEFT / 2, rate).passed
+    exponents = optimal.easy(count, price)
+    assert not optimal_checks.easy(best, count, ALPHA / (ALPHA + 1), exponents["peak exponent"]).passed
+    assert not optimal_checks.hard(best, count, (ALPHA - MEMORY) / (ALPHA + 1)).passed
+    assert not optimal_checks.best_rate(best, 1.2 * count).passed
+
+
 @pytest.mark.slow
 def test_every_numeric_check_passes() -> None:
     results = run_checks(schedule.derive())
-    assert len(results) == 6 and all(result.passed for result in results.values()), results
+    assert len(results) == 12 and all(result.passed for result in results.values()), results

@@ -122,5 +122,8 @@ def _calls() -> list[Call]:
         "bias_power": (2.0, 0.4), "noise_decay": (0.1, 30.0), "noise_memory": (0.3, 30.0, 0.7),
         "noise_slope": (0.1, 3e-4, 30.0, 400.0),
         "bias_exponent": (2.0, 1.5), "memory_exponent": (1.5,),
+        "best_rate_at_lag": (0.3, 1e-3, 30.0, 0.7), "best_rate_left": (400.0, 1e-3, 30.0, 0.7),
+        "step_price": (1e-3, 30.0, 0.7, 400.0), "easy_exponent": (0.9, 0.7), "peak_exponent": (0.9, 0.7),
+        "share_exponent": (0.3, 0.7),
     }  # fmt: skip
     return [*calls.items()]

@@ -6,18 +6,27 @@ from functools import cache, partial
 
 import sympy
 
-from derivations.schedule import checks
+from derivations.schedule import checks, optimal
 from derivations.schedule.notation import (
     ALPHA,
     AMPLITUDE,
     CAPACITY,
+    END,
     FLOOR,
+    HORIZON,
     LAG,
+    LAST,
+    LEFT,
     LEVEL,
     MEMORY,
     MODE,
     NOISE,
+    ONSET,
+    PEAK,
+    PRICE,
+    RATE_MAX,
     RISK,
+    SHAPE,
     SOURCE,
     SPEED,
     START,
@@ -105,7 +114,8 @@ def derive() -> Derivation:
         title="Loss under a learning-rate schedule",
         summary="From one-pass SGD on a power-law spectrum with any learning rate eta(t) to L = L0 + A tau^-alpha + n: "
             "the slow modes "
-        "become one power law in intrinsic time, the noise a power-law mixture of relaxing modes, one mode, or B eta.",
+        "become one power law in intrinsic time, the noise a power-law mixture of relaxing modes, one mode, or B eta. Then the "
+        "schedule of least final loss: a power decay, or a plateau and a late decay.",
         states=(
             Parameter(TAU, "intrinsic time int eta dr", "> 0", "learning rate * SGD steps"),
             Parameter(MODE, "excess risk of a mode, lam_k E(theta_k - theta_k*)^2", ">= 0", "loss"),
@@ -126,6 +136,15 @@ def derive() -> Derivation:
             Parameter(MEMORY, "exponent of their mixture", "> 0"),
             Parameter(LAG, "time since", ">= 0", "that of tau"),
             Parameter(START, "n at the beginning of a step", ">= 0", "loss"),
+            Parameter(HORIZON, "horizon of a run", "> 0", "SGD steps"),
+            Parameter(LEFT, "steps left", ">= 0", "SGD steps"),
+            Parameter(RATE_MAX, "bound of the learning rate", "> 0", "per SGD step"),
+            Parameter(LAST, "best rate of the last step", "> 0", "per SGD step"),
+            Parameter(PRICE, "what a step less would save, Lagrange multiplier of N", "> 0", "loss per SGD step"),
+            Parameter(END, "tau at the end", "> 0", "that of tau"),
+            Parameter(ONSET, "tau between the onset of the decay and the end", "> 0", "that of tau"),
+            Parameter(SHAPE, "power of a fixed shape", ">= 0"),
+            Parameter(PEAK, "peak of a schedule", "> 0", "per SGD step"),
         ),
         assumptions=(
             Assumption("linear", "The network is linear in its features, the spectrum and the target are power laws: see "
@@ -202,12 +221,15 @@ def derive() -> Derivation:
                 (Equation("L", FLOOR + AMPLITUDE * TAU**-ALPHA + NOISE),),
                 ("linear", "dense", "slow risk", "real network"),
             ),
+            *optimal.steps(),
         ),
         sources=(
             "Bordelon, Atanasov & Pehlevan 2024: a dynamical model of neural scaling laws",
             "Paquette, Paquette, Xiao & Pennington 2024: 4+3 phases of compute-optimal neural scaling laws",
             "Luo et al. 2025, arXiv 2503.12811: the multi-power law, whose loss drop is the mixture above with rates that "
             "depend on eta",
+            "Li et al. 2025, arXiv 2509.19189: functional scaling laws; the same law, alpha = s and the kernel (1 + s)^-(2 - 1/b)",
+            "Li et al. 2026, arXiv 2602.06797: the optimal schedules of that law and their phases; here at any C, B and N",
         ),
         outputs=_write(alpha, beta, response, slope, exact),
         imports=("import jax.numpy as jnp", "from jax import Array"),
@@ -220,7 +242,7 @@ def _write(
     """The formulas as functions; scalars, or arrays that broadcast."""
     names: dict[sympy.Basic, str] = {
         TAU: "tau", LAG: "lag", ALPHA: "alpha", SPEED: "speed", MEMORY: "memory", LEVEL: "level", eta: "rate", NOISE: "noise",
-        SOURCE: "a", CAPACITY: "b",
+        SOURCE: "a", CAPACITY: "b", LEFT: "left", LAST: "last",
     }  # fmt: skip
     keep = sympy.simplify(sympy.diff(exact, START))
     functions: tuple[tuple[str, tuple[sympy.Symbol, ...], str, sympy.Expr], ...] = (
@@ -240,6 +262,7 @@ def _write(
         ("noise_slope", (NOISE, eta, SPEED, LEVEL), "dn/dtau = -C (n - B eta).", slope),
         ("bias_exponent", (SOURCE, CAPACITY), "alpha of lam_k = k^-b, e_k(0) = k^-a.", alpha),
         ("memory_exponent", (CAPACITY,), "beta of lam_k = k^-b.", beta),
+        *optimal.functions(),
     )
     return tuple(
         Output(

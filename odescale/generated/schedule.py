@@ -1,10 +1,11 @@
 """Loss under a learning-rate schedule: written by `python -m derivations`, do not edit.
 
 From one-pass SGD on a power-law spectrum with any learning rate eta(t) to L = L0 + A tau^-alpha + n: the slow modes
-become one power law in intrinsic time, the noise a power-law mixture of relaxing modes, one mode, or B eta.
+become one power law in intrinsic time, the noise a power-law mixture of relaxing modes, one mode, or B eta. Then
+the schedule of least final loss: a power decay, or a plateau and a late decay.
 """
 
-# derivation: schedule | api: 1 | sha256: e0b630eb13be4b700141e18e71fdb85af835efa03b7fb73bec3ceb84d1fe60fa
+# derivation: schedule | api: 1 | sha256: e2c16d73c867fa1a4d7ac1014fd4e269d3f9041a6f9400b4d0ff49ce8649d8c1
 # ruff: noqa: E501
 # fmt: off
 
@@ -44,3 +45,33 @@ def bias_exponent(a: Array, b: Array) -> Array:
 def memory_exponent(b: Array) -> Array:
     """beta of lam_k = k^-b."""
     return (b - 1) / b
+
+
+def best_rate_at_lag(lag: Array, last: Array, speed: Array, memory: Array) -> Array:
+    """c (1 + C s)^((beta + 1)/2), the best rate s before the end."""
+    return last * (speed * lag + 1) ** (0.5 * memory + 0.5)
+
+
+def best_rate_left(left: Array, last: Array, speed: Array, memory: Array) -> Array:
+    """The best rate with r steps left, beta other than 1."""
+    return last * (0.5 * speed * last * left * (-memory + 1) + 1) ** ((memory + 1) / (-memory + 1))
+
+
+def step_price(last: Array, speed: Array, memory: Array, level: Array) -> Array:
+    """mu = B C beta c^2, the noise that a step of the decay adds."""
+    return level * speed * memory * last ** 2
+
+
+def easy_exponent(alpha: Array, memory: Array) -> Array:
+    """Exponent of the best loss in the horizon, alpha >= beta."""
+    return alpha / (alpha - memory + 1)
+
+
+def peak_exponent(alpha: Array, memory: Array) -> Array:
+    """d log peak/d log horizon, alpha >= beta."""
+    return -(alpha - memory) / (alpha - memory + 1)
+
+
+def share_exponent(alpha: Array, memory: Array) -> Array:
+    """d log (share of the decay)/d log horizon, alpha < beta."""
+    return (alpha - memory) / (memory + 1)
