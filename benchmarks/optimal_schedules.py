@@ -182,7 +182,7 @@ def _trained(text: Any, schedule: Callable, steps: int, seeds: list[int], checkp
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     model = language(
         lambda key: LanguageModel(text.vocabulary, WIDTH, DEPTH, HEADS, LENGTH, positions="rotary", key=key),
-        text, batch=BATCH, learning_rate=RATE, optimizer="adamw", schedule=schedule,
+        text, batch=BATCH, learning_rate=RATE, optimizer="adamw", schedule=schedule, held_out=1024,
     )  # fmt: skip
     times = np.unique(np.linspace(0, steps, records + 1).astype(int)[1:])
     run = train(model, steps, seeds=seeds, record_times=times, checkpoint=checkpoint)
