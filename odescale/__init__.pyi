@@ -20,6 +20,7 @@ from odescale.analysis.forecast.best_schedule import best_schedule as best_sched
 from odescale.analysis.tables.fit import fit_table as fit_table
 from odescale.logs.read import read_log as read_log
 from odescale.logs.read import read_logs as read_logs
+from odescale.logs.run_table import read_table as read_table
 
 # Systems: builders by name
 from odescale.systems.attention_build import attention as attention

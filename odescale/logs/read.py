@@ -20,6 +20,7 @@ from odescale.errors import InputError, require_number
 from odescale.logs.columns import choose_columns, flop_unit
 from odescale.logs.files import FORMATS, open_tables
 from odescale.logs.limits import check_bytes
+from odescale.logs.run_columns import looks_like_runs
 from odescale.logs.runs import join_charts, reshape, split_runs
 from odescale.logs.steps import Piece, order_steps
 from odescale.logs.table import Table, ranges, refuse
@@ -184,6 +185,11 @@ def _runs(table: Table, given: dict[str, Any], warmup: float | None, batch_token
     table = replace(table, columns={key: _bounded(values) for key, values in table.columns.items()})
     if given["step"] == "row" and "row" not in table.columns:
         table = replace(table, columns=table.columns | {"row": np.arange(1.0, table.rows.size + 1)})
+    if given["step"] is None and (roles := looks_like_runs(table)) is not None:
+        raise refuse(
+            "a log with a row a step", f"{table.file}, a table of finished runs ({', '.join(roles.values())})",
+            "read it with read_table, or name the step column",
+        )  # fmt: skip
     chosen, notes = choose_columns(table, given)
     for role in ("step", "loss"):
         if role in chosen:
