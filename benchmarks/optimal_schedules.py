@@ -201,6 +201,8 @@ def _curve(name: str, run: Any, schedule: Callable, warmup: float, steps: int) -
 
 def picture(target: Path) -> None:
     """Schedules over the share of the run, and losses against the horizon: one row per phase, lines without words inside."""
+    from matplotlib.ticker import NullFormatter
+
     from odescale.plot.style import CYCLE, new_figure, shared_style
 
     horizons = np.geomspace(1e2, 1e7, 26)
@@ -240,7 +242,11 @@ def picture(target: Path) -> None:
                         axes.plot(
                             steps, value / case["exact"], "o", color=CYCLE[i + 1], markersize=6, mec="black", mew=0.6
                         )
+            middle.plot([], [], "o", color="white", mec="black", label="dots: exact SGD")
             middle.legend(loc="upper left")
+            for axes in (middle, right):
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter(NullFormatter() if axes.get_ylim()[1] > 10 else "{x:.2g}")
         figure.savefig(target)
         print(f"written to {target}")
 

@@ -15,3 +15,8 @@ from odescale.analysis.tables.forms import FORMS as FORMS
 from odescale.analysis.tables.forms import Form as Form
 from odescale.analysis.tables.table import ScalingTable as ScalingTable
 from odescale.analysis.tables.table import scaling_table as scaling_table
+from odescale.analysis.tables.terms import critical_compute_of as critical_compute_of
+from odescale.analysis.tables.theory import Implied as Implied
+from odescale.analysis.tables.theory import Verdict as Verdict
+from odescale.analysis.tables.theory import implied_exponents as implied_exponents
+from odescale.analysis.tables.theory import theories_beside as theories_beside

@@ -19,7 +19,7 @@ from scipy.special import gamma, zeta
 from odescale.analysis.forecast.fit import LawFit
 from odescale.analysis.forecast.law_mean import LawMean
 from odescale.clock import ConstantSchedule, CosineSchedule, Schedule, WarmupStableDecaySchedule
-from odescale.errors import InputError, OutsideTheoryError, require_number
+from odescale.errors import OutsideTheoryError, require_number
 from odescale.generated import schedule as generated
 from odescale.precision import require_x64
 
@@ -128,16 +128,17 @@ class OptimalSchedule(eqx.Module):
 
         Read on 4000 stairs, fine towards the end, on which the noise is exact.
         """
+        return float(self._losses(schedule, np.array([peak]))[0])
+
+    def _losses(self, schedule: Schedule, peaks: Float[np.ndarray, " p"]) -> Float[np.ndarray, " p"]:
         N = float(self.horizon)
-        left = np.concatenate([[N], np.geomspace(N, N * 1e-7, STAIRS)[1:], [0.0]])
-        if left.size < STAIRS or not N > 0:
-            raise InputError("horizon", expected="a positive number", got=N, remedy="mend it")
+        left = np.concatenate([N * np.geomspace(1.0, 1e-7, STAIRS), [0.0]])
         middle, width = 0.5 * (left[1:] + left[:-1]), -np.diff(left)
-        rate = peak * np.asarray(jax.vmap(schedule)(jnp.asarray((N - middle) / float(self.steps_per_unit))))
-        lag = np.concatenate([np.cumsum((rate * width)[::-1])[::-1], [0.0]])
-        answer = formulas.noise_memory(lag, float(self.speed), float(self.memory))
-        bias = float(self.signal) * formulas.bias_power(lag[0], float(self.source))
-        return float(self.floor) + bias + float(self.level) * float(np.sum(rate * np.diff(answer)))
+        shape = np.asarray(jax.vmap(schedule)(jnp.asarray((N - middle) / float(self.steps_per_unit))))
+        stretch = np.concatenate([np.cumsum((shape * width)[::-1])[::-1], [0.0]])
+        answer = formulas.noise_memory(peaks[:, None] * stretch, float(self.speed), float(self.memory))
+        bias = float(self.signal) * formulas.bias_power(peaks * stretch[0], float(self.source))
+        return float(self.floor) + bias + float(self.level) * peaks * (np.diff(answer, axis=1) @ shape)
 
     def references(self) -> dict[str, tuple[float, float, float]]:
         """Name -> (L at `max_rate`, L at its own best peak, that peak) of constant, cosine and WSD, to a tenth and to zero.
@@ -156,7 +157,7 @@ class OptimalSchedule(eqx.Module):
         out = {}
         for name, shape in shapes.items():
             peaks = top * np.geomspace(1e-4, 1.0, 60)
-            losses = np.array([self.loss_of(shape, peak) for peak in peaks])
+            losses = self._losses(shape, peaks)
             best = int(np.argmin(losses))
             out[name] = (float(losses[-1]), float(losses[best]), float(peaks[best]))
         return out
