@@ -20,3 +20,7 @@ from odescale.analysis.tables.theory import Implied as Implied
 from odescale.analysis.tables.theory import Verdict as Verdict
 from odescale.analysis.tables.theory import implied_exponents as implied_exponents
 from odescale.analysis.tables.theory import theories_beside as theories_beside
+from odescale.analysis.tables.decision import cost_of_size as cost_of_size
+from odescale.analysis.tables.decision import optimum as optimum
+from odescale.analysis.tables.isoflop import approach2_bias as approach2_bias
+from odescale.analysis.tables.isoflop import compare_approaches as compare_approaches

@@ -126,18 +126,19 @@ def why_open(
     draws: Float[np.ndarray, "d p"],
     intervals: Mapping[str, tuple[float, float]],
 ) -> dict[str, str]:
-    """Exponent -> why the rows do not determine it; exponents that are determined are not in it."""
+    """Name -> why the rows do not determine it, for exponents and the amplitudes of their terms; what is determined is not in it.
+
+    The constant goes with the exponents too: a term that hardly changes cannot be told from it.
+    """
     reasons: dict[str, str] = {}
-    logs = form.log_slopes(np.array([[values[e.name] for e in form.exponents]]), columns)
-    logs = np.abs(logs - logs.mean(axis=-3, keepdims=True)).reshape(-1, len(form.amplitudes), len(form.exponents))
+    slopes = form.log_slopes(np.array([[values[e.name] for e in form.exponents]]), columns)
+    moves = np.abs(slopes).max(axis=tuple(range(slopes.ndim - 2))) > 0
     tied = why_tied(columns) if len(form.exponents) > 1 else ""
     for k, exponent in enumerate(form.exponents):
         name = exponent.name
-        own = [j for j in range(len(form.amplitudes)) if logs[:, j, k].max() > 0]
+        own = [j for j in range(len(form.amplitudes)) if moves[j, k]]
         low, high = intervals[name]
         reason = _why_flat(form, columns, name)
-        if not reason and not own:
-            reason = "its term is the same in every row"
         dead = [form.amplitudes[j] for j in own if values[form.amplitudes[j]] <= 0]
         if not reason and dead:
             reason = f"the term of {dead[0]} vanishes in the best fit"
@@ -154,6 +155,9 @@ def why_open(
             reason = f"the interval {low:.3g} to {high:.3g} is wider than twice the value"
         if reason:
             reasons[name] = reason
+            constant = [form.constant] if form.constant else []
+            for other in [*(form.amplitudes[j] for j in own), *constant]:
+                reasons.setdefault(other, f"with {name}")
     return reasons
 
 

@@ -13,6 +13,8 @@ from odescale.analysis.tables.robust import Problem, minimise, problem_of
 from odescale.analysis.tables.table import ScalingTable
 from odescale.errors import MOST_DRAWS, InputError, require_number, whole
 
+LEAST_HELD_OUT = 3
+"""Rows of the largest compute that are left out and predicted at least."""
 MOVED = 1.0
 """Standard errors by which the rows called outliers may move an exponent before the answer with them is unstable."""
 
@@ -79,14 +81,15 @@ def fit_table(
     counts, drawn_as = _resample(table, held, draws, rng)
     found = minimise(problem, np.repeat(best, draws, axis=0), counts, delta, path=(3.0, 1.0))
     values = problem.values(best)[0]
-    sample = _widened(problem.values(found.theta), values, int((held > 0).sum()), p)
+    residual = np.where(held > 0, -problem.residual(best)[0][0], np.nan)
+    sample = _widened(problem.values(found.theta), values, residual[held > 0], delta, p)
     named = dict(zip(shape.names, map(float, values), strict=True))
     errors = dict(zip(shape.names, map(float, sample.std(axis=0, ddof=1)), strict=True))
-    residual = np.where(held > 0, -problem.residual(best)[0][0], np.nan)
     without = dict(zip(shape.names, map(float, problem.values(theta_without)[0]), strict=True))
     intervals = {
         name: (float(low), float(high)) for name, low, high in zip(shape.names, *quantiles(sample, level), strict=True)
     }
+    opened = why_open(shape, {n: v[held > 0] for n, v in columns.items()}, named, sample, intervals)
     far = -problem.residual(theta_without)[0][0]
     failed = float(1 - found.converged.mean())
     notes = [*drawn_as]
@@ -97,7 +100,7 @@ def fit_table(
     return TableFit(
         shape, table, named, errors, sample, level, residual, robust_scale(residual[held > 0], p), cost,
         project(problem, values[len(shape.amplitudes) :], held), outlier_reasons(out, deviation, far, columns), without,
-        why_open(shape, {n: v[held > 0] for n, v in columns.items()}, named, sample, intervals),
+        opened,
         _why_unstable(problem, out, held, best, theta_without, delta, failed, seed),
         _hold_out(problem, table, held, delta, starts), agreement, failed, tuple(notes),
     )  # fmt: skip
@@ -154,9 +157,15 @@ def _resample(
     ]
 
 
-def _widened(draws: np.ndarray, values: np.ndarray, rows: int, parameters: int) -> np.ndarray:
-    """Draws farther from the estimate by sqrt(n/(n - p)): n rows drawn around a fit of p numbers scatter that much too little."""
-    factor = np.sqrt(rows / max(rows - parameters, 1))
+def _widened(draws: np.ndarray, values: np.ndarray, residual: np.ndarray, delta: float, parameters: int) -> np.ndarray:
+    """Draws farther from the estimate by sqrt(n/(n - p m)), m the share of the rows within delta of the fit.
+
+    Least squares (m = 1) leave residuals that are too small by sqrt((n - p)/n), and so is the scatter of refits to rows drawn from
+    them. Least absolute deviations (m near 0) pass through p rows instead: there the plain draws cover as they say, and any factor
+    is too much (measured: benchmarks/table_fits.py).
+    """
+    n = residual.size
+    factor = np.sqrt(n / max(n - parameters * float(np.mean(np.abs(residual) <= delta)), 1))
     with np.errstate(divide="ignore", invalid="ignore"):
         wide = values * (draws / values) ** factor
     return np.where((draws > 0) & (values > 0), wide, draws)
@@ -188,10 +197,11 @@ def _why_unstable(
 
 
 def _hold_out(problem: Problem, table: ScalingTable, held: np.ndarray, delta: float, starts: int) -> HeldOut | None:
-    """The rows within a factor 2 of the largest compute, predicted by a fit to the others; None where too few are left."""
+    """The rows within a factor 2 of the largest compute, three at least, predicted by a fit to the others."""
     size = table.flop if table.flop is not None else np.prod([np.asarray(v) for v in problem.columns.values()], axis=0)
     used = held > 0
-    largest = used & (size >= size[used].max() / 2)
+    third = np.sort(size[used])[-min(LEAST_HELD_OUT, int(used.sum()))]
+    largest = used & (size >= min(size[used].max() / 2, third))
     left = used & ~largest
     if int(left.sum()) < len(problem.form.names) + 2:
         return None

@@ -44,7 +44,7 @@ class TableFit(eqx.Module):
     - `values`, `stderr` by name (units: the table's loss; params, tokens to the power of the exponent). `draws` (d, p): the values
       of every resampled table, in the order of `form.names`.
     - `outliers`: rows that are no part of the law of the others, with the reason. `without`: the values without them.
-    - `unidentified`: exponent -> reason; empty if all are determined. `unstable`: reasons; `stable` is their absence.
+    - `unidentified`: name -> reason, exponents and amplitudes; empty if all are determined. `unstable`: reasons, `stable`: none.
     - `least_squares`: the same law by variable projection (relative errors, no robust loss), with condition numbers.
     - `held_out`: the rows of the largest compute predicted by the others, or None where too few rows are left.
     - `residual` (n,): log of measured over fitted loss of every row of `table`, NaN for rows left out; `scale`: their robust width.
