@@ -169,6 +169,40 @@ def _report(command: Parser) -> None:
     add("--title", help="of the page")
 
 
+def _tables(command: Parser) -> None:
+    """How tables of finished runs are read, and what is asked of them."""
+    command.description = (
+        "Laws of the loss against parameters, tokens and compute from a table, one finished run a row; best sizes for a budget, "
+        "and how far to believe them. Example: odescale laws runs.csv --compute 1e22,1e24 --leave-out outliers"
+    )
+    add = command.add_argument
+    add(
+        "logs",
+        nargs="+",
+        metavar="TABLE",
+        help="CSV, JSON, JSON lines or Parquet, one finished run a row; several are joined",
+    )
+    for name, what in (
+        ("params", "parameters N"),
+        ("tokens", "tokens D"),
+        ("flop", "compute C"),
+        ("loss", "the final loss"),
+    ):
+        add(f"--{name}", metavar="COLUMN", help=f"column of {what} (default: guessed, and said)")
+    add("--run", metavar="COLUMN", help="column that names the training run of a row, where several rows are of one")
+    add("--column", action="append", default=[], metavar="NAME=COLUMN",
+        help="batch, rate, epochs, unique_tokens, steps, width, depth, ... (repeat)")  # fmt: skip
+    add("--where", action="append", default=[], metavar="COLUMN=LABEL", help="keep these rows (repeat)")
+    add("--form", action="append", metavar="NAME", help="chinchilla, ... (repeat; default: all that the columns allow)")
+    add("--leave-out", metavar="ROWS", help="outliers, marked (by the file), or rows from 0 by commas")
+    add("--compute", action="append", metavar="FLOP", help="budgets to answer for, by commas (repeat)")
+    add("--served", type=_number, help="tokens of inference that the same budget pays for")
+    add("--bootstrap", type=_whole, help="resampled tables (default 1000)")
+    add("--level", type=_number, help="of the intervals (default .9)")
+    add("--title", help="of the page")
+    add("--max-bytes", type=_whole, help="longest file, unpacked (default 128 MiB)")
+
+
 def _planned(command: Parser) -> None:
     """A run that does not exist yet."""
     add = command.add_argument
@@ -219,6 +253,8 @@ COMMANDS: dict[str, Command] = {
     "compare": Command("theory against its own finite-size run", "compare:compare_theory", (_system, _run, _compare)),
     "report": Command("regimes, laws, forecast and verdict of training curves of your own, as a page",
                       "logs:report_on_logs", (_logs, _predicted, _report, _out)),
+    "laws": Command("scaling laws of a table of finished runs, and the best sizes for a budget, as a page",
+                    "laws:report_on_tables", (_tables, _out, _plot)),
     "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
                         "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
     "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",

@@ -17,7 +17,7 @@ from odescale.analysis.forecast.law_mean import law_mean
 from odescale.analysis.forecast.laws import law_named
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
-from odescale.cli.output import draw, emit, require_picture, table
+from odescale.cli.output import aligned, draw, emit, require_picture, table
 from odescale.cli.thresholds import thresholds
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
 from odescale.compare.log_pages import forecast_rows, law_rows, report_record
@@ -25,6 +25,7 @@ from odescale.compare.log_report import LogReport, first_step, pick_logs, report
 from odescale.compare.report import write_report
 from odescale.errors import InputError, require_number
 from odescale.logs.read import TrainingLog, log_names, read_logs
+from odescale.logs.run_table import is_table, read_table
 
 PLAN_POINTS = 200
 
@@ -32,6 +33,12 @@ PLAN_POINTS = 200
 def report_on_logs(options: argparse.Namespace) -> int:
     """Regimes, laws, forecast and verdict of logs, as a page; the short version on stdout."""
     _check_numbers(options)
+    if (
+        len(options.logs) == 1
+        and Path(options.logs[0]).is_file()
+        and is_table(options.logs[0], max_bytes=options.max_bytes)
+    ):
+        return _report_on_table(options)
     logs = _read(options)
     report = report_logs(
         logs, fit_on=_names(options.fit_on), predict=_names(options.predict), law=options.law, after=options.after,
@@ -47,6 +54,17 @@ def report_on_logs(options: argparse.Namespace) -> int:
     record = {"t": first.step, "loss": first.loss, "logs": entries, "path": str(page)}
     emit(whole | record, report_in_words(report, page), options.json)
     return 0
+
+
+def _report_on_table(options: argparse.Namespace) -> int:
+    """A table of finished runs has no curve: its page is that of `odescale laws`."""
+    from odescale.cli.laws import show_report
+
+    for name in ("step", "learning_rate", "warmup_steps", "fit_on", "predict", "law", "after"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')}", expected="to be left out with a table of finished runs",
+                             got=getattr(options, name), remedy="odescale laws has the options of tables")  # fmt: skip
+    return show_report(options, read_table(options.logs[0], loss=options.loss, max_bytes=options.max_bytes))
 
 
 def forecast_runs(options: argparse.Namespace) -> int:
@@ -192,23 +210,11 @@ def report_in_words(report: LogReport, page: Path) -> str:
         lines += [] if run.floor is None else [f"    over the whole run: {run.floor}"]
     left = len(report.names) - len(report.runs)
     lines += [f"and {left} more runs, not described one by one"] if left else []
-    lines += _aligned(law_rows(report)) if report.table is not None else [f"laws: {report.table_reason}"]
-    lines += _aligned(forecast_rows(report))
+    lines += aligned(law_rows(report)) if report.table is not None else [f"laws: {report.table_reason}"]
+    lines += aligned(forecast_rows(report))
     lines += [
         f"verdict: {report.verdict.status}",
         *(f"    {reason}" for reason in report.verdict.reasons),
         f"report: {page}",
     ]
     return "\n".join(lines)
-
-
-def _aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Rows of words under their heads, each column as wide as it needs."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    cells = [names, *([str(row.get(name, "-")) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    return (
-        ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
-        if rows
-        else []
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,18 @@ def table(heads: Iterable[str], rows: Iterable[Iterable[Any]], width: int = 12) 
     widths = [max(width, len(head)) for head in heads]
     cells = [heads, *([_cell(value) for value in row] for row in rows)]
     return ["  ".join(f"{cell:>{w}}" for cell, w in zip(row, widths, strict=True)) for row in cells]
+
+
+def aligned(rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Rows of words under their heads, each column as wide as it needs."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    cells = [names, *([str(row.get(name, "-")) for name in names] for row in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
+    return (
+        ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in cells]
+        if rows
+        else []
+    )
 
 
 def _cell(value: Any) -> str:

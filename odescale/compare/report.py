@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,19 @@ from odescale.compare.comparison import Comparison, Quantity
 from odescale.compare.log_pages import write_log_report
 from odescale.compare.log_report import LogReport
 from odescale.compare.sheets import WORDS, rules_of
+from odescale.compare.table_pages import write_table_report
+from odescale.compare.table_report import TableReport
 from odescale.errors import InputError
 from odescale.files import plain
 from odescale.plain_text import in_markdown
 from odescale.plot.draw import plot
 
+PAGES: dict[type, Callable[..., Path]] = {LogReport: write_log_report, TableReport: write_table_report}
+"""Reports that are pages of their own: report.html, report.md with its pictures, report.json."""
+
 
 def write_report(
-    result: Comparison | LogReport,
+    result: Comparison | LogReport | TableReport,
     folder: str | os.PathLike,
     *,
     title: str | None = None,
@@ -31,19 +36,25 @@ def write_report(
 ) -> Path:
     """Writes report.md, comparison.png, comparison.json, theory.npz and run.npz into `folder`; returns the report's path.
 
-    Of a `LogReport`: report.html, report.md with its pictures, report.json.
+    Of a `LogReport` or a `TableReport`: report.html, report.md with its pictures, report.json.
 
     **Arguments**: `title` of page and picture; of a comparison also `notes`: further lines of the report, each one bullet;
     `extra`: further JSON-ready entries of comparison.json; `formula` = (t, loss) of a closed form to draw. **Raises** `InputError`.
     """
-    if isinstance(result, LogReport):
+    page_of = PAGES.get(type(result))
+    if page_of is not None:
         for name, value in (("notes", notes), ("extra", extra), ("formula", formula)):
             if value:
-                raise InputError(name, expected="a comparison to add it to", got="a report on logs", remedy="drop it")
-        return write_log_report(result, folder, **({} if title is None else {"title": title}))
+                raise InputError(
+                    name, expected="a comparison to add it to", got="a report on logs or tables", remedy="drop it"
+                )
+        return page_of(result, folder, **({} if title is None else {"title": title}))
     if not isinstance(result, Comparison):
         raise InputError(
-            "result", expected="a Comparison or a LogReport", got=type(result).__name__, remedy="compare(system, run)"
+            "result",
+            expected="a Comparison, a LogReport or a TableReport",
+            got=type(result).__name__,
+            remedy="compare(system, run)",
         )
     count = len(result.run.seeds)
     title = title or f"{_label(result)}: theory against {count} run{'' if count == 1 else 's'}"

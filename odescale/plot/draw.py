@@ -39,6 +39,7 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
     "Forecast": {"forecast": "logs:plot_forecasts"},
     "BestSchedule": {"schedule": "logs:plot_schedule"},
     "TableFit": {"isoflop": "tables:plot_isoflop", "residuals": "tables:plot_table_residuals"},
+    "TableReport": {"frontier": "tables:plot_best_sizes"},
     "Frontier": {"frontier": "frontier:plot_frontier"},
     "FrontierComparison": {"frontier": "frontier:plot_both_frontiers"},
     "IsolatedLaw": {"law": "frontier:plot_isolated_law"},

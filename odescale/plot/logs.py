@@ -26,6 +26,7 @@ from odescale.plot.style import (
     own_axes,
     panels,
     plain_decades,
+    plain_values,
     shared_style,
 )
 
@@ -60,7 +61,7 @@ def plot_curves(result: Any, axes: Any = None, *, transition: Transition | None 
         top.set(xscale="log", ylabel="loss  (unit of the log)")
         if min(float(curve.loss[curve.step > 0].min()) for curve in curves) > 0:
             top.set_yscale("log")
-            _plain_losses(top)
+            plain_values(top)
         if len(curves) > 1 or (transition is not None and transition.found):
             top.legend(title=None if len(curves) <= MOST_LINES else f"first {MOST_LINES} of {len(curves)} runs")
         if "rate" in drawn:
@@ -204,14 +205,3 @@ def _rate_strip(axes: Any) -> None:
     axes.set_ylim(0, None)
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-2, 2))
     axes.set_ylabel("rate")
-
-
-def _plain_losses(axes: Any) -> None:
-    """Losses within a decade or two as 2, 3, 5 rather than powers of ten."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-
-    low, high = axes.get_ylim()
-    if high / low < 100:
-        axes.yaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0)))
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
-        axes.yaxis.set_minor_formatter(NullFormatter())

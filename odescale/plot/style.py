@@ -137,6 +137,18 @@ def _plain_ticks(axis: Any, low: float, high: float) -> None:
     axis.set_minor_formatter(NullFormatter())
 
 
+def plain_values(axes: Axes) -> None:
+    """Values within a decade or two on a logarithmic y-axis as 2, 3, 5 rather than powers of ten."""
+    low, high = axes.get_ylim()
+    if high / low < 100:
+        narrow = high / low < 3
+        axes.yaxis.set_major_locator(
+            MaxNLocator(7) if narrow else LogLocator(base=10, subs=(1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 7.0))
+        )
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def name_index_levels(axes: Axes) -> None:
     """The levels of q: 1 exponential, 1/2 the threshold, 0 power law; named in the right margin, clear of the data."""
     for level, name in ((1.0, "exponential"), (0.5, "threshold"), (0.0, "power law")):

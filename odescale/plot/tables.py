@@ -10,9 +10,10 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
+from matplotlib.ticker import FuncFormatter
 
 from odescale.errors import InputError
-from odescale.plot.style import COLOURS, own_axes, panels, shared_style
+from odescale.plot.style import COLOURS, own_axes, panels, plain_values, shared_style
 
 MOST_BUDGETS = 10
 SAME_BUDGET = 0.1
@@ -99,7 +100,52 @@ def plot_table_residuals(fit: Any, axes: Any = None, *, title: str = "") -> dict
         far = 100 * np.abs(residual).max()
         if far > 20 * 100 * fit.scale:
             first.set_yscale("symlog", linthresh=300 * fit.scale)
+            first.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
         first.legend()
+        first.figure.suptitle(title) if title else None
+    return drawn
+
+
+def plot_best_sizes(report: Any, axes: Any = None, *, title: str = "") -> dict[str, Axes]:
+    """Best size and loss against compute with their intervals; best runs and parabolas' minima as points; grey beyond the table.
+
+    `report`: a `TableReport` with a frontier. Axes "params", "loss". **Raises** `InputError` without one.
+    """
+    found = report.frontier
+    if found is None:
+        raise InputError("report", expected="a report with best sizes", got=report.open, remedy="draw residuals")
+    largest = float(report.table.flop.max())
+    with shared_style():
+        drawn = panels(axes, ("params", "loss"), 10.5, 4.4)
+        for name, panel in drawn.items():
+            held = getattr(found, name)
+            panel.plot(found.flop, held.value, color=COLOURS["theory"], label="law (Approach 3)")
+            panel.fill_between(found.flop, held.low, held.high, color=COLOURS["theory"], alpha=0.2, linewidth=0,
+                               label=f"{found.level:.0%} of its draws")  # fmt: skip
+            if found.flop[-1] > largest:
+                panel.axvspan(
+                    largest, found.flop[-1], color=COLOURS["grey"], alpha=0.12, linewidth=0, label="beyond the table"
+                )
+            panel.set(xscale="log", yscale="log", xlabel="compute C  (FLOP)", xlim=(found.flop[0], found.flop[-1]))
+        if report.approaches is not None and "params" in drawn:
+            for way, mark, colour in (
+                (report.approaches.envelope, "s", "grey"),
+                (report.approaches.parabola, "D", "run"),
+            ):
+                if way.points.size:
+                    drawn["params"].plot(
+                        *way.points.T, mark, color=COLOURS[colour], markerfacecolor="none", label=f"Approach {way.name}"
+                    )
+        first = next(iter(drawn.values()))
+        first.set_ylabel("best number of parameters N*")
+        if "loss" in drawn:
+            drawn["loss"].plot(
+                report.table.flop, report.table.loss, ".", color=COLOURS["grey"], markersize=4, label="runs"
+            )
+            drawn["loss"].set_ylabel("loss L  (unit of the table)")
+            plain_values(drawn["loss"])
+        for panel in drawn.values():
+            panel.legend()
         first.figure.suptitle(title) if title else None
     return drawn
 
