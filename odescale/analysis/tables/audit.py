@@ -134,11 +134,14 @@ def why_open(
     slopes = form.log_slopes(np.array([[values[e.name] for e in form.exponents]]), columns)
     moves = np.abs(slopes).max(axis=tuple(range(slopes.ndim - 2))) > 0
     tied = why_tied(columns) if len(form.exponents) > 1 else ""
+    doubts = {} if form.doubts is None else form.doubts(columns)
     for k, exponent in enumerate(form.exponents):
         name = exponent.name
         own = [j for j in range(len(form.amplitudes)) if moves[j, k]]
         low, high = intervals[name]
-        reason = _why_flat(form, columns, name)
+        reason = doubts.get(name, "") or _why_flat(form, columns, name)
+        if not reason and tied:
+            reason = tied
         dead = [form.amplitudes[j] for j in own if values[form.amplitudes[j]] <= 0]
         if not reason and dead:
             reason = f"the term of {dead[0]} vanishes in the best fit"
@@ -147,8 +150,6 @@ def why_open(
             reason = f"its term vanishes in {share:.0%} of the resampled tables"
         if not reason and not 1.02 * exponent.low < values[name] < 0.98 * exponent.high:
             reason = f"the best value is the end of its range, {exponent.low:g} to {exponent.high:g}"
-        if not reason and tied:
-            reason = tied
         if not reason and (low < 1.02 * exponent.low or high > 0.98 * exponent.high):
             reason = f"the interval {low:.3g} to {high:.3g} reaches the end of the range"
         if not reason and high - low > 2 * values[name]:

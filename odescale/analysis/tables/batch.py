@@ -20,8 +20,8 @@ GRID = 400
 class CriticalBatch(eqx.Module):
     """(S/S_min - 1)(E/E_min - 1) = 1 at one target: S steps, E = B S examples, in the units of B.
 
-    `critical_batch` B_crit = E_min/S_min with its `interval`; None with a `reason` where the batches do not tell, the interval then
-    being one-sided (0 or inf at its open end). `least_steps` S_min and `least_examples` E_min with intervals. `power`: g of
+    `critical_batch` B_crit = E_min/S_min with its `interval`; None with a `reason` where the batches do not tell, the interval
+    then being one-sided (0 or inf at its open end). `least_steps` S_min and `least_examples` E_min with intervals. `power`: g of
     S = S_min (1 + (B_crit/B)^g) fitted freely, with interval: 1 where the hyperbola holds (None under 5 different batches).
     `rms`: of log S. `batches`: the smallest and the largest. `level`: of all the intervals.
     """
@@ -61,15 +61,16 @@ class CriticalBatch(eqx.Module):
 def fit_critical_batch(batch: ArrayLike, steps: ArrayLike, *, level: float = 0.95) -> CriticalBatch:
     """S = S_min (1 + B_crit/B), E = E_min (1 + B/B_crit): least squares of log S, intervals from the profile of its sum of squares.
 
-    **Arguments**: `batch (n,)` > 0, in any unit (sequences, tokens); `steps (n,)` > 0 that a run with this batch needed to reach one
-    loss, every run with the rate that is best for its batch; inf for a run that never reached it (left out). `level`: of intervals.
+    **Arguments**: `batch (n,)` > 0, in any unit (sequences, tokens); `steps (n,)` > 0 that a run with this batch needed to reach
+    one loss, every run with the rate that is best for its batch; inf for a run that never reached it (left out). `level`: of
+    intervals.
 
     **Returns** `CriticalBatch`. At B_crit a run takes twice the fewest steps and twice the fewest examples. It is refused where a
     constant S or S proportional to 1/B fits as well (F test at `level`), and where the best B_crit lies outside the batches.
     **Errors**: `InputError` under 4 runs or 3 different batches. **Good values**: 6 batches, a factor 4 apart, half of them on
-    each side. **Failure regime**: one rate for all batches: the steps then measure the rate. On one-pass SGD of a power-law spectrum
-    the law holds to 1 to 5 % with the best constant rate for each batch, and not at all with a shared one.
-    Source: McCandlish et al. 2018, arXiv:1812.06162, eq. 2.11.
+    each side. **Failure regime**: one rate for all batches: the steps then measure the rate. On one-pass SGD of a power-law
+    spectrum the law holds to 1 to 5 % with the best constant rate for each batch, and not at all with a shared one. Source:
+    McCandlish et al. 2018, arXiv:1812.06162, eq. 2.11.
 
     ```python
     import numpy as np
@@ -105,7 +106,10 @@ def _logs(batch: ArrayLike, steps: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     size, count = np.atleast_1d(np.asarray(batch, float)), np.atleast_1d(np.asarray(steps, float))
     if size.ndim != 1 or size.shape != count.shape or np.isnan(size).any() or (size <= 0).any() or np.isinf(size).any():
         raise InputError(
-            "batch", expected=f"positive numbers, shape {count.shape}", got=size, remedy="one batch a run, as many as steps"
+            "batch",
+            expected=f"positive numbers, shape {count.shape}",
+            got=size,
+            remedy="one batch a run, as many as steps",
         )
     if np.isnan(count).any() or (count <= 0).any():
         raise InputError("steps", expected="positive numbers (inf: not reached)", got=count, remedy="mend them")
@@ -134,7 +138,9 @@ def _profile(x: np.ndarray, y: np.ndarray, grid: np.ndarray) -> tuple[np.ndarray
 def _refine(x: np.ndarray, y: np.ndarray, grid: np.ndarray, misfit: np.ndarray) -> float:
     i = int(np.argmin(misfit))
     bounds = grid[max(i - 1, 0)], grid[min(i + 1, grid.size - 1)]
-    found = optimize.minimize_scalar(lambda c: _sum(x, y, c)[1], bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    found = optimize.minimize_scalar(
+        lambda c: _sum(x, y, c)[1], bounds=bounds, method="bounded", options={"xatol": 1e-9}
+    )
     return float(found.x)
 
 
@@ -145,7 +151,9 @@ def _edges(x: np.ndarray, y: np.ndarray, best: float, threshold: float) -> tuple
         if _sum(x, y, end)[1] <= threshold:
             ends.append(-np.inf if end < x.min() else np.inf)
         else:
-            ends.append(optimize.brentq(lambda c: _sum(x, y, c)[1] - threshold, best, end, xtol=1e-9) if end != best else end)
+            ends.append(
+                optimize.brentq(lambda c: _sum(x, y, c)[1] - threshold, best, end, xtol=1e-9) if end != best else end
+            )
     return float(ends[0]), float(ends[1])
 
 
@@ -154,7 +162,9 @@ def _doubt(x: np.ndarray, best: float, low: float, high: float, level: float) ->
     if np.isinf(low) and np.isinf(high):
         return "the steps are too noisy to tell any dependence on the batch from any other"
     if np.isinf(low):
-        return f"a number of steps without dependence on the batch fits at {level:.0%}: all batches may be above it, add smaller ones"
+        return (
+            f"steps that do not depend on the batch fit at {level:.0%}: all batches may be above it, add smaller ones"
+        )
     if np.isinf(high):
         return f"steps proportional to 1/batch fit at {level:.0%}: all batches may be below it, add larger ones"
     if not x.min() < best < x.max():

@@ -21,8 +21,8 @@ class BatchLaw(eqx.Module):
     """B_crit = B* L^-z and B_crit = c E_min^y over `targets`, each with its `fits` entry.
 
     `exponent` z (Kaplan et al. write 1/alpha_B), `prefactor` B*; `examples_exponent` y, `examples_prefactor` c; intervals at
-    `level`; None with a `reason` where fewer than 3 targets or 5 runs are left. `rms`: of log B_crit about the law in the loss: large
-    where B_crit is no power of the whole loss (SGD theory makes it one of the excess).
+    `level`; None with a `reason` where fewer than 3 targets or 5 runs are left. `rms`: of log B_crit about the law in the loss:
+    large where B_crit is no power of the whole loss (SGD theory makes it one of the excess).
     """
 
     targets: Float[np.ndarray, " k"]
@@ -52,7 +52,9 @@ class BatchLaw(eqx.Module):
         head = f"B_crit = {self.prefactor:.4g} L^-{self.exponent:.3f} ({low:.3f} to {high:.3f})"
         if self.examples_exponent is not None and self.examples_interval is not None:
             head += f", E_min^{self.examples_exponent:.3f} ({self.examples_interval[0]:.3f} to {self.examples_interval[1]:.3f})"
-        return f"{head}; losses {self.targets.min():.4g} to {self.targets.max():.4g}, {self.runs} runs, rms {self.rms:.2%}"
+        return (
+            f"{head}; losses {self.targets.min():.4g} to {self.targets.max():.4g}, {self.runs} runs, rms {self.rms:.2%}"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -71,15 +73,16 @@ def fit_batch_law(
 ) -> BatchLaw:
     """B_crit = B* L^-z: `fit_critical_batch` at every target loss, then a line through log B_crit against log L.
 
-    **Arguments**: `batch`, `steps`, `loss`, each (n,): the points of several runs; `runs (n,)`: their labels, by default the batch
-    itself; `targets (k,)`: losses, by default eight between what all runs pass. Noise along a curve is taken out by the falling
-    curve that is nearest to it (isotonic regression of log L), between whose values the steps are interpolated.
+    **Arguments**: `batch`, `steps`, `loss`, each (n,): the points of several runs; `runs (n,)`: their labels, by default the
+    batch itself; `targets (k,)`: losses, by default eight between what all runs pass. Noise along a curve is taken out by the
+    falling curve that is nearest to it (isotonic regression of log L), between whose values the steps are interpolated.
 
-    **Returns** `BatchLaw`. The targets share their runs, so their errors move together: intervals are from leaving out one run at a
-    time (jackknife, Student's t), not from the scatter about the line. **Errors**: `InputError` for bad columns or no common losses.
+    **Returns** `BatchLaw`. The targets share their runs, so their errors move together: intervals are from leaving out one run at
+    a time (jackknife, Student's t), not from the scatter about the line. **Errors**: `InputError` for bad columns or no common
+    losses.
     **Failure regime**: one rate for all batches; targets so early or so late that the batches stop straddling B_crit.
-    Source: Kaplan et al. 2020, arXiv:2001.08361, section 5.1 (B* about 2e8 tokens, 1/z = 0.21); against tokens: Zhang et al. 2024,
-    arXiv:2410.21676.
+    Source: Kaplan et al. 2020, arXiv:2001.08361, section 5.1 (B* about 2e8 tokens, 1/z = 0.21); against tokens: Zhang et al.
+    2024, arXiv:2410.21676.
     """
     level = require_number("level", level, 0.5, 1.0)
     columns = [np.atleast_1d(np.asarray(c, float)) for c in (batch, steps, loss)]
@@ -98,10 +101,15 @@ def fit_batch_law(
     if wanted.ndim != 1 or not wanted.size or not np.isfinite(wanted).all() or (wanted <= 0).any():
         raise InputError("targets", expected="losses > 0, shape (k,)", got=wanted, remedy="mend them")
     table = np.array([_crossings(*curve, wanted) for curve in curves])
-    enough = [int(np.isfinite(column).sum()) >= 4 and np.unique(batches[np.isfinite(column)]).size >= 3 for column in table.T]
+    enough = [
+        int(np.isfinite(column).sum()) >= 4 and np.unique(batches[np.isfinite(column)]).size >= 3 for column in table.T
+    ]
     if not any(enough):
         raise InputError(
-            "targets", expected="a loss that 4 runs at 3 batches or more reach", got=wanted, remedy="choose losses that the runs pass"
+            "targets",
+            expected="a loss that 4 runs at 3 batches or more reach",
+            got=wanted,
+            remedy="choose losses that the runs pass",
         )
     wanted, table = wanted[enough], table[:, enough]
     fits = tuple(fit_critical_batch(batches, column, level=level) for column in table.T)

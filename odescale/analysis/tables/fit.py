@@ -6,7 +6,8 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from odescale.analysis.tables.audit import find_outliers, outlier_reasons, robust_scale, why_open
-from odescale.analysis.tables.forms import Form, form_named
+from odescale.analysis.tables.forms import Form
+from odescale.analysis.tables.named import form_named
 from odescale.analysis.tables.projection import grid_starts, project
 from odescale.analysis.tables.result import HeldOut, TableFit, quantiles
 from odescale.analysis.tables.robust import Problem, minimise, problem_of
@@ -78,11 +79,11 @@ def fit_table(
         best, cost, agreement = _full(problem, held, delta, starts)
         out, theta_without = np.zeros_like(out), best
     rng = np.random.default_rng(seed)
-    counts, drawn_as = _resample(table, held, draws, rng)
+    counts, drawn_as = resample(table, held, draws, rng)
     found = minimise(problem, np.repeat(best, draws, axis=0), counts, delta, path=(3.0, 1.0))
     values = problem.values(best)[0]
     residual = np.where(held > 0, -problem.residual(best)[0][0], np.nan)
-    sample = _widened(problem.values(found.theta), values, residual[held > 0], delta, p)
+    sample = widened(problem.values(found.theta), values, residual[held > 0], delta, p)
     named = dict(zip(shape.names, map(float, values), strict=True))
     errors = dict(zip(shape.names, map(float, sample.std(axis=0, ddof=1)), strict=True))
     without = dict(zip(shape.names, map(float, problem.values(theta_without)[0]), strict=True))
@@ -140,7 +141,7 @@ def _full(problem: Problem, held: np.ndarray, delta: float, starts: int) -> tupl
     return found.theta[place][None], cost, float(same.mean())
 
 
-def _resample(
+def resample(
     table: ScalingTable, held: np.ndarray, draws: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, list[str]]:
     """((draws, n) weights: how often each row was drawn, times its own weight; what was drawn, in words)."""
@@ -157,7 +158,7 @@ def _resample(
     ]
 
 
-def _widened(draws: np.ndarray, values: np.ndarray, residual: np.ndarray, delta: float, parameters: int) -> np.ndarray:
+def widened(draws: np.ndarray, values: np.ndarray, residual: np.ndarray, delta: float, parameters: int) -> np.ndarray:
     """Draws farther from the estimate by sqrt(n/(n - p m)), m the share of the rows within delta of the fit.
 
     Least squares (m = 1) leave residuals that are too small by sqrt((n - p)/n), and so is the scatter of refits to rows drawn from

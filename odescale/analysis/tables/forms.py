@@ -34,6 +34,7 @@ class Form(eqx.Module):
     - `exponents`: the k nonlinear numbers. Leading axes of `exponents` are draws, all evaluated at once.
     - `slopes(exponents, columns) -> (..., n, m, k)`: d log t_j/d exponent_k, or anything that broadcasts to it; None: central
       differences. `power(exponents (..., k)) -> (...)`: p; None: 1.
+    - `doubts(columns)`: exponent -> why these rows cannot tell it, "" where they can; for what slopes and spans do not show.
     """
 
     name: str = eqx.field(static=True)
@@ -45,6 +46,7 @@ class Form(eqx.Module):
     slopes: Callable[[np.ndarray, Columns], np.ndarray] | None = eqx.field(static=True, default=None)
     power: Callable[[np.ndarray], np.ndarray] | None = eqx.field(static=True, default=None)
     source: str = eqx.field(static=True, default="")
+    doubts: Callable[[Columns], Mapping[str, str]] | None = eqx.field(static=True, default=None)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -121,23 +123,11 @@ def power_terms(powers: tuple[Mapping[str, str], ...], names: tuple[str, ...]) -
     return log_terms, slopes
 
 
-def _chinchilla() -> Form:
+def chinchilla_form() -> Form:
+    """L = E + A/N^alpha + B/D^beta."""
     log_terms, slopes = power_terms(({}, {"params": "alpha"}, {"tokens": "beta"}), ("alpha", "beta"))
     return Form(
         "chinchilla", "L = E + A/N^alpha + B/D^beta", ("params", "tokens"), ("E", "A", "B"),
         (Exponent("alpha", 0.02, 3.0, "of the parameters"), Exponent("beta", 0.02, 3.0, "of the tokens")),
         log_terms, slopes, source="Hoffmann et al. 2022, arXiv 2203.15556, equation 2",
     )  # fmt: skip
-
-
-FORMS: dict[str, Form] = {form.name: form for form in (_chinchilla(),)}
-"""Forms by name; `form_named` reads it, and a new one is one more entry."""
-
-
-def form_named(form: str | Form) -> Form:
-    """The form itself, or that of `FORMS` by its name. **Errors**: `InputError` with the names there are."""
-    if isinstance(form, Form):
-        return form
-    if form not in FORMS:
-        raise InputError("form", expected=f"one of {', '.join(FORMS)}, or a Form", got=form, remedy="name one of them")
-    return FORMS[form]

@@ -180,7 +180,9 @@ def _refused(group: Group, points: int, reason: str) -> RateOptimum:
 def _fit(parts: list[tuple[np.ndarray, np.ndarray]]) -> _Basin:
     count, total = len(parts), sum(x.size for x, _ in parts)
     places = [np.linspace(x.min(), x.max(), PLACES) for x, _ in parts]
-    flat = _refine(parts, np.array([_best_place(*part, z, None)[1] for part, z in zip(parts, places, strict=True)]), None)
+    flat = _refine(
+        parts, np.array([_best_place(*part, z, None)[1] for part, z in zip(parts, places, strict=True)]), None
+    )
     chosen, freedom = flat, total - 3 * count
     if freedom > 4:
         starts = []
@@ -191,7 +193,10 @@ def _fit(parts: list[tuple[np.ndarray, np.ndarray]]) -> _Basin:
         _, shape, centres = min(starts, key=lambda one: one[0])
         bent = _refine(parts, centres, shape)
         left = freedom - 2
-        if bent.cost < flat.cost and special.fdtrc(2, left, (flat.cost - bent.cost) / bent.cost * left / 2) < SIGNIFICANCE:
+        if (
+            bent.cost < flat.cost
+            and special.fdtrc(2, left, (flat.cost - bent.cost) / bent.cost * left / 2) < SIGNIFICANCE
+        ):
             chosen, freedom = bent, left
     bent = chosen.x.size > count
     shape = (float(chosen.x[-2]), float(chosen.x[-1])) if bent else None
@@ -210,7 +215,9 @@ def _shape(z: np.ndarray, shape: tuple[float, float] | None) -> np.ndarray:
     return np.expm1(-p * z) / p + np.expm1(q * z) / q
 
 
-def _solve(x: np.ndarray, loss: np.ndarray, place: float, shape: tuple[float, float] | None) -> tuple[np.ndarray, np.ndarray]:
+def _solve(
+    x: np.ndarray, loss: np.ndarray, place: float, shape: tuple[float, float] | None
+) -> tuple[np.ndarray, np.ndarray]:
     """Relative residual at the best m and c, and these."""
     one, f = 1 / loss, _shape(x - place, shape) / loss
     aa, ab, bb, a1, b1 = one @ one, one @ f, f @ f, one.sum(), f.sum()
@@ -242,7 +249,9 @@ def _refine(parts: list[tuple[np.ndarray, np.ndarray]], centres: np.ndarray, sha
 
     def residual(v: np.ndarray) -> np.ndarray:
         now = None if shape is None else (v[-2], v[-1])
-        return np.concatenate([_solve(x, loss, place, now)[0] for (x, loss), place in zip(parts, v[:count], strict=True)])
+        return np.concatenate(
+            [_solve(x, loss, place, now)[0] for (x, loss), place in zip(parts, v[:count], strict=True)]
+        )
 
     low, high = np.array([x.min() for x, _ in parts]) - 1, np.array([x.max() for x, _ in parts]) + 1
     start = centres if shape is None else np.append(centres, shape)

@@ -22,8 +22,8 @@ ALIGNED = 0.98
 class RateLaw(eqx.Module):
     """rate* = c N^-x D^-y over the groups that show a best rate.
 
-    `params_exponent` x, `tokens_exponent` y with intervals at `level`, None where the table cannot tell (`reasons` by name). A table
-    on one ray of (N, D) gives `ray_exponent` w of rate* = c N^-w with `ray_slope` r of D ~ N^r instead. `scatter`: standard
+    `params_exponent` x, `tokens_exponent` y with intervals at `level`, None where the table cannot tell (`reasons` by name). A
+    table on one ray of (N, D) gives `ray_exponent` w of rate* = c N^-w with `ray_slope` r of D ~ N^r instead. `scatter`: standard
     deviation of log rate* between groups beyond their own errors. `optima`: every group, refused ones with their reasons.
     """
 
@@ -47,7 +47,9 @@ class RateLaw(eqx.Module):
     def rate(self, params: ArrayLike, tokens: ArrayLike) -> Float[np.ndarray, "..."]:
         """rate* at any size and tokens. **Errors**: `InputError` off what the table identifies (see `predict`)."""
         n, d = np.broadcast_arrays(np.asarray(params, float), np.asarray(tokens, float))
-        return np.array([self.predict(float(a), float(b)).rate for a, b in zip(n.ravel(), d.ravel(), strict=True)]).reshape(n.shape)
+        return np.array(
+            [self.predict(float(a), float(b)).rate for a, b in zip(n.ravel(), d.ravel(), strict=True)]
+        ).reshape(n.shape)
 
     def predict(self, params: float, tokens: float) -> RatePrediction:
         """rate* of one run with the interval of a new group, and how far it is from the table.
@@ -58,7 +60,9 @@ class RateLaw(eqx.Module):
         n, d = require_number("params", params, open_=True), require_number("tokens", tokens, open_=True)
         seen = np.array([(o.params, o.tokens) for o in self.optima if o.rate is not None])
         if not self.identified or self.prefactor is None or self.scatter is None:
-            raise InputError("params", expected="an identified law", got="; ".join(self.reasons.values()), remedy="add runs")
+            raise InputError(
+                "params", expected="an identified law", got="; ".join(self.reasons.values()), remedy="add runs"
+            )
         point = np.log([n, d]) - self.centre
         row = [1.0]
         if self.ray_exponent is not None and self.ray_slope is not None:
@@ -68,12 +72,17 @@ class RateLaw(eqx.Module):
                     got=d, remedy="train at other tokens per parameter to tell N from D",
                 )  # fmt: skip
             row.append(point[0])
-        for j, (name, exponent, value) in enumerate((("params", self.params_exponent, n), ("tokens", self.tokens_exponent, d))):
+        for j, (name, exponent, value) in enumerate(
+            (("params", self.params_exponent, n), ("tokens", self.tokens_exponent, d))
+        ):
             if exponent is not None:
                 row.append(point[j])
             elif self.ray_exponent is None and abs(point[j]) > np.log(RANGE):
                 raise InputError(
-                    name, expected=f"{np.exp(self.centre[j]):.3g}, the table's", got=value, remedy=f"train at other {name}"
+                    name,
+                    expected=f"{np.exp(self.centre[j]):.3g}, the table's",
+                    got=value,
+                    remedy=f"train at other {name}",
                 )
         weights = np.array(row)
         known = [-e for e in (self.ray_exponent, self.params_exponent, self.tokens_exponent) if e is not None]
@@ -87,7 +96,10 @@ class RateLaw(eqx.Module):
             elif value < column.min() / 1.01:
                 outside.append(f"{name} {column.min() / value:.3g} times below the smallest")
         return RatePrediction(
-            float(np.exp(middle)), (float(np.exp(middle - wide)), float(np.exp(middle + wide))), bool(outside), ", ".join(outside)
+            float(np.exp(middle)),
+            (float(np.exp(middle - wide)), float(np.exp(middle + wide))),
+            bool(outside),
+            ", ".join(outside),
         )
 
     def _at_centre(self) -> float:
@@ -138,14 +150,15 @@ def fit_rate_law(
 ) -> RateLaw:
     """rate* = c N^-x D^-y: a parabola in log rate for every (N, D), then generalised least squares through the bottoms.
 
-    **Arguments**: `params`, `tokens`, `rate`, `loss`: one entry a run, (n,), or one number for all; runs of one (N, D) are a group.
-    A loss that is not finite is a run that diverged. `level` of all intervals.
+    **Arguments**: `params`, `tokens`, `rate`, `loss`: one entry a run, (n,), or one number for all; runs of one (N, D) are a
+    group. A loss that is not finite is a run that diverged. `level` of all intervals.
 
     **Returns** `RateLaw`. A group is refused where the best rate is the first or the last of its grid, or its interval leaves the
-    grid. Intervals of the exponents hold the groups' own errors, their scatter about the law (Paule and Mandel 1982) and Student's t.
+    grid. Intervals of the exponents hold the groups' own errors, their scatter about the law (Paule and Mandel 1982) and
+    Student's t.
     **Errors**: `InputError` for bad columns. **Good values**: 6 rates a factor 2 apart and 6 groups, N and D varied separately.
-    **Failure regime**: rates of which all fail but one (an edge of stability has no parabola); batch or schedule that change with N.
-    Sources: Li et al. 2025 (Step Law), arXiv:2503.04715: 1.79 N^-0.713 D^0.307; Bjorck et al. 2024, arXiv:2409.19913.
+    **Failure regime**: rates of which all fail but one (an edge of stability has no parabola); batch or schedule that change with
+    N. Sources: Li et al. 2025 (Step Law), arXiv:2503.04715: 1.79 N^-0.713 D^0.307; Bjorck et al. 2024, arXiv:2409.19913.
     """
     level = require_number("level", level, 0.5, 1.0)
     groups = _groups(params, tokens, rate, loss)
@@ -194,7 +207,9 @@ def _groups(params: ArrayLike, tokens: ArrayLike, rate: ArrayLike, loss: ArrayLi
             raise InputError(name, expected="positive numbers, shape (n,)", got=column, remedy="mend them")
     finite = np.isfinite(v)
     if not finite.any() or (v[finite] <= 0).any():
-        raise InputError("loss", expected="losses > 0, not finite where a run diverged", got=v, remedy="pass the whole loss")
+        raise InputError(
+            "loss", expected="losses > 0, not finite where a run diverged", got=v, remedy="pass the whole loss"
+        )
     groups = []
     for size, count in sorted({*zip(n.tolist(), d.tolist(), strict=True)}):
         mine = (n == size) & (d == count)
@@ -213,7 +228,9 @@ def _columns(sizes: np.ndarray, count: int) -> tuple[dict[str, int], dict[str, s
     reasons = {}
     for j, name in enumerate(("params", "tokens")):
         if spans[j] < RANGE:
-            reasons[name] = f"{name} of the groups with a best rate span a factor {spans[j]:.2f} only, {RANGE:g} are needed"
+            reasons[name] = (
+                f"{name} of the groups with a best rate span a factor {spans[j]:.2f} only, {RANGE:g} are needed"
+            )
         else:
             columns[name] = j
     if not columns:
@@ -222,7 +239,9 @@ def _columns(sizes: np.ndarray, count: int) -> tuple[dict[str, int], dict[str, s
         together = float(np.corrcoef(sizes.T)[0, 1])
         if abs(together) > ALIGNED:
             slope = float(np.polyfit(sizes[:, 0], sizes[:, 1], 1)[0])
-            reason = f"log N and log D are correlated by {together:.3f}: only the exponent along their ray is identified"
+            reason = (
+                f"log N and log D are correlated by {together:.3f}: only the exponent along their ray is identified"
+            )
             return {"ray": 0}, {"params": reason, "tokens": reason}, slope
     return columns, reasons, None
 
@@ -252,5 +271,3 @@ def _between(design: np.ndarray, y: np.ndarray, known: np.ndarray) -> float:
     while excess(top) > 0:
         top *= 4
     return float(optimize.brentq(excess, smallest, top))
-
-

@@ -21,6 +21,9 @@ COLUMNS = (
 """Names of the columns that the laws know beside N, D, C: `batch` in tokens per step, `rate` at its peak, `embedding` the
 parameters of the embeddings, the others counts. A table may hold more."""
 
+QUOTIENTS = {"unique_tokens": ("tokens", "epochs"), "epochs": ("tokens", "unique_tokens"), "steps": ("tokens", "batch")}
+"""Columns that a table without them has as a quotient of two others."""
+
 
 class ScalingTable(eqx.Module):
     """One finished run a row: N = `params`, D = `tokens`, C = `flop`, L = `loss`, each (n,) and > 0.
@@ -77,8 +80,9 @@ class ScalingTable(eqx.Module):
         return "\n".join([head, *(f"    {note}" for note in self.notes)])
 
     def column(self, name: str) -> Float[np.ndarray, " n"]:
-        """The numbers of a column by name. **Errors**: `InputError` if the table has none, or not in every row."""
-        values = getattr(self, name) if name in (*SIZES, "loss") else self.columns.get(name)
+        """The numbers of a column by name, or the quotient that it is. **Errors**: `InputError` if the table has none, or not in
+        every row."""
+        values = self._find(name)
         if values is None:
             held = [n for n in SIZES if getattr(self, n) is not None] + list(self.columns)
             raise _bad(
@@ -89,9 +93,17 @@ class ScalingTable(eqx.Module):
             raise _bad(name, "a number in every row", got, "take the rows that have one")
         return values
 
+    def _find(self, name: str) -> np.ndarray | None:
+        values = self._held(name)
+        over, under = (self._held(part) for part in QUOTIENTS.get(name, ("", "")))
+        return over / under if values is None and over is not None and under is not None else values
+
+    def _held(self, name: str) -> np.ndarray | None:
+        return getattr(self, name) if name in (*SIZES, "loss") else self.columns.get(name)
+
     def has(self, name: str) -> bool:
         """Whether `column(name)` has a number in every row."""
-        values = getattr(self, name) if name in (*SIZES, "loss") else self.columns.get(name)
+        values = self._find(name)
         return values is not None and bool(np.isfinite(values).all())
 
     def take(self, index: ArrayLike, note: str | None = None) -> ScalingTable:
