@@ -26,10 +26,10 @@ def repeated(rows, noise, seed, *, sizes=True):
     return scaling_table(params=N, tokens=U * epochs, epochs=epochs, loss=L)
 
 
-def exact(name, values, seed=0, rows=40, **columns):
+def exact(name, values, columns, seed=0, rows=40):
     """A table on the law itself, columns uniform in their logarithm between the bounds given."""
     rng = np.random.default_rng(seed)
-    drawn = {c: np.exp(rng.uniform(*np.log(bounds), rows)) for c, bounds in columns.items()}
+    drawn = {c: np.exp(rng.uniform(np.log(low), np.log(high), rows)) for c, (low, high) in columns.items()}
     form = FORMS[name]
     L = np.exp(form.log_loss(np.array([values[n] for n in form.names]), drawn))
     return scaling_table(loss=L, **drawn)
@@ -91,7 +91,7 @@ def test_a_table_without_repeats_says_so():
     fit = fit_table(rows, "repetition", bootstrap=20, starts=2)
     assert "no run repeats" in fit.unidentified["R_D"] and "unidentified" in str(fit)
     columns = {"params": (1e7, 2e8), "unique_tokens": (5e9, 5e10), "tokens": (5e10, 1e12)}
-    small = fit_repetition(exact("repetition", PUBLISHED, **columns), bootstrap=2, starts=2)
+    small = fit_repetition(exact("repetition", PUBLISHED, columns), bootstrap=2, starts=2)
     assert "R_N" not in small.values and "no R_N" in small.notes[-1]
     assert small.values["R_D"] == pytest.approx(R_D, rel=1e-3)
 
@@ -114,15 +114,15 @@ def test_kaplan_is_found_again_with_its_scales():
 def test_a_bound_on_the_size_is_found_where_there_is_one():
     values = {"E": 1.7, "A": 400.0, "B": 1500.0, "alpha": 0.35, "beta": 0.36, "N_max": 2e9}
     columns = {"params": (1e7, 2e10), "tokens": (1e9, 1e11)}
-    fit = fit_table(exact("bounded", values, **columns), "bounded", bootstrap=20)
+    fit = fit_table(exact("bounded", values, columns), "bounded", bootstrap=20)
     assert fit.values == pytest.approx(values, rel=1e-3) and fit.identified
-    free = fit_table(exact("chinchilla", values, **columns), "bounded", bootstrap=20)
+    free = fit_table(exact("chinchilla", values, columns), "bounded", bootstrap=20)
     assert "N_max" in free.unidentified and free.values["alpha"] == pytest.approx(0.35, rel=1e-2)
 
 
 def test_steps_and_batch_and_the_best_batch():
     values = {"E": 1.8, "A": 480.0, "B": 30.0, "C": 60.0, "alpha": 0.35, "beta": 0.4, "gamma": 0.45}
-    table = exact("steps_batch", values, params=(1e7, 1e9), steps=(1e3, 1e6), batch=(1e4, 1e7))
+    table = exact("steps_batch", values, {"params": (1e7, 1e9), "steps": (1e3, 1e6), "batch": (1e4, 1e7)})
     fit = fit_table(table, "steps_batch", bootstrap=20)
     assert fit.identified and fit.values == pytest.approx(values, rel=1e-4)
     best = best_batch(fit, [1e9, 1e11])
@@ -137,7 +137,7 @@ def test_steps_and_batch_and_the_best_batch():
 
 def test_steps_are_tokens_over_batch_where_the_table_has_no_steps():
     values = {"E": 1.8, "A": 480.0, "B": 30.0, "alpha": 0.35, "beta": 0.4, "B_crit": 3e5}
-    table = exact("minimum_steps", values, params=(1e7, 1e9), steps=(1e3, 1e6), batch=(1e4, 1e7))
+    table = exact("minimum_steps", values, {"params": (1e7, 1e9), "steps": (1e3, 1e6), "batch": (1e4, 1e7)})
     other = scaling_table(
         params=table.column("params"), batch=table.column("batch"), tokens=table.column("steps") * table.column("batch"),
         loss=table.loss,
@@ -149,7 +149,7 @@ def test_steps_are_tokens_over_batch_where_the_table_has_no_steps():
 def test_width_and_depth_apart_or_refused():
     values = {"E": 1.8, "A": 50.0, "B": 2.5, "C": 900.0, "a": 1.0, "b": 1.0, "c": 0.33}
     columns = {"width": (256, 4096), "depth": (4, 64), "tokens": (1e9, 1e11)}
-    table = exact("width_depth", values, **columns)
+    table = exact("width_depth", values, columns)
     fit = fit_table(table, "width_depth", bootstrap=20)
     assert fit.identified and fit.values == pytest.approx(values, rel=1e-3)
     W = table.column("width")

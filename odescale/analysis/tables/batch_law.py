@@ -120,7 +120,7 @@ def fit_batch_law(
     elif batches.size < LEAST_RUNS:
         reason = f"{batches.size} runs, {LEAST_RUNS} are needed to say how far the line can be trusted"
     if reason:
-        return BatchLaw(wanted, fits, *(None,) * 7, int(batches.size), level, False, reason)
+        return BatchLaw(wanted, fits, None, None, None, None, None, None, None, int(batches.size), level, False, reason)
     whole = _lines(batches, table[:, good], wanted[good])
     without = np.array([
         _lines(np.delete(batches, i), np.delete(table[:, good], i, axis=0), wanted[good]) for i in range(batches.size)

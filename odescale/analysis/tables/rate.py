@@ -11,19 +11,18 @@ from scipy import optimize, special
 
 SPAN = 10.0
 """Rates up to this factor from the best one of the grid count."""
-RISES = (0.25, 0.1, 0.05, 0.02)
-"""Runs whose log loss is higher than the best by more have left the basin: they say nothing about its bottom. How deep the basin is
-taken is decided by the table: a deep one has more runs in it, a shallow one less of a shape that changes from group to group."""
-GAIN = 0.5
-"""A shallower basin is taken only where it lowers the mean variance of the bottoms to this part: the smallest of several noisy
-estimates is too small by chance."""
+RISE = 0.25
+"""Runs whose log loss is higher than the best by more have left the basin: they say nothing about its bottom."""
 LEAST_POINTS = 4
 SHAPES = np.geomspace(0.1, 3.0, 8)
 """Starts of the two powers p and q."""
 RANGE = (0.02, 4.0)
-SIGNIFICANCE = 0.05
-"""From which the two powers replace the parabola."""
+SPARE = 5
+"""Degrees of freedom that are left for the noise: with fewer the powers do not drift, then the basin is a parabola. A test of
+whether the table needs them would keep the simple form where the noise hides the difference, and its bias with it."""
 PLACES = 121
+DRIFT = 1.5
+"""Largest change of log p and log q from the middle of the groups to their end."""
 
 
 class RateOptimum(eqx.Module):
@@ -75,20 +74,27 @@ class Optima(eqx.Module):
 
 
 def find_optima(groups: list[Group], level: float) -> Optima:
-    """L_g = m_g + c_g f(log(rate/rate*_g)), f(z) = (e^(-pz) - 1)/p + (e^(qz) - 1)/q with p and q common to all groups, or z^2.
+    """L_g = m_g + c_g f(log(rate/rate*_g)), f(z) = (e^(-pz) - 1)/p + (e^(qz) - 1)/q or f = z^2.
 
-    Least squares of the relative residual. The two powers are those of theory: a bias that falls with the rate, a noise that grows
-    with it. They are kept where an F test prefers them to the parabola. The noise is one number for all groups: its estimate has
-    n - 3 g degrees of freedom, where a group alone would have one or two.
+    Least squares of the relative residual. The two powers are those of theory: a bias that falls with the rate, a noise that
+    grows with it. They drift with log(N D) where the table has runs enough to tell. The noise is one number for all groups: its
+    estimate has n - 3 g degrees of freedom, where a group alone would have one or two.
     """
-    tries = [_try(groups, rise) for rise in RISES]
-    kept_try = tries[0]
-    for one in tries[1:]:
-        if one.variance < GAIN * kept_try.variance and len(one.usable) >= len(kept_try.usable):
-            kept_try = one
-    optima, windows, usable, basin = list(kept_try.refused), kept_try.windows, kept_try.usable, kept_try.basin
-    if basin is None:
+    windows = [_window(group) for group in groups]
+    doubts = [_early_doubt(group, window) for group, window in zip(groups, windows, strict=True)]
+    usable = [i for i, doubt in enumerate(doubts) if not doubt]
+    left = sum(int(windows[i].sum()) for i in usable) - 3 * len(usable)
+    if usable and left < 2:
+        few = f"the runs of {len(usable)} groups leave {left} degrees of freedom for the noise, 2 are needed"
+        doubts, usable = [doubt or few for doubt in doubts], []
+    optima = [_refused(g, int(w.sum()), d) for g, w, d in zip(groups, windows, doubts, strict=True)]
+    if not usable:
         return Optima(optima, np.zeros((0, 0)), 0, None)
+    scale = np.log([groups[i].params * groups[i].tokens for i in usable])
+    scale -= scale.mean()
+    scale /= max(float(np.abs(scale).max()), 1e-9)
+    parts = [(groups[i].x[windows[i]], np.exp(groups[i].y[windows[i]])) for i in usable]
+    basin = _fit([_Part(x, loss, float(u)) for (x, loss), u in zip(parts, scale, strict=True)])
     wide = float(special.stdtrit(basin.freedom, 0.5 + level / 2)) * np.sqrt(np.diag(basin.covariance))
     kept = []
     for j, i in enumerate(usable):
@@ -115,40 +121,15 @@ class _Basin(eqx.Module):
     shape: tuple[float, float] | None
 
 
-class _Try(eqx.Module):
-    """The joint fit at one depth of the basins."""
-
-    windows: list[np.ndarray]
-    usable: list[int]
-    refused: list[RateOptimum]
-    basin: _Basin | None
-    variance: float
-
-
-def _try(groups: list[Group], rise: float) -> _Try:
-    windows = [_window(group, rise) for group in groups]
-    doubts = [_early_doubt(group, window, rise) for group, window in zip(groups, windows, strict=True)]
-    usable = [i for i, doubt in enumerate(doubts) if not doubt]
-    left = sum(int(windows[i].sum()) for i in usable) - 3 * len(usable)
-    if usable and left < 2:
-        few = f"the runs of {len(usable)} groups leave {left} degrees of freedom for the noise, 2 are needed"
-        doubts, usable = [doubt or few for doubt in doubts], []
-    refused = [_refused(g, int(w.sum()), d) for g, w, d in zip(groups, windows, doubts, strict=True)]
-    if not usable:
-        return _Try(windows, usable, refused, None, np.inf)
-    basin = _fit([(groups[i].x[windows[i]], np.exp(groups[i].y[windows[i]])) for i in usable])
-    return _Try(windows, usable, refused, basin, float(np.mean(np.diag(basin.covariance))))
-
-
-def _window(group: Group, rise: float) -> np.ndarray:
+def _window(group: Group) -> np.ndarray:
     if not group.x.size:
         return np.zeros(0, bool)
     best = int(np.argmin(group.y))
     near = np.abs(group.x - group.x[best]) <= np.log(SPAN) * (1 + 1e-9)
-    return near & (group.y <= group.y[best] + rise)
+    return near & (group.y <= group.y[best] + RISE)
 
 
-def _early_doubt(group: Group, window: np.ndarray, rise: float) -> str:
+def _early_doubt(group: Group, window: np.ndarray) -> str:
     different = np.unique(group.x[window]).size
     best = group.x[np.argmin(group.y)]
     if best == group.x.min():
@@ -158,7 +139,7 @@ def _early_doubt(group: Group, window: np.ndarray, rise: float) -> str:
             return f"the best rate, {np.exp(best):.3g}, is the last before the runs diverge: an edge of stability, not a turn"
         return f"the best rate, {np.exp(best):.3g}, is the largest tried: add larger ones"
     if different < LEAST_POINTS:
-        return f"{different} rates within a factor {SPAN:g} and {rise:.0%} of the best loss, {LEAST_POINTS} are needed"
+        return f"{different} rates within a factor {SPAN:g} and {RISE:.0%} of the best loss, {LEAST_POINTS} are needed"
     return ""
 
 
@@ -177,49 +158,65 @@ def _refused(group: Group, points: int, reason: str) -> RateOptimum:
     return RateOptimum(group.params, group.tokens, None, None, None, points, grid, reason)
 
 
-def _fit(parts: list[tuple[np.ndarray, np.ndarray]]) -> _Basin:
-    count, total = len(parts), sum(x.size for x, _ in parts)
-    places = [np.linspace(x.min(), x.max(), PLACES) for x, _ in parts]
-    flat = _refine(
-        parts, np.array([_best_place(*part, z, None)[1] for part, z in zip(parts, places, strict=True)]), None
-    )
-    chosen, freedom = flat, total - 3 * count
-    if freedom > 4:
-        starts = []
-        for p in SHAPES:
-            for q in SHAPES:
-                found = [_best_place(*part, z, (p, q)) for part, z in zip(parts, places, strict=True)]
-                starts.append((sum(cost for cost, _ in found), (p, q), np.array([place for _, place in found])))
-        _, shape, centres = min(starts, key=lambda one: one[0])
-        bent = _refine(parts, centres, shape)
-        left = freedom - 2
-        if (
-            bent.cost < flat.cost
-            and special.fdtrc(2, left, (flat.cost - bent.cost) / bent.cost * left / 2) < SIGNIFICANCE
-        ):
-            chosen, freedom = bent, left
-    bent = chosen.x.size > count
-    shape = (float(chosen.x[-2]), float(chosen.x[-1])) if bent else None
-    solved = [_solve(*part, place, shape) for part, place in zip(parts, chosen.x[:count], strict=True)]
+class _Part(eqx.Module):
+    """Window of one group: log rates, losses, and u: log(N D) about its mean over the groups, in units of its largest size."""
+
+    x: np.ndarray
+    loss: np.ndarray
+    u: float
+
+
+def _fit(parts: list[_Part]) -> _Basin:
+    """Two powers that drift with log(N D), two common powers, or a parabola: the first that leaves `SPARE` degrees of freedom."""
+    count, total = len(parts), sum(part.x.size for part in parts)
+    places = [np.linspace(part.x.min(), part.x.max(), PLACES) for part in parts]
+    first = np.array([_best_place(part, z, None)[1] for part, z in zip(parts, places, strict=True)])
+    chosen, freedom = _refine(parts, first, np.zeros(0)), total - 3 * count
+    if freedom - 2 >= SPARE:
+        shape, centres = _best_shape(parts, places)
+        chosen, freedom = _refine(parts, centres, shape), freedom - 2
+        if freedom - 2 >= SPARE and np.ptp([part.u for part in parts]) > 0:
+            shape, centres = np.append(chosen.x[count:], [0.0, 0.0]), chosen.x[:count]
+            chosen, freedom = _refine(parts, centres, shape), freedom - 2
+    shape = chosen.x[count:]
+    solved = [_solve(part, place, shape) for part, place in zip(parts, chosen.x[:count], strict=True)]
     noise = max(2 * chosen.cost / freedom, 1e-24)
     return _Basin(
         chosen.x[:count], np.array([a[0] for _, a in solved]), np.array([a[1] for _, a in solved]),
-        noise * np.linalg.pinv(chosen.jac.T @ chosen.jac)[:count, :count], freedom, shape,
+        noise * np.linalg.pinv(chosen.jac.T @ chosen.jac)[:count, :count], freedom,
+        (float(shape[0]), float(shape[1])) if shape.size else None,
     )  # fmt: skip
 
 
-def _shape(z: np.ndarray, shape: tuple[float, float] | None) -> np.ndarray:
-    if shape is None:
+def _best_shape(parts: list[_Part], places: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """The best (p, q) of a grid, and the bottoms that go with it."""
+    starts = []
+    for p in SHAPES:
+        for q in SHAPES:
+            found = [_best_place(part, z, (p, q)) for part, z in zip(parts, places, strict=True)]
+            starts.append((sum(cost for cost, _ in found), (p, q), [place for _, place in found]))
+    _, shape, centres = min(starts, key=lambda one: one[0])
+    return np.array(shape), np.array(centres)
+
+
+def _powers(shape: np.ndarray, u: float) -> tuple[float, float] | None:
+    if not shape.size:
+        return None
+    if shape.size == 2:
+        return float(shape[0]), float(shape[1])
+    return float(shape[0] * np.exp(shape[2] * u)), float(shape[1] * np.exp(shape[3] * u))
+
+
+def _curve(z: np.ndarray, powers: tuple[float, float] | None) -> np.ndarray:
+    if powers is None:
         return z**2
-    p, q = shape
+    p, q = powers
     return np.expm1(-p * z) / p + np.expm1(q * z) / q
 
 
-def _solve(
-    x: np.ndarray, loss: np.ndarray, place: float, shape: tuple[float, float] | None
-) -> tuple[np.ndarray, np.ndarray]:
+def _solve(part: _Part, place: float, shape: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Relative residual at the best m and c, and these."""
-    one, f = 1 / loss, _shape(x - place, shape) / loss
+    one, f = 1 / part.loss, _curve(part.x - place, _powers(shape, part.u)) / part.loss
     aa, ab, bb, a1, b1 = one @ one, one @ f, f @ f, one.sum(), f.sum()
     determinant = aa * bb - ab**2
     c = (aa * b1 - ab * a1) / determinant if determinant > 1e-14 * aa * bb else 0.0
@@ -227,34 +224,29 @@ def _solve(
     return 1 - m * one - c * f, np.array([m, c])
 
 
-def _best_place(
-    x: np.ndarray, loss: np.ndarray, places: np.ndarray, shape: tuple[float, float] | None
-) -> tuple[float, float]:
+def _best_place(part: _Part, places: np.ndarray, powers: tuple[float, float] | None) -> tuple[float, float]:
     """The smallest sum of squares with c > 0 over `places`, and where it is."""
-    f = _shape(x - places[:, None], shape) / loss
-    one = np.broadcast_to(1 / loss, f.shape)
+    f = _curve(part.x - places[:, None], powers) / part.loss
+    one = np.broadcast_to(1 / part.loss, f.shape)
     aa, ab, bb = (one**2).sum(1), (one * f).sum(1), (f**2).sum(1)
     a1, b1 = one.sum(1), f.sum(1)
     determinant = aa * bb - ab**2
     c = (aa * b1 - ab * a1) / np.where(determinant > 0, determinant, np.inf)
     m = (a1 - ab * c) / aa
-    cost = np.where(c > 0, x.size - m * a1 - c * b1, np.inf)
+    cost = np.where(c > 0, part.x.size - m * a1 - c * b1, np.inf)
     i = int(np.argmin(cost))
     return float(cost[i]), float(places[i])
 
 
-def _refine(parts: list[tuple[np.ndarray, np.ndarray]], centres: np.ndarray, shape: tuple[float, float] | None) -> Any:
-    """Least squares over all bottoms, and over the two powers where there are any; m and c are solved for inside."""
+def _refine(parts: list[_Part], centres: np.ndarray, shape: np.ndarray) -> Any:
+    """Least squares over all bottoms and what `shape` has of the powers; m and c are solved for inside."""
     count = centres.size
 
     def residual(v: np.ndarray) -> np.ndarray:
-        now = None if shape is None else (v[-2], v[-1])
-        return np.concatenate(
-            [_solve(x, loss, place, now)[0] for (x, loss), place in zip(parts, v[:count], strict=True)]
-        )
+        return np.concatenate([_solve(part, place, v[count:])[0] for part, place in zip(parts, v[:count], strict=True)])
 
-    low, high = np.array([x.min() for x, _ in parts]) - 1, np.array([x.max() for x, _ in parts]) + 1
-    start = centres if shape is None else np.append(centres, shape)
-    if shape is not None:
-        low, high = np.append(low, [RANGE[0]] * 2), np.append(high, [RANGE[1]] * 2)
-    return optimize.least_squares(residual, np.clip(start, low, high), bounds=(low, high), x_scale="jac", max_nfev=60)
+    ends = (RANGE[0], RANGE[0], -DRIFT, -DRIFT), (RANGE[1], RANGE[1], DRIFT, DRIFT)
+    low = np.append([part.x.min() - 1 for part in parts], ends[0][: shape.size])
+    high = np.append([part.x.max() + 1 for part in parts], ends[1][: shape.size])
+    start = np.clip(np.append(centres, shape), low + 1e-6, high - 1e-6)
+    return optimize.least_squares(residual, start, bounds=(low, high), x_scale="jac", max_nfev=80)

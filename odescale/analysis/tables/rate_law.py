@@ -68,7 +68,7 @@ class RateLaw(eqx.Module):
         if self.ray_exponent is not None and self.ray_slope is not None:
             if abs(point[1] - self.ray_slope * point[0]) > np.log(RANGE):
                 raise InputError(
-                    "tokens", expected=f"tokens near {np.exp(self.centre[1] + self.ray_slope * point[0]):.3g}, on the ray of the table",
+                    "tokens", expected=f"about {np.exp(self.centre[1] + self.ray_slope * point[0]):.3g}, on the table's ray",
                     got=d, remedy="train at other tokens per parameter to tell N from D",
                 )  # fmt: skip
             row.append(point[0])
@@ -163,7 +163,7 @@ def fit_rate_law(
     level = require_number("level", level, 0.5, 1.0)
     groups = _groups(params, tokens, rate, loss)
     found_all = find_optima(groups, level)
-    optima, freedom = found_all.groups, found_all.freedom
+    optima = found_all.groups
     good = [o for o in optima if o.rate is not None]
     sizes = np.log([(o.params, o.tokens) for o in good]).reshape(-1, 2)
     columns, reasons, slope = _columns(sizes, len(good))
@@ -171,9 +171,25 @@ def fit_rate_law(
     if "law" not in reasons and len(good) < len(names) + 2:
         reasons["law"] = f"{len(good)} groups show a best rate, {len(names) + 2} are needed for {len(names)} exponents"
     if "law" in reasons:
+        empty = np.zeros((0, 0))
         return RateLaw(
-            tuple(optima), *(None,) * 9, level, False, reasons, np.zeros(2), np.zeros((0, 0)), 0
-        )  # fmt: skip
+            tuple(optima),
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            None,
+            level,
+            False,
+            reasons,
+            np.zeros(2),
+            empty,
+            0,
+        )
     centre = sizes.mean(axis=0)
     design = np.stack([np.ones(len(good)), *[sizes[:, columns[c]] - centre[columns[c]] for c in names]], axis=1)
     known = found_all.covariance
@@ -182,15 +198,14 @@ def fit_rate_law(
     found, covariance, misfit = _general(design, y, known + between * np.eye(y.size))
     left = y.size - design.shape[1]
     covariance = covariance * max(misfit / left, 1.0)
-    used = left if between > 0 else min(left + freedom, 10 * left)
-    wide = float(special.stdtrit(used, 0.5 + level / 2)) * np.sqrt(np.diag(covariance))
+    wide = float(special.stdtrit(left, 0.5 + level / 2)) * np.sqrt(np.diag(covariance))
     value = {c: float(-found[1 + i]) for i, c in enumerate(names)}
     interval = {c: (value[c] - float(wide[1 + i]), value[c] + float(wide[1 + i])) for i, c in enumerate(names)}
     shift = found[0] + sum(value[c] * centre[columns[c]] for c in names)
     return RateLaw(
         tuple(optima), float(np.exp(shift)), value.get("params"), interval.get("params"), value.get("tokens"),
         interval.get("tokens"), value.get("ray"), interval.get("ray"), slope, float(np.sqrt(between)), level, True, reasons,
-        centre, covariance, int(used),
+        centre, covariance, int(left),
     )  # fmt: skip
 
 

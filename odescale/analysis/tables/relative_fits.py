@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
+from numpy.typing import ArrayLike
 
 from odescale.analysis.tables.relatives import KAPLAN_SIZE
 from odescale.analysis.tables.result import TableFit, quantiles

@@ -146,5 +146,7 @@ def _together(fit: TableFit, options: dict[str, Any]) -> TableFit:
 
 
 def _changed(fit: TableFit, notes: tuple[str, ...], **changes: Any) -> TableFit:
-    kept = {name: getattr(fit, name) for name in fit.__dataclass_fields__}
-    return TableFit(**(kept | changes | {"notes": notes if "draws" in changes else (*fit.notes, *notes)}))
+    kept: dict[str, Any] = {name: getattr(fit, name) for name in fit.__dataclass_fields__}
+    kept |= changes
+    kept["notes"] = notes if "draws" in changes else (*fit.notes, *notes)
+    return TableFit(**kept)
