@@ -14,8 +14,8 @@ from jaxtyping import Float
 
 from odescale.analysis.tables.decision import Detour, Optimum, as_record, cost_of_size, optimum
 from odescale.analysis.tables.fit import fit_table
-from odescale.analysis.tables.forms import FORMS
 from odescale.analysis.tables.isoflop import Approaches, compare_approaches
+from odescale.analysis.tables.named import FORMS
 from odescale.analysis.tables.result import TableFit
 from odescale.analysis.tables.table import ScalingTable
 from odescale.analysis.tables.theory import Implied, Verdict, implied_exponents, theories_beside

@@ -130,10 +130,10 @@ def _together(fit: TableFit, options: dict[str, Any]) -> TableFit:
     rng = np.random.default_rng(int(options.get("seed", 0)))
     counts, drawn_as = resample(table, held, int(options.get("bootstrap", 4000)), rng)
     found = minimise(problem, np.repeat(best.theta, counts.shape[0], axis=0), counts, delta, path=(3.0, 1.0))
-    values, rows, p = np.exp(best.theta[0]), int((held > 0).sum()), len(form.names)
-    sample = widened(np.exp(found.theta), values, rows, p)
-    size = unique_size(*values[1:5])
+    values, p = np.exp(best.theta[0]), len(form.names)
     residual = np.where(held > 0, -problem.residual(best.theta)[0][0], np.nan)
+    sample = widened(np.exp(found.theta), values, residual[held > 0], delta, p)
+    size = unique_size(*values[1:5])
     named = dict(zip(form.names, map(float, values), strict=True))
     intervals = {n: (float(a), float(b)) for n, a, b in zip(form.names, *quantiles(sample, fit.level), strict=True)}
     shown = repetition_form(size)
