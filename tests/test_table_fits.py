@@ -50,6 +50,17 @@ def test_exact_rows_give_the_law_back():
     assert at.loss[0] == pytest.approx(law(7e10, 1.4e12), rel=1e-6) and at.low[0] <= at.loss[0] <= at.high[0]
 
 
+@pytest.mark.slow
+def test_intervals_cover_the_truth():
+    """95 % intervals of the exponents over 120 tables; the whole study is benchmarks/table_fits.py."""
+    hits = []
+    for seed in range(120):
+        N, D, L = synthetic(60, 0.003, seed)
+        fit = fit_table(table_of(N, D, L), bootstrap=300, level=0.95, seed=seed, starts=4)
+        hits.append([low <= TRUTH[n] <= high for n in TRUTH for low, high in [fit.interval(n)]])
+    assert (np.abs(np.mean(hits, axis=0) - 0.95) < 0.06).all(), np.mean(hits, axis=0)
+
+
 @pytest.mark.parametrize("delta", [1e-3, 1e-2, np.inf])
 def test_the_minimum_is_that_of_scipy(delta):
     N, D, L = synthetic(40, 0.01, seed=3)
@@ -150,6 +161,20 @@ def test_the_largest_runs_are_predicted_by_the_others():
     assert held.values["alpha"] == pytest.approx(again.values["alpha"], rel=1e-3)
     predicted = again.predict(params=N[held.rows], tokens=D[held.rows]).loss
     assert held.error == pytest.approx(np.log(L[held.rows] / predicted), abs=1e-5)
+
+
+def test_a_law_that_bends_is_called_unstable_and_a_true_one_is_not():
+    rng = np.random.default_rng(2)
+    N, C = 10 ** rng.uniform(7.5, 9.5, 150), 10 ** rng.uniform(18, 22, 150)
+    D = C / (6 * N)
+    noise = np.exp(0.003 * rng.normal(size=150))
+    assert fit_table(table_of(N, D, law(N, D) * noise), bootstrap=150).stable
+    # From 1e20 FLOP on the data run out: no more than 8e9 tokens are new.
+    bent = law(N, np.where(C > 1e20, np.minimum(D, 8e9), D)) * noise
+    fit = fit_table(table_of(N, D, bent), bootstrap=150)
+    assert not fit.stable
+    centres, means, errors = fit.residuals_by("tokens", 5)
+    assert centres.shape == means.shape == errors.shape == (5,) and np.abs(means / errors).max() > 3
 
 
 def test_bad_arguments_are_named():

@@ -36,7 +36,8 @@ def test_the_missing_size_is_derived_and_said():
     [
         ({"loss": []}, "loss"), ({"loss": [1.0, np.nan]}, "loss"), ({"loss": [1.0, 0.0]}, "loss"),
         ({"loss": [[1.0], [2.0]]}, "loss"), ({"loss": ["a", "b"]}, "loss"), ({"params": [1e8]}, "params"),
-        ({"params": [1e8, -1.0]}, "params"), ({"tokens": [np.inf, 1.0]}, "tokens"), ({"batch": [1.0]}, "batch"),
+        ({"params": [1e8, -1.0]}, "params"), ({"params": [1e8, 1e200]}, "params"),
+        ({"tokens": [np.inf, 1.0]}, "tokens"), ({"batch": [1.0]}, "batch"),
         ({"runs": ["a"]}, "runs"), ({"dataset": ["a"]}, "dataset"), ({"marked": [True]}, "marked"),
     ],
 )  # fmt: skip

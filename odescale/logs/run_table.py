@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from odescale.analysis.tables.table import ScalingTable, scaling_table
+from odescale.analysis.tables.table import ScalingTable, scaling_table, sensible
 from odescale.errors import InputError
 from odescale.logs.columns import plain
 from odescale.logs.files import FORMATS, open_tables
@@ -103,7 +103,7 @@ def read_table(
             notes.append(f"column {column!r} times {unit:g}")
     notes.append("columns: " + ", ".join(f"{role} = {column}" for role, column in chosen.items()))
     held = [numbers[role] for role in (*SIZES, "loss") if role in numbers]
-    good = np.all([np.isfinite(v) & (v > 0) for v in held], axis=0)
+    good = np.all([sensible(v) for v in held], axis=0)
     if not good.any():
         raise _refuse(
             "runs with finite numbers > 0", f"{table.file} with none", "check the columns named in read_table"

@@ -43,14 +43,18 @@ def robust_scale(residual: Float[np.ndarray, " n"], parameters: int) -> float:
     return float(1.4826 * np.median(left))
 
 
-def cutoff(rows: int, parameters: int) -> float:
-    """Student's quantile with n - p degrees of freedom at the probability of `CUTOFF` normal deviations; inf without any."""
+def cutoff(rows: int, parameters: int, normal: float = CUTOFF) -> float:
+    """Student's quantile with n - p degrees of freedom at the probability of `normal` deviations; inf without any."""
     free = rows - parameters
-    return float(-special.stdtrit(free, special.ndtr(-CUTOFF))) if free > 0 else float("inf")
+    return float(-special.stdtrit(free, special.ndtr(-normal))) if free > 0 else float("inf")
 
 
 def find_outliers(
-    problem: Problem, theta: Float[np.ndarray, "1 p"], weights: Float[np.ndarray, " n"], delta: float
+    problem: Problem,
+    theta: Float[np.ndarray, "1 p"],
+    weights: Float[np.ndarray, " n"],
+    delta: float,
+    normal: float = CUTOFF,
 ) -> tuple[Bool[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, "1 p"]]:
     """(rows beyond the cutoff, deviation of every row, theta without them), repeated until the rows stay the same.
 
@@ -72,7 +76,7 @@ def find_outliers(
         error = np.sqrt(np.where(kept, np.maximum(1 - weights * leverage, 0.05), 1 + leverage))
         # Losses are written with some digits: a perfect table has no outliers for rounding.
         deviation = r / (max(scale, 1e-9) * error)
-        new = used & (np.abs(deviation) > cutoff(int(kept.sum()), p))
+        new = used & (np.abs(deviation) > cutoff(int(kept.sum()), p, normal))
         if new.tobytes() in seen or (new == out).all() or (used & ~new).sum() <= p + 2:
             return out, deviation, theta
         seen.append(new.tobytes())

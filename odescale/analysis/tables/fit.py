@@ -8,16 +8,12 @@ from jax.typing import ArrayLike
 from odescale.analysis.tables.audit import find_outliers, outlier_reasons, robust_scale, why_open
 from odescale.analysis.tables.forms import Form
 from odescale.analysis.tables.named import form_named
-from odescale.analysis.tables.projection import grid_starts, project
-from odescale.analysis.tables.result import HeldOut, TableFit, quantiles
-from odescale.analysis.tables.robust import Problem, minimise, problem_of
+from odescale.analysis.tables.projection import project
+from odescale.analysis.tables.result import TableFit, quantiles
+from odescale.analysis.tables.robust import minimise, problem_of
+from odescale.analysis.tables.stability import full_fit, hold_out, scales_disagree, unstable_with
 from odescale.analysis.tables.table import ScalingTable
 from odescale.errors import MOST_DRAWS, InputError, require_number, whole
-
-LEAST_HELD_OUT = 3
-"""Rows of the largest compute that are left out and predicted at least."""
-MOVED = 1.0
-"""Standard errors by which the rows called outliers may move an exponent before the answer with them is unstable."""
 
 
 def fit_table(
@@ -72,11 +68,11 @@ def fit_table(
     if int((held > 0).sum()) < p + 1:
         raise InputError("table", expected=f"more runs than the {p} numbers of {shape.equation}",
                          got=f"{int((held > 0).sum())} runs", remedy="add runs, or take a form with fewer numbers")  # fmt: skip
-    best, cost, agreement = _full(problem, held, delta, starts)
+    best, cost, agreement, certain = full_fit(problem, held, delta, starts)
     out, deviation, theta_without = find_outliers(problem, best, held, delta)
     if isinstance(leave_out, str) and leave_out == "outliers" and out.any():
         held = held * ~out
-        best, cost, agreement = _full(problem, held, delta, starts)
+        best, cost, agreement, certain = full_fit(problem, held, delta, starts)
         out, theta_without = np.zeros_like(out), best
     rng = np.random.default_rng(seed)
     counts, drawn_as = resample(table, held, draws, rng)
@@ -93,6 +89,12 @@ def fit_table(
     opened = why_open(shape, {n: v[held > 0] for n, v in columns.items()}, named, sample, intervals)
     far = -problem.residual(theta_without)[0][0]
     failed = float(1 - found.converged.mean())
+    size = table.flop if table.flop is not None else np.prod([columns[name] for name in shape.columns], axis=0)
+    unstable = [] if certain else ["no start reaches a minimum: the values are where the search stopped"]
+    unstable += [f"{failed:.0%} of the resampled tables have no minimum that was found"] if failed > 0.05 else []
+    unstable += unstable_with(problem, out, held, best, theta_without, delta, seed)
+    if not out.any() and not opened:
+        unstable += scales_disagree(problem, size, held, best, counts, found.theta, delta)
     notes = [*drawn_as]
     if failed > 0:
         notes.append(f"{failed:.1%} of the draws did not converge: their last values are kept")
@@ -101,9 +103,7 @@ def fit_table(
     return TableFit(
         shape, table, named, errors, sample, level, residual, robust_scale(residual[held > 0], p), cost,
         project(problem, values[len(shape.amplitudes) :], held), outlier_reasons(out, deviation, far, columns), without,
-        opened,
-        _why_unstable(problem, out, held, best, theta_without, delta, failed, seed),
-        _hold_out(problem, table, held, delta, starts), agreement, failed, tuple(notes),
+        opened, tuple(unstable), hold_out(problem, size, held, delta, starts), agreement, failed, tuple(notes),
     )  # fmt: skip
 
 
@@ -129,16 +129,6 @@ def _weights(table: ScalingTable, leave_out: ArrayLike | str | None, weights: Ar
         raise InputError("leave_out", expected=f"positions below {n}, or a mask of {n} rows", got=leave_out,
                          remedy="count rows from 0") from error  # fmt: skip
     return np.where(mask, 0.0, held)
-
-
-def _full(problem: Problem, held: np.ndarray, delta: float, starts: int) -> tuple[np.ndarray, float, float]:
-    """(theta (1, p) of the best minimum over all starts, its cost, share of the starts that reach it)."""
-    theta = grid_starts(problem, held, starts)
-    found = minimise(problem, theta, np.repeat(held[None], theta.shape[0], axis=0), delta)
-    place = int(np.argmin(np.where(found.converged, found.cost, np.inf) if found.converged.any() else found.cost))
-    cost = float(found.cost[place])
-    same = found.cost <= cost * (1 + 1e-4) + 1e-18
-    return found.theta[place][None], cost, float(same.mean())
 
 
 def resample(
@@ -170,43 +160,3 @@ def widened(draws: np.ndarray, values: np.ndarray, residual: np.ndarray, delta: 
     with np.errstate(divide="ignore", invalid="ignore"):
         wide = values * (draws / values) ** factor
     return np.where((draws > 0) & (values > 0), wide, draws)
-
-
-def _why_unstable(
-    problem: Problem, out: np.ndarray, held: np.ndarray, best: np.ndarray, without: np.ndarray, delta: float,
-    failed: float, seed: int,
-) -> tuple[str, ...]:  # fmt: skip
-    """Exponents that the outliers move by more than `MOVED` standard errors of the fit without them; draws that fail."""
-    reasons = [f"{failed:.0%} of the resampled tables have no minimum that was found"] if failed > 0.05 else []
-    if out.any():
-        rows = np.flatnonzero((held > 0) & ~out)
-        rng = np.random.default_rng(seed)
-        counts = np.zeros((200, held.size))
-        counts[:, rows] = rng.multinomial(rows.size, np.full(rows.size, 1 / rows.size), size=200) * held[rows]
-        sample = problem.values(
-            minimise(problem, np.repeat(without, 200, axis=0), counts, delta, path=(3.0, 1.0)).theta
-        )
-        error = sample.std(axis=0, ddof=1)
-        with_them, alone = problem.values(best)[0], problem.values(without)[0]
-        for k, exponent in enumerate(problem.form.exponents, len(problem.form.amplitudes)):
-            if abs(with_them[k] - alone[k]) > MOVED * error[k]:
-                reasons.append(
-                    f"{exponent.name} is {with_them[k]:.4g} with the {int(out.sum())} outliers and {alone[k]:.4g} +- "
-                    f'{error[k]:.2g} without them: leave_out="outliers", or mend the rows'
-                )
-    return tuple(reasons)
-
-
-def _hold_out(problem: Problem, table: ScalingTable, held: np.ndarray, delta: float, starts: int) -> HeldOut | None:
-    """The rows within a factor 2 of the largest compute, three at least, predicted by a fit to the others."""
-    size = table.flop if table.flop is not None else np.prod([np.asarray(v) for v in problem.columns.values()], axis=0)
-    used = held > 0
-    third = np.sort(size[used])[-min(LEAST_HELD_OUT, int(used.sum()))]
-    largest = used & (size >= min(size[used].max() / 2, third))
-    left = used & ~largest
-    if int(left.sum()) < len(problem.form.names) + 2:
-        return None
-    theta = _full(problem, held * left, delta, starts)[0]
-    rows = np.flatnonzero(largest)
-    values = dict(zip(problem.form.names, map(float, problem.values(theta)[0]), strict=True))
-    return HeldOut(rows, -problem.residual(theta)[0][0][rows], values)

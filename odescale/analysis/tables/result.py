@@ -13,7 +13,7 @@ from odescale.analysis.tables.audit import Outlier
 from odescale.analysis.tables.forms import Form
 from odescale.analysis.tables.projection import Projection
 from odescale.analysis.tables.table import ScalingTable
-from odescale.errors import InputError
+from odescale.errors import InputError, whole
 
 
 class LossPrediction(eqx.Module):
@@ -99,6 +99,19 @@ class TableFit(eqx.Module):
         drawn = np.exp(self.form.log_loss(self.draws, at))
         low, high = quantiles(drawn, self.level if level is None else level)
         return LossPrediction(loss, low, high)
+
+    def residuals_by(self, name: str, bins: int = 6) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(centres, means, standard errors) of log(measured/fitted loss) over `bins` stretches of a column, equal in rows.
+
+        Means far from 0 against their errors along params or tokens say that the form bends where the runs do not.
+        """
+        used = np.flatnonzero(np.isfinite(self.residual))
+        values = self.table.column(name)[used]
+        parts = [p for p in np.array_split(np.argsort(values, kind="stable"), whole("bins", bins)) if p.size]
+        own = [self.residual[used][part] for part in parts]
+        errors = [part.std(ddof=1) / np.sqrt(part.size) if part.size > 1 else np.nan for part in own]
+        centres = [float(np.exp(np.log(values[part]).mean())) for part in parts]
+        return np.array(centres), np.array([part.mean() for part in own]), np.array(errors)
 
     def require_identified(self, purpose: str) -> None:
         """**Errors**: `InputError` with the reasons if the rows leave an exponent open."""

@@ -56,8 +56,8 @@ class ScalingTable(eqx.Module):
             values = getattr(self, name)
             if values is None:
                 continue
-            if values.shape != n or not (np.isfinite(values) & (values > 0)).all():
-                shown = values.shape if values.shape != n else values[~(np.isfinite(values) & (values > 0))][0]
+            if values.shape != n or not sensible(values).all():
+                shown = values.shape if values.shape != n else values[~sensible(values)][0]
                 raise _bad(name, f"finite numbers > 0, shape {n}", shown, "one per run; leave out failed runs")
         for name, values in self.columns.items():
             if name in (*SIZES, "loss") or values.shape != n or values.dtype.kind != "f":
@@ -169,7 +169,7 @@ def derive_sizes(sizes: Mapping[str, np.ndarray | None], notes: list[str]) -> di
     """The one of N, D, C that is missing, by C = 6 N D; what was derived, or does not agree, goes to `notes`."""
     have = {name: values for name, values in sizes.items() if values is not None}
     shapes = {values.shape for values in have.values()}
-    positive = all((np.isfinite(values) & (values > 0)).all() for values in have.values())
+    positive = all(sensible(values).all() for values in have.values())
     if len(shapes) > 1 or not positive:
         return {}  # said by the invariants of the table, by name
     k = FLOP_PER_PARAMETER_TOKEN
@@ -186,6 +186,11 @@ def derive_sizes(sizes: Mapping[str, np.ndarray | None], notes: list[str]) -> di
     missing, other = ("tokens", "params") if "params" in have else ("params", "tokens")
     notes.append(f"{missing} = flop/(6 {other})")
     return {missing: have["flop"] / (k * have[other])}
+
+
+def sensible(values: np.ndarray) -> Bool[np.ndarray, "..."]:
+    """Finite numbers > 0 whose products and powers are still numbers: 1e-100 to 1e100."""
+    return (values > 1e-100) & (values < 1e100)
 
 
 def _bad(name: str, expected: str, got: object, remedy: str) -> InputError:
