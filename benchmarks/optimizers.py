@@ -1,10 +1,11 @@
 """Real networks under every optimiser against their ODE, and learning rates carried over from narrow networks to wide ones.
 
-    python -m benchmarks.optimizers [validity] [transfer] [picture] [--seeds 16]
+    python -m benchmarks.optimizers [validity] [transfer] [picture] [third] [--seeds 16]
 
 `validity` prints a row for each optimiser: how far the loss falls, how far the mean of the runs is off the ODE at the most, z in
 the mean square. `transfer`: the rate at which a committee has the least loss after t units of training, by width; the optimum of 64
-to 256 is extrapolated in 1/d to 512 and 1024 and held against what training finds there. docs/optimisers.md has both tables.
+to 256 is extrapolated in 1/d to 512 and 1024 and held against what training finds there. `third`: the one-third law by optimiser
+(`benchmarks.third`). docs/optimisers.md has all tables.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ jax.config.update("jax_enable_x64", True)
 import numpy as np  # noqa: E402
 
 import odescale  # noqa: E402
+from benchmarks.third import third  # noqa: E402
 from odescale.optimizers import SGD, Adam, Lion, Muon, Sign  # noqa: E402
 from odescale.schedules import CosineSchedule, WarmedSchedule  # noqa: E402
 from odescale.spectra import listed  # noqa: E402
@@ -190,19 +192,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.optimizers", description=__doc__)
     parser.add_argument(
-        "what", nargs="*", default=["validity", "transfer"], help="validity, transfer, picture, or names of cases"
+        "what",
+        nargs="*",
+        default=["validity", "transfer"],
+        help="validity, transfer, picture, third, or names of cases",
     )
     parser.add_argument("--output", default="docs/figures/optimisers.png", help="file of the picture")
     parser.add_argument("--seeds", type=int, default=16)
     options = parser.parse_args(arguments)
     began = time.perf_counter()
     names = [name for name in options.what if name in CASES] or list(CASES)
-    if set(options.what) - {"transfer", "picture"}:
+    if set(options.what) - {"transfer", "picture", "third"}:
         print(validity(names, options.seeds))
     if "transfer" in options.what:
         print(transfer(options.seeds))
     if "picture" in options.what:
         picture(options.seeds, options.output)
+    if "third" in options.what:
+        for line in third(options.seeds):
+            print(line, flush=True)
     print(f"{time.perf_counter() - began:.0f} s")
     return 0
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from functools import cache
 
-from derivations.peaked import adam, checks, checks_integrals, checks_laws, closure, escapes, expansion, laws, layers
+from derivations.peaked import (
+    adam,
+    checks,
+    checks_integrals,
+    checks_laws,
+    checks_unit,
+    closure,
+    escapes,
+    expansion,
+    laws,
+    layers,
+    unit,
+)
 from derivations.peaked.notation import BETA, DELTA, DIMENSION, RATE, SMOOTHING, TEACHER_BETA, TIME, D, K
 from odescale.symbolic.record import Assumption, Derivation, Parameter
 from odescale.symbolic.sgd import batch, decay, eta
@@ -28,7 +40,12 @@ def derive() -> Derivation:
     adam_laws, normalised_laws, adam_rows = escapes.adam(forms, layer)
     losses, loss_errors, loss_rows = escapes.losses(margins)
     temperature, heated, temperature_rows = escapes.temperature(layer)
-    rows = (*escapes.sgd_rows(late, scheduled), *adam_rows, *loss_rows, *temperature_rows)
+    sign_step, signs = unit.signs()
+    many_step, many_drift, many_noise = unit.many_samples(flow, signs)
+    hardest_step, hardest = unit.hardest()
+    sign_laws, unit_laws = unit.laws(signs, hardest)
+    muon_step, whitened = unit.muon(flow, forms, signs)
+    rows = (*escapes.sgd_rows(late, scheduled), *adam_rows, *unit.rows(unit_laws), *loss_rows, *temperature_rows)
     return Derivation(
         name="peaked",
         title="Peaked distributions: the one-third law",
@@ -64,6 +81,10 @@ def derive() -> Derivation:
                 "one scale", "Adam divides every weight by the same sqrt(v); in the asymptotics v is that of now."
             ),
             Assumption("large batch", "B is large, so that the norm of the minibatch gradient does not fluctuate."),
+            Assumption(
+                "single samples",
+                "D is well above the number of samples that a step divides by: the hardest of them is the whole step.",
+            ),
             Assumption("aligned", "No spread: s = D."),
             Assumption("continuous time", "eta is small beside the curvature: no noise, no discrete steps."),
             Assumption(
@@ -94,6 +115,11 @@ def derive() -> Derivation:
             adam_step.checked(checks.minibatch_square, forms),
             normalised.checked(checks.normalised_step, forms),
             adam_laws.checked(checks_laws.adam_laws, forms, layer, normalised_laws),
+            sign_step.checked(checks_unit.signs, signs),
+            many_step.checked(checks_unit.many, many_drift, many_noise),
+            hardest_step.checked(checks_unit.hardest, hardest),
+            sign_laws.checked(checks_unit.laws, unit_laws),
+            muon_step.checked(checks_unit.muon, signs, whitened),
             losses.checked(checks_laws.saturating_losses, *loss_errors),
             temperature.checked(checks_laws.temperature, layer, heated),
             escapes.learning_rate(late.balance).checked(checks_laws.best_learning_rate, layer),
@@ -105,6 +131,7 @@ def derive() -> Derivation:
         outputs=(
             *closure.write(flow),
             *adam.write(forms),
+            *unit.write(signs, hardest, whitened),
             *layers.write_margins(flow),
             *expansion.write(limit),
             *layers.write(layer),

@@ -5,7 +5,7 @@ overlap D and spread Delta, its exact representation without cancellation, the p
 balance of powers, where that ends (finite teacher temperature, weight decay), and what would beat it.
 """
 
-# derivation: peaked | api: 1 | sha256: 90ccc282bc038ecbda4541edda840ec209e5553cc0043c8e8141c4d702d1cbed
+# derivation: peaked | api: 1 | sha256: 77bf05e4ccdd2c0bcbe53099403f9bfd2be60e2a27a681a40810ca56b8df794a
 # ruff: noqa: E501
 # fmt: off
 
@@ -99,6 +99,57 @@ def normalised_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array,
     dD = -D * weight_decay + drift * eta / jnp.sqrt(v)
     dDelta = -2 * Delta * weight_decay - 2 * Delta * H * beta ** 2 * eta / (others * jnp.sqrt(v)) + G * per_batch * beta ** 2 * eta ** 2 / (others * v)
     return dD, dDelta
+
+
+def sign_flow(D: Array, Delta: Array, sigma: Array, h: Array, centred: Array, learning_rate: Array, dimension: Array, weight_decay: Array | float = 0.0, beta: Array | float = 1.0) -> tuple[Array, Array]:
+    """(dD, dDelta) of W <- W - l sgn(ghat) per step, logits W x with `dimension` inputs, W* W*^T = I; `centred` = 1 - rho.
+
+    `sigma`, `h`, at (beta D, beta^2 Delta) of `odescale.expectations.unit_steps`. `weight_decay` w: W <- W - w W.
+    """
+    dD = -D * weight_decay + jnp.sqrt(2) * learning_rate * sigma / jnp.sqrt(jnp.pi)
+    dDelta = -2 * Delta * weight_decay + centred * dimension * learning_rate ** 2 - 2 * jnp.sqrt(2) * Delta * beta * learning_rate * h / jnp.sqrt(jnp.pi)
+    return dD, dDelta
+
+
+def muon_pair_flow(D: Array, Delta: Array, sigma: Array, h: Array, learning_rate: Array, gain: Array, dimension: Array, weight_decay: Array | float = 0.0, beta: Array | float = 1.0) -> tuple[Array, Array]:
+    """(dD, dDelta) of Muon without momentum on two classes per step, logits W x with `dimension` inputs, W* W*^T = I; `gain` its polynomial at 1.
+
+    `sigma`, `h`, at (beta D, beta^2 Delta) of `odescale.expectations.unit_steps`. `weight_decay` w: W <- W - w W.
+    """
+    dD = -D * weight_decay + 0.5 * jnp.sqrt(2) * learning_rate * gain * sigma / jnp.sqrt(dimension)
+    dDelta = -2 * Delta * weight_decay + learning_rate ** 2 * gain ** 2 - jnp.sqrt(2) * Delta * beta * learning_rate * h * gain / jnp.sqrt(dimension)
+    return dD, dDelta
+
+
+def muon_flow(D: Array, Delta: Array, m: Array, mean_gap: Array, H: Array, G: Array, learning_rate: Array, gain: Array, length: Array, strength: Array, batch: Array, classes: Array, dimension: Array, weight_decay: Array | float = 0.0, smoothing: Array | float = 0.0, beta: Array | float = 1.0) -> tuple[Array, Array]:
+    """(dD, dDelta) of Muon per step, logits W x with `dimension` inputs, W* W*^T = I; `gain` q, `length` q_2
+    of its polynomial.
+
+    `m` = E[y.lam*] of the labels before smoothing (hard: m_K; soft, sampled: Phi(b*)), `mean_gap` = m - beta s H, `H` = E[1 -
+    |p|^2] at beta s, s = sqrt(D^2 + Delta), `G` = E|p - y|^2 with the smoothed label (`second_moment`). `classes` K,
+    `smoothing` eps, p = softmax(beta lam). `batch` = inf drops the noise. Scalars, or arrays that broadcast.
+    `strength` nu: squared weights of its average; B/nu well above D.
+    """
+    others, per_batch = classes - 1, 1 / batch
+    square = D ** 2 + Delta
+    s = jnp.sqrt(jnp.where(square > 0, square, 1.0)) * (square > 0)
+    total = s + jnp.abs(D)
+    excess = jnp.where(D >= 0, Delta / jnp.where(total > 0, total, 1.0), s - D)
+    drift = beta * mean_gap / others + H * beta ** 2 * excess / others - beta * smoothing * m / others
+    v = drift ** 2 - drift ** 2 * per_batch * strength + Delta * H ** 2 * beta ** 4 / others ** 2 - Delta * H ** 2 * per_batch * beta ** 4 * strength / others ** 2 + G * per_batch * beta ** 2 * dimension * strength / others
+    dD = -D * weight_decay + drift * learning_rate * gain / jnp.sqrt(v)
+    dDelta = -2 * Delta * weight_decay - 2 * Delta * H * beta ** 2 * learning_rate * gain / (others * jnp.sqrt(v)) + G * per_batch * beta ** 2 * dimension * learning_rate ** 2 * length ** 2 / (others * v)
+    return dD, dDelta
+
+
+def hardest_drift(m: Array, J: Array, batch: Array, classes: Array) -> Array:
+    """sigma as D -> infinity: the hardest of `batch` samples is the step; `J` of two that tie."""
+    return (2 * batch * m - J * classes) / (classes - 1)
+
+
+def hardest_contraction(J: Array, classes: Array) -> Array:
+    """h D as D -> infinity."""
+    return J * classes / (classes - 1)
 
 
 def margin_flow(D: Array, Delta: Array, drift: Array, curvature: Array, square: Array, eta: Array, batch: Array, weight_decay: Array | float = 0.0) -> tuple[Array, Array]:

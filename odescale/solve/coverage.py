@@ -52,8 +52,9 @@ LIMITS = {
     "memory": 0.05,
     "saturation": 0.05,
     "window": 0.02,
+    "samples": 0.25,
 }
-"""Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens."""
+"""Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens; at the `samples` the drift is off by 5 %."""
 LARGE = 0.3
 """Share of a limit above which a warning says that corrections may be visible."""
 
@@ -72,6 +73,8 @@ EXPLAIN = {
     "classes": "(K - 1)/d = {value:.3g} (limit {limit:g}): the centred rows take that share of all directions; raise dimension",
     "lag": "the effective learning rate falls as t^-{value:.2f} over the last decade; from t^-{limit:g} on the spread lags behind "
     "its stationary value",
+    "samples": "at the end D is {value:.2g} of m B/nu, the samples that Muon's step divides by (limit {limit:g}): single ones "
+    "outweigh the rest; raise batch or momentum",
     "ode": "the ODE's risk is {value:.1%} (limit {limit:.0%}) off exact SGD, whose steps are not small: lower learning_rate, or "
     "use odescale.linear.exact_recursion",
     "flow": "a step of descent moves the fastest mode by {value:.3g} of its distance (limit {limit:g}): the flow is not the "

@@ -24,7 +24,7 @@ from odescale.errors import InputError, OutsideTheoryError
 from odescale.expectations.margin import margin_moments
 from odescale.expectations.softmax_race import Disagreement, SoftmaxRace, disagreement_table, softmax_race
 from odescale.generated import peaked as formulas
-from odescale.optimizers.adam import Adam
+from odescale.optimizers.base import AbstractOptimizer
 from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration, loss_at_start
@@ -35,6 +35,7 @@ from odescale.systems.parameters import (
     schedule_texts,
     shown,
 )
+from odescale.systems.peaked_unit import UNIT, PeakedArguments, UnitRule, of_object, unit_rule
 
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(16)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
@@ -52,24 +53,16 @@ class _Fields(NamedTuple):
     beta: Array
 
 
-class _Arguments(NamedTuple):
-    """Arguments of the generated flows: moments of the state; batch, classes, dimension; decay, smoothing, beta."""
-
-    moments: tuple[Array, Array, Array, Array, Array, Array]
-    sizes: tuple[Array, Array, Array]
-    options: tuple[Array, Array, Array]
-
-
 class Peaked(AbstractSystem):
     r"""dD/dt = eta/(K-1) [m - D H(s)], dDelta/dt = 1/(K-1) [-2 eta Delta H(s) + (eta^2/B) G(D, Delta)]; state [D, Delta].
 
     x ~ N(0, I_d), logits W x/sqrt d, teacher W* W*^T/d = I_K; W <- W - (eta/sqrt d) mean_B (p - y) x^T. With the rows centred,
     W W*^T/d = D P and W W^T/d = (D^2 + Delta) P, P = I - 11^T/K: D is the overlap (an inverse temperature), Delta the spread
-    that noise feeds. H = E[1 - |p|^2], m = E[y.lam*], G = E|p - y|^2. One unit of t is d = `dimension` SGD steps; for
-    `optimizer="adam"` it is one step, logits are W x and W* W*^T = I.
+    that noise feeds. H = E[1 - |p|^2], m = E[y.lam*], G = E|p - y|^2. One unit of t is d = `dimension` SGD steps; for adam, sign
+    and muon it is one step, logits are W x and W* W*^T = I (`odescale.systems.peaked_unit` has the flows of the last two).
 
     **Fields**: the parameters of `peaked`; `race` and `disagreement` the tables of the expectations; `beta1` and `eps` of Adam,
-    which a training has and the flow does not: at times long beside 1/(1 - beta1) momentum drops out.
+    which a training has and the flow does not: at times long beside 1/(1 - beta1) momentum drops out. `unit`: signs and Muon.
 
     `excess_loss` is the cross-entropy without smoothing minus the entropy of the teacher's labels (KL; the loss itself for hard
     labels), whatever is trained. **Failure regime**: exact for d -> infinity at fixed K; errors of order K/d. Adam's moments
@@ -89,6 +82,7 @@ class Peaked(AbstractSystem):
     memory: Float[Array, ""]
     race: SoftmaxRace
     disagreement: Disagreement | None
+    unit: UnitRule | None = None
     labels: str = eqx.field(static=True, default="hard")
     optimizer: str = eqx.field(static=True, default="sgd")
     beta1: float = eqx.field(static=True, default=0.9)
@@ -123,8 +117,8 @@ class Peaked(AbstractSystem):
 
     @property
     def clock(self) -> Clock:
-        """One unit of t is d SGD steps (adam: one step); one token per sample."""
-        steps = 1.0 if self.optimizer == "adam" else self.dimension
+        """One unit of t is d SGD steps (adam, sign, muon: one step); one token per sample."""
+        steps = 1.0 if self.optimizer in ("adam", *UNIT) else self.dimension
         return Clock(steps, self.learning_rate, self.schedule, self.batch, 0.0)
 
     @property
@@ -133,6 +127,8 @@ class Peaked(AbstractSystem):
         others = self.classes - 1
         if self.optimizer == "adam":
             return 0.1 / (self.learning_rate * jnp.sqrt(self.dimension))
+        if self.unit is not None:
+            return 0.1 / (self.learning_rate * self.unit.speed(self.optimizer, self.dimension))
         if self.optimizer == "normalised":
             return 0.1 * jnp.sqrt(others) / self.learning_rate
         return 0.1 * others / (self.learning_rate * self.race.m)
@@ -197,11 +193,13 @@ class Peaked(AbstractSystem):
             follow = forgets / -jnp.expm1(-forgets * (t + 1)) * (v * jnp.exp(-y[2]) - 1)
             flow = formulas.adam_flow(*now.moments, rate, *now.sizes, *now.options, jnp.exp(y[2]))
             return jnp.stack([*flow, follow])
+        if self.unit is not None:
+            return jnp.stack(self.unit.flow(self.optimizer, self.dimension, now, rate))
         if self.optimizer == "normalised":
             return jnp.stack(formulas.normalised_flow(*now.moments, rate, *now.sizes, *now.options))
         return jnp.stack(formulas.overlap_flow(*now.moments, rate, *now.sizes[:2], *now.options))
 
-    def _arguments(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> _Arguments:
+    def _arguments(self, t: Real[ArrayLike, ""], y: Float[Array, " n"]) -> PeakedArguments:
         fields = self._fields(t, y)
         D, spread = y[0], jnp.maximum(y[1], 0.0)
         if self.loss == "cross_entropy":
@@ -212,7 +210,7 @@ class Peaked(AbstractSystem):
             # The flow adds H times (s - D) to the gap of an aligned student.
             response, G = moments.response, moments.second_moment
             mean_gap = moments.drift - response * beta * fields.excess
-        return _Arguments(
+        return PeakedArguments(
             (D, spread, self.label_moment, mean_gap, response, G),
             (self.batch / self.noise, self.classes, jnp.asarray(self.dimension)),
             (self.weight_decay, self.smoothing, fields.beta),
@@ -280,10 +278,10 @@ class Peaked(AbstractSystem):
     def check(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):
             return
-        if self.optimizer != "adam" and not float(self.weight_decay) < self.dimension:
+        if self.optimizer != "adam" and not float(self.weight_decay) < self.clock.steps_per_unit:
             raise InputError(
                 "weight_decay",
-                expected=f"less than dimension = {self.dimension:g}",
+                expected=f"less than the {self.clock.steps_per_unit:g} steps of a unit of t",
                 got=float(self.weight_decay),
                 remedy="one step multiplies W by 1 - w/d",
             )
@@ -330,31 +328,40 @@ def falling_rate(system: Peaked, t1: float) -> float | None:
     return float(-np.log10(late / early)) if late > 0 and early > 0 else float("inf")
 
 
+def samples_share(system: Peaked, overlap: float) -> float:
+    """D nu/(m B): one over the samples of the boundary layer that Muon's step is divided by; 0 where that is no question."""
+    unit = system.unit
+    if unit is None or unit.steps is not None or float(system.noise) == 0:
+        return 0.0
+    return overlap / float(system.race.m) / (float(system.batch / system.noise) * unit.samples)
+
+
 @shown(tables.PEAKED)
 def peaked(
     *,
     schedule: Schedule | str | None = None,
     logit_schedule: Schedule | str | None = None,
-    optimizer: Adam | str = "sgd",
+    optimizer: AbstractOptimizer | str = "sgd",
     **given: Any,
 ) -> Peaked:
     """Softmax cross-entropy on K classes with peaked targets: see `Peaked` for its equations. L ~ t^(-1/3) with the defaults.
 
-    One unit of t is `dimension` SGD steps (adam: one step). A layer with logits W x and a learning rate lr on d inputs is
-    learning_rate = lr d.
+    One unit of t is `dimension` SGD steps (adam, sign, muon: one step). A layer with logits W x and a learning rate lr on d
+    inputs is learning_rate = lr d.
 
     **Arguments** (all optional): the words of `Peaked.parameters`; `schedule` and `logit_schedule` may be callables s(t),
-    `optimizer` an `odescale.optimizers.Adam`, whose rate, beta2 and decay are `learning_rate` (N = 1 in the unit of one step),
-    `memory` and `weight_decay`.
+    `optimizer` an `Adam`, `Sign` or `Muon` of `odescale.optimizers`, whose rate, beta2 and decay are `learning_rate` (N = 1 in the
+    unit of one step: that of weights W with logits W x), `memory` and `weight_decay`.
 
     **Raises** `InputError` naming the argument; `OutsideTheoryError` for a combination without a closure.
     **Good values**: learning_rate/batch <= 1, classes 2 to 1e5; times up to 1e10.
     """
     require_x64("peaked")
     texts = schedule_texts(schedule=schedule, logit_schedule=logit_schedule)
-    momentum: dict[str, float] = {}
+    fields: dict[str, Any] = {}
+    muon = None
     if not isinstance(optimizer, str):
-        given, momentum = _of_adam(optimizer, given)
+        given, fields, muon = of_object(optimizer, given)
     else:
         texts = texts | {"optimizer": optimizer}
     values = complete(Peaked.parameters, given | texts, "peaked")
@@ -385,40 +392,20 @@ def peaked(
         "focusing",
         "memory",
     )
+    unit = unit_rule(values, labels, muon)
     return Peaked(
         classes=jnp.asarray(float(classes)),
         inverse_temperature=jnp.asarray(b, dtype=float),
         race=softmax_race(classes),
-        disagreement=_table(values, labels),
+        disagreement=_table(values, labels) if unit is None or unit.steps is None else None,
+        unit=unit,
         labels=labels,
         optimizer=values["optimizer"],
         loss=values["loss"],
         dimension=float(values["dimension"]),
-        **(momentum | functions),  # type: ignore[arg-type]
+        **(fields | functions),  # type: ignore[arg-type]
         **{name: jnp.asarray(values[name], dtype=float) for name in numbers},  # type: ignore[arg-type]
     )
-
-
-def _of_adam(optimizer: Any, given: dict[str, Any]) -> tuple[dict[str, Any], dict[str, float]]:
-    """(the words behind an optimiser object, its beta1 and eps); anything else, and numbers beside it, are refused."""
-    if not isinstance(optimizer, Adam):
-        raise OutsideTheoryError(
-            "optimizer", expected="sgd, adam, normalised, or an odescale.optimizers.Adam", got=optimizer,
-            remedy="peaked targets have a closure for these",
-        )  # fmt: skip
-    for name in ("learning_rate", "memory", "weight_decay"):
-        if name in given:
-            raise InputError(
-                name, expected="nothing beside an optimizer object, which has its own numbers", got=given[name],
-                remedy="give it to the object",
-            )  # fmt: skip
-    words = {
-        "optimizer": "adam",
-        "learning_rate": optimizer.rate,
-        "memory": optimizer.beta2,
-        "weight_decay": optimizer.decay,
-    }
-    return given | words, {"beta1": float(optimizer.beta1), "eps": float(optimizer.eps)}
 
 
 @program

@@ -12,13 +12,16 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from odescale.cache.aside import Aside
 from odescale.clock import Clock, ConstantSchedule, Schedule, schedule_samples
 from odescale.errors import InputError, whole
 from odescale.networks.softmax_layer import SoftmaxHead
+from odescale.optimizers.muon import Muon
 from odescale.systems.peaked import Peaked
+from odescale.systems.peaked_unit import UNIT
 from odescale.training.experiment import AbstractTraining, Carry
 from odescale.training.softmax_population import FieldNodes
 
@@ -30,7 +33,7 @@ LARGEST_BATCH = 200_000_000
 
 
 class LayerStep(eqx.Module):
-    """One step of SGD, Adam or normalised gradient descent on rows W of K logits, with the scalars that it needs."""
+    """One step of SGD, Adam, normalised gradient descent, signs or Muon on rows W of K logits, with the scalars that it needs."""
 
     head: SoftmaxHead
     learning_rate: Float[Array, ""]
@@ -39,9 +42,10 @@ class LayerStep(eqx.Module):
     logit_schedule: Callable | None
     steps_per_unit: float = eqx.field(static=True)
     batch: int = eqx.field(static=True)
-    optimizer: Literal["sgd", "adam", "normalised"] = eqx.field(static=True)
+    optimizer: Literal["sgd", "adam", "normalised", "sign", "muon"] = eqx.field(static=True)
     betas: tuple[float, float] = eqx.field(static=True, default=(0.9, 0.999))
     eps: float = eqx.field(static=True, default=1e-8)
+    muon: tuple[tuple[str, Any], ...] = eqx.field(static=True, default=())
 
     def __call__(
         self,
@@ -63,6 +67,8 @@ class LayerStep(eqx.Module):
         beta, rate = at(self.logit_schedule), self.learning_rate * at(self.schedule)
         fields = x @ jnp.concatenate([rows, teacher]).T / root
         loss, g = self.head.value_and_gradient(beta * fields[:, :K], self.head.target(fields[:, K:], gumbel))
+        if self.optimizer in UNIT:
+            g = _kept_digits(g)
         gradient = beta * g.T @ x / self.batch  # by the weights of logits that are plain inner products, W/sqrt d
         if self.optimizer == "adam":
             beta1, beta2 = self.betas
@@ -71,12 +77,28 @@ class LayerStep(eqx.Module):
             moments, count = jnp.concatenate([first, second]), step.astype(dtype) + 1
             first, second = first / (1 - beta1**count), second / (1 - beta2**count)
             move = root * rate * first / (jnp.sqrt(second) + self.eps)
+        elif self.optimizer == "sign":
+            move = root * rate * jnp.sign(gradient)
+        elif self.optimizer == "muon":
+            numbers = dict(self.muon)
+            if numbers["momentum"] == 0:  # scale-free: late gradients would drown in the eps of its norm
+                gradient = gradient / jnp.maximum(jnp.max(jnp.abs(gradient)), jnp.finfo(dtype).tiny)
+            coefficients = jnp.asarray(numbers["coefficients"], dtype)
+            state = optax.contrib.MuonState(jnp.asarray(step, jnp.int32), moments, coefficients)  # type: ignore[arg-type]
+            found, state = Muon.transformation(numbers).update(gradient, state)
+            move, moments = root * rate * jnp.asarray(found, dtype), jnp.asarray(state.mu, dtype)  # type: ignore[attr-defined]
         elif self.optimizer == "normalised":
             norm = jnp.sqrt(jnp.sum(gradient**2))
             move = rate / root * gradient / jnp.where(norm > 0, norm, 1.0)
         else:
             move = rate / root * gradient
         return rows - move - (self.decay / self.steps_per_unit) * rows, moments, jnp.mean(loss)
+
+
+def _kept_digits(g: Float[Array, "B K"]) -> Float[Array, "B K"]:
+    """p - y whose largest entry is minus the sum of the others: p - 1 has no digits left beyond 17 nats, in float32."""
+    label = jnp.arange(g.shape[1]) == jnp.argmin(g, axis=1)[:, None]
+    return jnp.where(label, -jnp.sum(jnp.where(label, 0.0, g), axis=1, keepdims=True), g)
 
 
 class LayerState(NamedTuple):
@@ -91,8 +113,10 @@ class PeakedExperiment(AbstractTraining):
     r"""W <- W - (eta s(t)/sqrt d) M - (w/N) W, M = mean_B beta(t) g(beta(t) lam, y) x^T, lam = W x/sqrt d.
 
         normalised: M/|M|_F instead of M         adam: W <- W - sqrt(d) lr s(t) m^/(sqrt v^ + eps), moments of M, beta1 and beta2
+        sign: W <- W - sqrt(d) lr s(t) sgn M     muon: W <- W - sqrt(d) lr s(t) (optax's update of M)
 
-    One unit of t is N SGD steps: N = d for "sgd" and "normalised", 1 for "adam". Records, with R = W W*^T/d, Q = W W^T/d:
+    One unit of t is N SGD steps: N = d for "sgd" and "normalised", 1 for "adam", "sign" and "muon". Records, with
+    R = W W*^T/d and Q = W W^T/d:
 
     - `overlap` D = tr(P R)/(K-1) and `spread` Delta = tr(P Q)/(K-1) - D^2, in float64.
     - `loss`: excess cross-entropy of softmax(beta lam) at the measured overlaps (KL to the teacher for soft and sampled labels),
@@ -101,7 +125,7 @@ class PeakedExperiment(AbstractTraining):
     - `asymmetry`: |P R P - D P|_F/|D P|_F, how far from the class symmetry that the theory assumes (nan at D = 0).
 
     **Failure regime**: a finite d shifts D, Delta and losses by O(K/d). float32 is enough while a row grows by more than 1e-7 of
-    itself in d steps.
+    itself in d steps; signs and Muon need margins below 88 nats, where float32 has no smaller slopes.
     """
 
     system: Aside[Peaked]
@@ -118,23 +142,27 @@ class PeakedExperiment(AbstractTraining):
     def config(self, t1: float) -> dict[str, Any]:
         system = self.system.value
         numbers = ("weight_decay", "memory", "overlap", "spread", "smoothing", "focusing", "inverse_temperature")
-        return {
-            "label": system.label,
-            "classes": int(system.classes),
-            "dimension": int(system.dimension),
-            "labels": system.labels,
-            "loss": system.loss,
-            "optimizer": system.optimizer,
-            "tokens": 0,
-            "nodes": self.asked_nodes,
-            "logit_schedule": schedule_samples(system.logit_schedule, t1),
-        } | {name: float(getattr(system, name)) for name in numbers}
+        return (
+            ({} if system.unit is None else system.unit.settings)
+            | {
+                "label": system.label,
+                "classes": int(system.classes),
+                "dimension": int(system.dimension),
+                "labels": system.labels,
+                "loss": system.loss,
+                "optimizer": system.optimizer,
+                "tokens": 0,
+                "nodes": self.asked_nodes,
+                "logit_schedule": schedule_samples(system.logit_schedule, t1),
+            }
+            | {name: float(getattr(system, name)) for name in numbers}
+        )
 
     def start(self, seed: int) -> LayerState:
         system = self.system.value
         K, d = int(system.classes), int(system.dimension)
         student, teacher = layer_start(K, d, float(system.overlap), float(system.spread), seed)
-        moments = np.zeros((2 * K if system.optimizer == "adam" else 0, d))
+        moments = np.zeros(({"adam": 2 * K, "muon": K}.get(system.optimizer, 0), d))
         return LayerState(student, moments, teacher)  # type: ignore[arg-type]
 
     def advance(self, carry: Carry, key: Array, first: Int[Array, ""], count: Int[Array, ""]) -> Carry:
@@ -227,7 +255,7 @@ def layer_step(system: Peaked) -> LayerStep:
         None if _constant(system.schedule) else system.schedule,
         None if _constant(system.logit_schedule) else system.logit_schedule,
         float(system.clock.steps_per_unit), int(system.batch), cast(Any, system.optimizer),
-        (system.beta1, float(system.memory)), system.eps,
+        (system.beta1, float(system.memory)), system.eps, () if system.unit is None else system.unit.muon,
     )  # fmt: skip
 
 

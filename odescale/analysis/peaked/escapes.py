@@ -17,6 +17,7 @@ from scipy.optimize import brentq, minimize
 
 from odescale.analysis.peaked.layer import best_learning_rate, decay_exponent
 from odescale.analysis.peaked.one_third import predict_law
+from odescale.analysis.peaked.optimizer_rows import OPTIMIZER_ROWS
 from odescale.analysis.peaked.schedules import decayed, heated, hot_start, sgd
 from odescale.clock import GrowthSchedule, PowerSchedule, WarmupStableDecaySchedule
 from odescale.errors import InputError, SolveError, require_number
@@ -212,16 +213,18 @@ def compare_escapes(
     r"""Time to each of `targets` under every escape of `ESCAPES`, with derived and measured exponents.
 
     **Arguments**: `targets (n,)` > 0 in units of `observable`; `classes` K (losses of the margin are run at K = 2); `horizon`
-    t at which schedules are optimised and curves end (one unit = `dimension` SGD steps); `names` of rows to run (default all).
+    t at which schedules are optimised and curves end (one unit = `dimension` SGD steps); `names` of rows to run (default
+    all of `ESCAPES`; those of `odescale.analysis.peaked.optimizer_rows` go by optimiser).
     Batch 1 unless the row says otherwise.
 
     **Returns** `EscapeTable`. **Raises** `InputError`. Takes minutes: some rows search for their best schedule.
     """
     values = tuple(float(x) for x in np.atleast_1d(np.asarray(targets, dtype=float)))
     chosen = tuple(ESCAPES) if names is None else tuple(names)
+    known = ESCAPES | OPTIMIZER_ROWS
     for name in chosen:
-        if name not in ESCAPES:
-            raise InputError("names", expected=", ".join(ESCAPES), got=name, remedy="pick from the list")
+        if name not in known:
+            raise InputError("names", expected=", ".join(known), got=name, remedy="pick from the list")
     for x in values:
         if not (np.isfinite(x) and x > 0):
             raise InputError("targets", expected="positive finite numbers", got=x, remedy="excess losses or rates")
@@ -230,7 +233,7 @@ def compare_escapes(
 
 
 def _row(name: str, K: int, T: float, d: float, targets: tuple[float, ...], observable: str) -> Escape:
-    build, cost = ESCAPES[name]
+    build, cost = (ESCAPES | OPTIMIZER_ROWS)[name]
     system, end, settings = build(K, T, d)
     curve = follow(system, end)
     if name in BY_HORIZON:

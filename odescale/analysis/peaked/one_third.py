@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import brentq
 
 from odescale.analysis.peaked.layer import Exponents, adam_exponents, sgd_exponents, softplus_table, stationary_spread
+from odescale.analysis.peaked.unit_law import unit_law
 from odescale.cache.programs import program
 from odescale.clock import (
     ConstantSchedule,
@@ -27,8 +28,9 @@ from odescale.clock import (
 from odescale.errors import InputError, require_number
 from odescale.expectations.softmax_race import SoftmaxRace
 from odescale.generated import peaked as formulas
+from odescale.solve.coverage import LIMITS
 from odescale.systems.parameters import is_traced
-from odescale.systems.peaked import Peaked
+from odescale.systems.peaked import Peaked, samples_share
 
 MAX_LAG_SHARE = 0.01
 """Share of the error exponent that the lag of the spread may cost."""
@@ -85,9 +87,9 @@ def predict_law(system: Peaked, t: float) -> PeakedLaw:
         L = kappa/D,  kappa = m (pi^2/12 + Delta/2),  D^3 = 3/(K-1) int eta kappa/beta dt,  2 Delta = (eta/B) S(Delta)
 
     and its relatives: weight decay, finite teacher temperature, label smoothing, other losses of the margin, Adam, normalised
-    steps, schedules of eta and of the logits' inverse temperature. Nothing is integrated but the law itself.
+    steps, signs, Muon, schedules of eta and of the logits' inverse temperature. Nothing is integrated but the law itself.
 
-    **Arguments**: `system`; `t` > 0, one unit being d SGD steps (Adam: one step).
+    **Arguments**: `system`; `t` > 0, one unit being d SGD steps (Adam, signs, Muon: one step).
     **Returns** `PeakedLaw`. It is outside when the boundary layer does not make the loss yet (`LAYER_SHARE`), when the spread
     lags (bias of the error exponent above `MAX_LAG_SHARE` of it, or eta beta^2 falling as t^-g with g >= `FASTEST_DECAY`), when
     D > b*/20, when weight decay has stopped D, at a floor, and for schedules that are no power.
@@ -97,6 +99,8 @@ def predict_law(system: Peaked, t: float) -> PeakedLaw:
         raise InputError("system", expected="a concrete system", got="a traced one", remedy="call it outside jit")
     t = require_number("t", t, 1e-250)
     system.check()
+    if system.unit is not None and system.unit.steps is not None:
+        return _single_law(system, float(t))
     if system.optimizer != "sgd":
         return _divided_law(system, float(t))
     if float(system.smoothing) > 0 or system.loss == "square":
@@ -348,7 +352,35 @@ def _stopped_law(system: Peaked, t: float) -> PeakedLaw:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Adam and normalised steps
+# Signs and Muon where one sample is the step
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+def _single_law(system: Peaked, t: float) -> PeakedLaw:
+    """`unit_law`, with the loss and the error of the layer, or of the exact flow where D stops."""
+    m, h = float(system.race.m), -_slope(system.logit_schedule, t)
+    late = unit_law(system, t, _slope(system.schedule, t))
+    reasons = [*late.reasons, *_schedule_reasons(system)]
+    if h != 0:
+        reasons.append("no law for a logit schedule with steps of one length")
+    if float(system.weight_decay) > 0:
+        reasons.append("weight decay is not part of this law")
+    D, spread = late.overlap, late.spread
+    if late.regime == "stop":
+        loss = float(system.excess_loss(jnp.asarray(t), jnp.asarray([D, spread])))
+        error = float(system.race.error(jnp.sqrt(spread) / D))
+    else:
+        reasons += _layer_reasons(system, D)
+        loss = float(formulas.layer_drift(m, spread)) / D  # type: ignore[arg-type]
+        error = float(formulas.layer_error(D, spread, m))  # type: ignore[arg-type]
+    return PeakedLaw(
+        f"{system.optimizer}, {late.regime}", late.powers.loss, late.powers.error, loss, error, D, spread, loss * D, spread,
+        np.inf, np.inf, 0.0, not reasons, tuple(reasons),
+    )  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Adam, normalised steps, Muon
 # ---------------------------------------------------------------------------------------------------------------------
 
 
@@ -392,6 +424,12 @@ def _divided_law(system: Peaked, t: float) -> PeakedLaw:
         lag = powers.spread / t * (near[1] - near[0]) / (growth[1] - growth[0])
         if abs(lag) > CROSSOVER:
             reasons.append(f"the spread lags by {lag:.2g}")
+        beyond = _samples_share(system, overlap)
+        if beyond > LIMITS["samples"]:
+            reasons.append(
+                f"D is {beyond:.2g} of m times the samples that a step divides by (limit {LIMITS['samples']:g}): single ones "
+                "outweigh the rest, and it is no longer their mean square"
+            )
         if mean > STOPPED:
             reasons.append(f"{mean:.1%} of the squared gradient is its mean")
     if float(system.weight_decay) > 0:
@@ -404,15 +442,27 @@ def _divided_law(system: Peaked, t: float) -> PeakedLaw:
     )  # fmt: skip
 
 
+def _samples_share(system: Peaked, overlap: float) -> float:
+    """`samples_share`, also of normalised steps; Adam's samples, over its memory, are many."""
+    if system.optimizer == "normalised":
+        return overlap / float(system.race.m * system.batch)
+    return samples_share(system, overlap)
+
+
 def _divided_flow(system: Peaked, D: np.ndarray, spreads: np.ndarray, rate: float) -> tuple[np.ndarray, ...]:
     """(dD/dt, dDelta/dt, share of the mean in the squared gradient) of the generated flow in the layer."""
     m, K, d = float(system.race.m), float(system.classes), system.dimension
-    flow = formulas.adam_flow if system.optimizer == "adam" else formulas.normalised_flow
     H = m / D
     noise = np.asarray(formulas.layer_noise(system.race.m, jnp.asarray(softplus_table()(spreads)))) / D
     gap = float(formulas.layer_drift(m, 0.0)) / D**2  # type: ignore[arg-type]
     batch = float(system.batch) / float(system.noise) if float(system.noise) > 0 else np.inf
-    speed, growth = flow(*map(jnp.asarray, (D, spreads, m, gap, H, noise, rate, batch, K, d)))
+    own: tuple[float, ...] = ()
+    flow = formulas.adam_flow if system.optimizer == "adam" else formulas.normalised_flow
+    if system.unit is not None:
+        flow, own = formulas.muon_flow, (system.unit.gain, system.unit.length, system.unit.strength)
+    speed, growth = flow(*map(jnp.asarray, (D, spreads, m, gap, H, noise, rate, *own, batch, K, d)))
+    if system.unit is not None:
+        batch = batch * system.unit.samples
     mean = (K - 1) * ((gap + H * spreads / (2 * D)) / (K - 1)) ** 2
     return np.asarray(speed), np.asarray(growth), mean / (mean + noise * d / batch)
 

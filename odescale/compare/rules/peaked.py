@@ -8,19 +8,26 @@ from odescale.compare.sheets import Rules, relative_of_order, shared_settings
 from odescale.run import Run
 from odescale.solve.coverage import EXPLAIN, LIMITS
 from odescale.solve.trajectory import Trajectory
-from odescale.systems.peaked import Peaked, falling_rate
+from odescale.systems.peaked import Peaked, falling_rate, samples_share
 
 
 def _same(system: Peaked) -> dict[str, Any]:
     words = {name: getattr(system, name) for name in ("labels", "loss", "optimizer", "logit_schedule")}
     numbers = ("classes", "dimension", "overlap", "spread", "smoothing", "focusing", "inverse_temperature")
     memory = {"memory": float(system.memory)} if system.optimizer == "adam" else {}
-    return words | memory | {name: float(getattr(system, name)) for name in numbers} | shared_settings(system)
+    muon = {} if system.unit is None else system.unit.settings
+    return words | memory | muon | {name: float(getattr(system, name)) for name in numbers} | shared_settings(system)
 
 
 def outside(system: Peaked, run: Run, theory: Trajectory) -> tuple[str, ...]:
     """Why the law of the boundary layer does not describe a run (d SGD steps per unit of t); empty if it may."""
-    return lagging_spread(system, float(run.t[-1]))
+    return lagging_spread(system, float(run.t[-1])) + single_samples(system, theory)
+
+
+def single_samples(system: Peaked, theory: Trajectory) -> tuple[str, ...]:
+    """The reason why a step that is divided by the mean square of its samples is not, at the end; empty where it is."""
+    share, limit = samples_share(system, float(theory.observables["overlap"][-1])), LIMITS["samples"]
+    return (EXPLAIN["samples"].format(value=share, limit=limit),) if share > limit else ()
 
 
 def lagging_spread(system: Peaked, t1: float) -> tuple[str, ...]:

@@ -2,6 +2,7 @@ r"""Sizes of what theories of one or two lines neglect.
 
 peaked     rows    (K - 1)/d                       each centred row takes one direction out of d
            lag     g of an effective rate ~ t^-g   the spread lags behind its stationary value
+           samples  D nu/(m B) at t1              one over the samples of the boundary layer behind a step of Muon
 spectral   ode     |E_ODE/E_exact - 1|             what the ODE loses because a step is not small, largest up to t1
 optimized  step    rate of the fastest mode per step, the larger of those at the start and at the floor of a constant rate
            spectrum  1/d_eff of the noise in the risk
@@ -17,10 +18,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from odescale.generated import kernel as kernel_formulas
+from odescale.solve.integrate import integrate
 from odescale.solve.spectral.step_error import step_error
 from odescale.systems.derived import Derived, functions_of
 from odescale.systems.kernel import Kernel
-from odescale.systems.peaked import Peaked, falling_rate
+from odescale.systems.peaked import Peaked, falling_rate, samples_share
 from odescale.systems.spectral import Spectral
 from odescale.systems.spectral_optimized import SpectralOptimized
 
@@ -29,9 +31,13 @@ HORIZON = {"peaked": 1e4, "spectral": 1000.0}
 
 
 def of_peaked(system: Peaked, t1: float | None) -> dict[str, float]:
-    """Adam has its moments at their stationary values, and no noise to lag."""
+    """Adam has its moments at their stationary values, and no noise to lag; Muon's matrix is taken for its mean."""
     numbers = {"classes": float(system.classes - 1) / system.dimension}
-    power = falling_rate(system, HORIZON["peaked"] if t1 is None else t1)
+    end = HORIZON["peaked"] if t1 is None else t1
+    if samples_share(system, 1.0) > 0:
+        found = integrate(system, ts=np.array([0.0, end]), exponents=False)
+        return numbers | {"samples": samples_share(system, float(found.observables["overlap"][-1]))}
+    power = falling_rate(system, end)
     return numbers if power is None else numbers | {"lag": power}
 
 
