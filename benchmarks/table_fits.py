@@ -2,7 +2,7 @@
 
     python -m benchmarks.table_fits FOLDER [--tables 400] [--only published,outliers,bias,coverage,alarms]
 
-FOLDER holds chinchilla_points.csv and isoflop_llama3.csv (docs/logs.md says where such tables come from).
+FOLDER holds chinchilla_points.csv (params, train_flop, loss) and isoflop_llama3.csv (loss_kind, params, tokens, budget_flop, loss).
 """
 
 from __future__ import annotations

@@ -237,6 +237,8 @@ def test_a_table_of_runs_is_no_curve_and_a_curve_is_no_table(tmp_path):
     read_log(put(tmp_path, "steps.csv", "step,N,D,loss\n1,1e8,1e6,9\n2,1e8,2e6,8\n"))
     # A caller who names the step means a curve.
     assert read_log(table, step="D").step.tolist() == [2e9, 4e9, 8e9]
+    by_tokens = put(tmp_path, "tokens.csv", "params,tokens,loss\n1e8,2e6,3.1\n2e8,4e6,2.9\n4e8,8e6,2.7\n")
+    assert is_table(by_tokens) and read_log(by_tokens, batch_tokens=1e6).step.tolist() == [2, 4, 8]
 
 
 def test_parquet(tmp_path):

@@ -185,7 +185,8 @@ def _runs(table: Table, given: dict[str, Any], warmup: float | None, batch_token
     table = replace(table, columns={key: _bounded(values) for key, values in table.columns.items()})
     if given["step"] == "row" and "row" not in table.columns:
         table = replace(table, columns=table.columns | {"row": np.arange(1.0, table.rows.size + 1)})
-    if given["step"] is None and (roles := looks_like_runs(table)) is not None:
+    # Who names the step, or says what a step is in tokens, means a curve.
+    if given["step"] is None and batch_tokens is None and (roles := looks_like_runs(table)) is not None:
         raise refuse(
             "a log with a row a step", f"{table.file}, a table of finished runs ({', '.join(roles.values())})",
             "read it with read_table, or name the step column",

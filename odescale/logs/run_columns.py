@@ -225,4 +225,4 @@ def _whole(values: np.ndarray) -> bool:
     if values.dtype.kind != "f":
         return False
     finite = values[np.isfinite(values)]
-    return finite.size > 0 and bool((finite == np.round(finite)).all()) and finite.max() > 30
+    return finite.size > 0 and bool((finite == np.round(finite)).all() and finite.max() > 30)

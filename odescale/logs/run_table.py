@@ -1,4 +1,4 @@
-"""A table of finished runs read from a file: one run a row; every guess, unit and dropped row said. See docs/logs.md."""
+"""A table of finished runs read from a file: one run a row; every guess, unit and dropped row said."""
 
 from __future__ import annotations
 

@@ -13,11 +13,10 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from odescale.analysis.tables.result import TableFit, quantiles
-from odescale.analysis.tables.table import FLOP_PER_PARAMETER_TOKEN
+from odescale.analysis.tables.table import FLOP_PER_PARAMETER_TOKEN, Numbers
 from odescale.errors import InputError, require_number
 
 NAMES = ("E", "A", "B", "alpha", "beta")
@@ -71,7 +70,7 @@ class Detour(eqx.Module):
     level: float = eqx.field(static=True)
 
 
-def optimum(law: Law, flop: ArrayLike, *, served: float = 0.0, level: float | None = None) -> Optimum:
+def optimum(law: Law, flop: Numbers, *, served: float = 0.0, level: float | None = None) -> Optimum:
     """min L(N, D) subject to 6 N D + 2 N S = C: the size and the tokens of a training budget, with the intervals of the fit.
 
     **Arguments**: `law`: a `TableFit` of the Chinchilla form, or its numbers {"E": ..., "A": ..., "B": ..., "alpha": ...,
@@ -112,7 +111,7 @@ def optimum(law: Law, flop: ArrayLike, *, served: float = 0.0, level: float | No
     )  # fmt: skip
 
 
-def cost_of_size(law: Law, flop: ArrayLike, factor: ArrayLike, *, level: float | None = None) -> Detour:
+def cost_of_size(law: Law, flop: Numbers, factor: Numbers, *, level: float | None = None) -> Detour:
     """L(f N*, D*/f) - L* and the share of C that is wasted: the price of a model f times as large as the best at equal compute.
 
     **Arguments**: `law` as in `optimum`; `flop` C and `factor` f, numbers or (n,), broadcast. **Returns** `Detour`.
@@ -132,7 +131,7 @@ def cost_of_size(law: Law, flop: ArrayLike, factor: ArrayLike, *, level: float |
 
 
 def detour(
-    both: Float[np.ndarray, "d 5"], budgets: Float[np.ndarray, " n"], size: Float[np.ndarray, "d n"]
+    both: Float[np.ndarray, "d 5"], budgets: Float[np.ndarray, " n"], size: Float[np.ndarray, "#d n"]
 ) -> tuple[Float[np.ndarray, "d n"], Float[np.ndarray, "d n"]]:
     """(loss above the optimum, share of the compute wasted) of models of `size` at the budgets, by every draw's own law.
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import numpy as np
-from jax.typing import ArrayLike
 
-from odescale.analysis.tables.audit import find_outliers, outlier_reasons, robust_scale, why_open
+from odescale.analysis.tables.audit import SPAN, find_outliers, outlier_reasons, robust_scale, why_open
 from odescale.analysis.tables.forms import Form
 from odescale.analysis.tables.named import form_named
 from odescale.analysis.tables.projection import project
 from odescale.analysis.tables.result import TableFit, quantiles
 from odescale.analysis.tables.robust import minimise, problem_of
 from odescale.analysis.tables.stability import full_fit, hold_out, scales_disagree, unstable_with
-from odescale.analysis.tables.table import ScalingTable
+from odescale.analysis.tables.table import Numbers, ScalingTable
 from odescale.errors import MOST_DRAWS, InputError, require_number, whole
 
 
@@ -21,8 +20,8 @@ def fit_table(
     form: str | Form = "chinchilla",
     *,
     robust: float = 1e-3,
-    leave_out: ArrayLike | str | None = None,
-    weights: ArrayLike | None = None,
+    leave_out: Numbers | str | None = None,
+    weights: Numbers | None = None,
     starts: int = 24,
     bootstrap: int = 4000,
     level: float = 0.9,
@@ -98,6 +97,8 @@ def fit_table(
     notes = [*drawn_as]
     if failed > 0:
         notes.append(f"{failed:.1%} of the draws did not converge: their last values are kept")
+    if table.flop is not None and np.ptp(np.log(table.flop[held > 0])) < np.log(SPAN):
+        notes.append("all runs are within a factor 2 of compute: what the law says elsewhere rests on its form alone")
     if agreement < 0.5:
         notes.append(f"{agreement:.0%} of the starts end at the best minimum: the surface has several")
     return TableFit(
@@ -107,7 +108,7 @@ def fit_table(
     )  # fmt: skip
 
 
-def _weights(table: ScalingTable, leave_out: ArrayLike | str | None, weights: ArrayLike | None) -> np.ndarray:
+def _weights(table: ScalingTable, leave_out: Numbers | str | None, weights: Numbers | None) -> np.ndarray:
     """(n,) weights of the rows, 0 for those left out."""
     n = len(table)
     held = np.ones(n) if weights is None else np.asarray(weights, float)

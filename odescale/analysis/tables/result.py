@@ -6,13 +6,12 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from odescale.analysis.tables.audit import Outlier
 from odescale.analysis.tables.forms import Form
 from odescale.analysis.tables.projection import Projection
-from odescale.analysis.tables.table import ScalingTable
+from odescale.analysis.tables.table import Numbers, ScalingTable
 from odescale.errors import InputError, whole
 
 
@@ -92,7 +91,7 @@ class TableFit(eqx.Module):
         low, high = quantiles(self.draws[:, self.form.names.index(name)], self.level if level is None else level)
         return float(low), float(high)
 
-    def predict(self, level: float | None = None, **columns: ArrayLike) -> LossPrediction:
+    def predict(self, level: float | None = None, **columns: Numbers) -> LossPrediction:
         """The loss at new rows, `params=..., tokens=...` and what else the form reads, each (n,) or a number."""
         at = self.form.read({name: np.asarray(values, float) for name, values in columns.items()})
         loss = np.exp(self.form.log_loss(self.vector, at))
@@ -154,4 +153,4 @@ class TableFit(eqx.Module):
 def quantiles(draws: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
     """The ends of the central interval over the first axis."""
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return low, high
+    return np.asarray(low), np.asarray(high)

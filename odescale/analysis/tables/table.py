@@ -14,6 +14,8 @@ from odescale.errors import InputError
 
 FLOP_PER_PARAMETER_TOKEN = 6.0
 """C = 6 N D: two FLOP of the forward and four of the backward pass per parameter and token (Kaplan et al. 2020, section 2.1)."""
+Numbers = ArrayLike | Sequence[Any]
+"""A number, an array or a list of numbers."""
 SIZES = ("params", "tokens", "flop")
 COLUMNS = (
     "batch", "rate", "epochs", "unique_tokens", "steps", "width", "depth", "heads", "vocabulary", "context", "embedding",
@@ -106,7 +108,7 @@ class ScalingTable(eqx.Module):
         values = self._find(name)
         return values is not None and bool(np.isfinite(values).all())
 
-    def take(self, index: ArrayLike, note: str | None = None) -> ScalingTable:
+    def take(self, index: Numbers, note: str | None = None) -> ScalingTable:
         """The rows `index` (a mask or positions)."""
         rows = np.asarray(index)
         picked: dict[str, Any] = {
@@ -120,16 +122,16 @@ class ScalingTable(eqx.Module):
 
 def scaling_table(
     *,
-    loss: ArrayLike,
-    params: ArrayLike | None = None,
-    tokens: ArrayLike | None = None,
-    flop: ArrayLike | None = None,
+    loss: Numbers,
+    params: Numbers | None = None,
+    tokens: Numbers | None = None,
+    flop: Numbers | None = None,
     dataset: Sequence[str] | np.ndarray | None = None,
     runs: Sequence[Any] | np.ndarray | None = None,
-    marked: ArrayLike | None = None,
+    marked: Numbers | None = None,
     notes: Sequence[str] = (),
     source: str = "",
-    **columns: ArrayLike,
+    **columns: Numbers,
 ) -> ScalingTable:
     """A `ScalingTable` of arrays; of N, D and C the missing one by C = 6 N D, said in `notes`.
 
