@@ -10,9 +10,10 @@ import pytest
 
 from odescale import fit_table
 from odescale.analysis.tables.forms import Exponent, Form, power_terms
+from odescale.analysis.tables.terms import powers_of
 from odescale.errors import InputError
 from odescale.frontier import critical_compute, risk_law, yang_v1, yang_v3
-from odescale.laws import TableFit, critical_compute_of, implied_exponents, scaling_table, theories_beside
+from odescale.laws import FORMS, TableFit, critical_compute_of, implied_exponents, scaling_table, theories_beside
 
 
 def table_of(alpha: float, beta: float, rows: int = 60, noise: float = 1e-3, seed: int = 0):
@@ -132,6 +133,34 @@ def test_width_and_depth_apart() -> None:
     assert said["width alone"].assumption == "" and said["width alone"].value == pytest.approx(fit.values["a"])
     a, b, c = (fit.values[n] for n in ("a", "b", "c"))
     assert said["frontier of yang_v1"].value == pytest.approx(1 / (2 / a + 1 / b + 1 / c))
+
+
+def test_exponents_of_columns_alone() -> None:
+    """Kaplan's form, whose exponents are in every term; repeated tokens, fresh ones alone; a bounded size, no plain power."""
+    rng = np.random.default_rng(0)
+    N, D = 10 ** rng.uniform(7, 10, 60), 10 ** rng.uniform(8.5, 11.5, 60)
+    loss = ((6.4e13 / N) ** (0.076 / 0.103) + 1.8e13 / D) ** 0.103 * np.exp(1e-3 * rng.standard_normal(60))
+    fit = fit_table(scaling_table(params=N, tokens=D, loss=loss), "kaplan", bootstrap=100)
+    powers = powers_of(fit)
+    assert powers.exponent("params")[0] == pytest.approx(fit.values["alpha_N"], rel=1e-6)
+    assert powers.exponent("tokens")[0] == pytest.approx(fit.values["alpha_D"], rel=1e-6)
+    assert powers.found["tokens"][2] == ("alpha_D",) and powers.text("params") == "alpha_N"
+    said = {v.theory: v for v in theories_beside(fit)}
+    assert said["frontier of yang_v1"].answer == "excludes"
+    assert said["frontier of yang_v1"].value == pytest.approx(
+        1 / (1 / fit.values["alpha_N"] + 1 / fit.values["alpha_D"])
+    )
+    fresh = D / rng.choice([1.0, 4.0, 20.0], 60)
+    columns = {"params": N, "tokens": D, "unique_tokens": fresh}
+    form = FORMS["repetition"]
+    values = np.array([1.7, 300.0, 2000.0, 0.3, 0.4, 15.0])
+    loss = np.exp(form.log_loss(values, columns) + 1e-3 * rng.standard_normal(60))
+    fit = fit_table(scaling_table(loss=loss, params=N, tokens=D, unique_tokens=fresh), form, bootstrap=50)
+    powers = powers_of(fit)
+    assert powers.exponent("tokens")[0] == pytest.approx(fit.values["beta"], rel=1e-6)
+    assert powers.found["tokens"][2] == ("beta",) and powers.has("params") and not powers.has("unique_tokens")
+    bounded = fit_table(table_of(0.3, 0.4), "bounded", bootstrap=50)
+    assert "plain power of params" in powers_of(bounded).why_none("params") and not powers_of(bounded).has("params")
 
 
 def exponential_form() -> Form:

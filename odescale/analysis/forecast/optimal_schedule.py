@@ -212,10 +212,14 @@ def optimal_schedule(
     loss beside which the label noise is small; horizons whose tau passes the slowest mode.
     **Source**: Li et al. 2025, arXiv 2509.19189; Li et al. 2026, arXiv 2602.06797; derivation `schedule`.
 
-        >>> from odescale.schedules import optimal_schedule
-        >>> found = optimal_schedule(1.0, 1.5, 10_000, max_rate=0.1)
-        >>> found.phase, found.shape, round(found.exponent, 3)
-        ('easy', 'power decay', 0.6)
+    ```python
+    from odescale import integrate, spectral
+    from odescale.schedules import optimal_schedule
+    found = optimal_schedule(1.0, 1.5, 2000, max_rate=0.1)
+    print(found)  # easy: a power decay, L - L0 ~ N^-0.6
+    rates = dict(learning_rate=float(found.peak), schedule=found)
+    integrate(spectral(modes=100, spectrum_exponent=1.5, risk_exponent=2.5, batch=1, noise=1.0, **rates), 2000)
+    ```
     """
     require_x64("optimal_schedule")
     s = require_number("source", source, open_=True)

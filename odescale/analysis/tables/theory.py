@@ -12,7 +12,7 @@ import numpy as np
 from odescale.analysis.frontier.power_law_phases import PHASES, compute_optimal
 from odescale.analysis.frontier.risk_law import isolated_law, yang_v1, yang_v3
 from odescale.analysis.tables.result import TableFit, quantiles
-from odescale.analysis.tables.terms import Powers, powers_of
+from odescale.analysis.tables.terms import COSTS, Powers, powers_of
 from odescale.errors import require_number
 from odescale.precision import require_x64
 
@@ -281,10 +281,9 @@ def _width(powers: Powers, q: float) -> _Quantity:
 def _frontier(powers: Powers) -> _Quantity:
     """1/S = 1/sum q_x/alpha_x over the columns that cost compute: params and tokens (or steps), or width, depth and tokens."""
     size = ("params",) if powers.has("params") else ("width", "depth")
-    costs = {"params": 1.0, "width": 2.0, "depth": 1.0}
     parts = (*(_one_of(powers, (name,)) for name in size), _one_of(powers, ("tokens", "steps")))
     reason = next((p.reason for p in parts if p.reason), "")
-    weights = (*(costs[name] for name in size), 1.0)
+    weights = (*(COSTS[name] for name in size), 1.0)
     names = " + ".join(f"{q:g}/{p.text}" for q, p in zip(weights, parts, strict=True))
     return _combined(
         f"1/({names})", lambda *a: 1 / sum(q / x for q, x in zip(weights, a, strict=True)), parts, reason
