@@ -132,7 +132,8 @@ def why_open(
 ) -> dict[str, str]:
     """Name -> why the rows do not determine it, for exponents and the amplitudes of their terms; what is determined is not in it.
 
-    The constant goes with the exponents too: a term that hardly changes cannot be told from it.
+    Where the rows cannot see an exponent at all, its amplitudes and the constant are open with it; where it is only wide, those
+    of them are whose own interval is wider than twice the value.
     """
     reasons: dict[str, str] = {}
     slopes = form.log_slopes(np.array([[values[e.name] for e in form.exponents]]), columns)
@@ -152,6 +153,7 @@ def why_open(
         share = max((float(np.mean(draws[:, j] <= 0)) for j in own), default=0.0)
         if not reason and share > 0.05:
             reason = f"its term vanishes in {share:.0%} of the resampled tables"
+        unseen = bool(reason)
         if not reason and not 1.02 * exponent.low < values[name] < 0.98 * exponent.high:
             reason = f"the best value is the end of its range, {exponent.low:g} to {exponent.high:g}"
         if not reason and (low < 1.02 * exponent.low or high > 0.98 * exponent.high):
@@ -162,7 +164,9 @@ def why_open(
             reasons[name] = reason
             constant = [form.constant] if form.constant else []
             for other in [*(form.amplitudes[j] for j in own), *constant]:
-                reasons.setdefault(other, f"with {name}")
+                wide = intervals[other][1] - intervals[other][0] > 2 * values[other]
+                if unseen or wide:
+                    reasons.setdefault(other, f"with {name}")
     return reasons
 
 
