@@ -33,6 +33,8 @@ SLOW = {
     "exponents",
     "floors",
     "race",
+    "muon exponents",
+    "memory of v",
 }
 """Steps whose checks are run one by one below, or only in the slow test."""
 
@@ -58,7 +60,7 @@ def test_files_are_what_the_derivation_gives(derivation) -> None:
 
 def test_quick_checks_pass(derivation) -> None:
     results = {s.name: s.check() for s in derivation.steps if s.check is not None and s.name not in SLOW}
-    assert len(results) == 8 and all(result.passed for result in results.values()), {
+    assert len(results) == 9 and all(result.passed for result in results.values()), {
         k: str(v) for k, v in results.items()
     }
 
@@ -66,7 +68,7 @@ def test_quick_checks_pass(derivation) -> None:
 @pytest.mark.slow
 def test_every_numeric_check_passes(derivation) -> None:
     results = run_checks(derivation)
-    assert len(results) == 19 and all(result.passed for result in results.values()), results
+    assert len(results) == 22 and all(result.passed for result in results.values()), results
 
 
 def test_one_step_needs_the_preconditioner_in_drift_and_noise() -> None:

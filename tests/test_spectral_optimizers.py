@@ -18,6 +18,7 @@ from odescale.cli.main import main
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.optimizers import Adam, Muon, Sign
 from odescale.systems.spectral import spectral
+from odescale.systems.spectral_memory import ROWS
 from odescale.systems.spectral_optimized import SpectralOptimized, sign_gain
 from odescale.training.spectral_optimized import even_rotation
 
@@ -84,7 +85,10 @@ def test_floor_is_where_the_flow_stands_still(optimizer: Any, basis: str) -> Non
     def growth(E: float) -> float:
         """dlog E/dt in units of the mean rate of decay."""
         e = jnp.asarray(E * shape / shape.sum())
-        rows = [e] + ([found._square(e)] if "second" in found.carried else [])
+        steady = {
+            "second": found._square(e), "spread": jnp.full(d, 5e-4), "moved": 0 * e, "shared": 0 * e, "mean": 0 * e,
+        }  # fmt: skip
+        rows = [e, *(steady[name] for name in found.carried)]
         rate = jnp.sum(found.steady_rates(jnp.asarray(E), found.learning_rate) * e) / E
         return float(jnp.sum(found.vector_field(jnp.asarray(1e9), jnp.stack(rows))[0]) / (2 * E * rate))
 
@@ -97,7 +101,7 @@ def test_words_and_objects_build_the_same_and_refusals_name_what_broke() -> None
     by_word: Any = spectral(modes=16, optimizer="adam", beta1=0.5, learning_rate=0.01, weight_decay=0.1)
     by_object = spectral(modes=16, optimizer=Adam(rate=0.01, beta1=0.5, decay=0.1))
     assert isinstance(by_word, SpectralOptimized) and eqx.tree_equal(by_word, by_object)
-    assert by_word.carried == ("cross", "speed", "target", "target_speed", "second")
+    assert by_word.carried == ("cross", "speed", "target", "target_speed", "second", *ROWS)
     default: Any = spectral(modes=16, optimizer="sign")
     assert float(default.learning_rate) == 1e-3 and default.carried == ()
     assert "optimizer = sign" in str(default) and "basis = eigen" in str(default)

@@ -12,7 +12,19 @@ from functools import cache
 
 import sympy
 
-from derivations.optimizers import adam, checks, checks_laws, checks_signs, code, laws, muon, signs, step
+from derivations.optimizers import (
+    adam,
+    checks,
+    checks_exponents,
+    checks_laws,
+    checks_signs,
+    code,
+    exponents,
+    laws,
+    muon,
+    signs,
+    step,
+)
 from derivations.optimizers.notation import (
     ALPHA,
     AMPLITUDE,
@@ -58,12 +70,15 @@ def derive() -> Derivation:
     lion_step, lion = signs.lion(average)
     clip_step, clip = signs.clip()
     silent = entry.subs(EPS, 0)
-    exponent_step, exponents = laws.exponents(silent)
+    exponent_step, powers = laws.exponents(silent)
     floor_step, floors = laws.floors(silent, rotated_rate, sign)
-    race_step, race = laws.race(silent, exponents, floors.adam)
+    race_step, race = laws.race(silent, powers, floors.adam)
+    muon_law_step, muon_laws = exponents.muon_power_law()
+    noisy_step, noisy = exponents.noisy_race(silent)
+    memory_step, memory = exponents.memory_of_v()
     outputs = (
         *code.averages(average), *code.adam(moment, entry, drift_moment), *code.muon(gram, exact, scalar),
-        *code.signs(sign, lion, clip), *code.laws(exponents, floors),
+        *code.signs(sign, lion, clip), *code.laws(powers, floors),
     )  # fmt: skip
     sources = tuple(output.source for output in outputs)
     return Derivation(
@@ -105,6 +120,10 @@ def derive() -> Derivation:
             Parameter(INTRINSIC, "intrinsic time int a sqrt(B/V) dt", "> 0"),
             Parameter(AMPLITUDE, "amplitude of the bias, 2L = A tau^(-2 alpha)", "> 0"),
             Parameter(ROOT, "mean root of the spectrum, (1/N) sum_k sqrt lambda_k", "> 0"),
+            Parameter(exponents.SQUARES, "squared weights of Muon's average of gradients", "0 < nu <= 1"),
+            Parameter(exponents.LABELS, "root of the labels' variance", "> 0"),
+            Parameter(exponents.FLOOR, "excess mean square error at rest", "> 0"),
+            Parameter(exponents.PLAIN, "amplitude of SGD's bias, 2L = A_1 (eta t)^-alpha", "> 0"),
             Parameter(laws.FRACTION, "rate over the rate whose floor is the present loss", "0 < theta < 1"),
         ),
         assumptions=(
@@ -144,9 +163,12 @@ def derive() -> Derivation:
             sign_step.checked(checks_signs.sign_step, sources),
             lion_step.checked(checks_signs.lion_lags, lion, sources),
             clip_step.checked(checks_signs.clip_step, sources),
-            exponent_step.checked(checks_laws.exponents, exponents),
+            exponent_step.checked(checks_laws.exponents, powers),
             floor_step.checked(checks_laws.floors, floors),
             race_step.checked(checks_laws.race, race),
+            muon_law_step.checked(checks_exponents.muon_power_law, muon_laws),
+            noisy_step.checked(checks_exponents.noisy_race, noisy),
+            memory_step.checked(checks_exponents.memory_of_v, memory),
         ),
         sources=(
             "Kingma & Ba 2015: Adam; Loshchilov & Hutter 2019: AdamW",

@@ -11,14 +11,14 @@ With phi = sqrt(lam_k) (theta_k - theta_k*), e_k = <phi^2>, P = s^2 + F_0 + sum_
     sign, rotated      dphi = -a lam_k/sqrt(l P) sqrt(2/pi) c(B) phi,  noise a^2 lam_k (1 - 2/pi + (2/pi) lam_k/l), l = tr Sigma/d
 
 g2 = -log beta2. The average of gradients with rate g1 has the delay beta1/(1 - beta1) + 1/2 from the middle of a step and the
-variance (1 - beta1)/(1 + beta1), both exact. v holds
-the gradient that it divides, those that moved the weights, and noise of its own: with the kurtosis 3 + 6/B of a gradient, drift
-and noise are divided by
+variance (1 - beta1)/(1 + beta1), both exact. v holds the gradient that it divides, those that moved the weights, and noise of its
+own: in the eigenbasis the rows of `odescale.systems.spectral_memory`. Rotated, where a coordinate's v has parts of all modes, their
+steady values: with the kurtosis 3 + 6/B of a gradient, drift and noise are divided by
 
-    1 + (2 + 6/B) (w/2 - 3 S/8 - A lam x_1),    1 + (2 + 6/B) (w - S - A lam x_2),    x_n = (1 - beta2)/(1 - beta2 + n A lam)
+    1 + (2 + 6/B) (w/2 - 3 S/8) - A l_k x_1,    1 + (2 + 6/B) (w - S) - A l_k x_2,    x_n = (1 - beta2)/(1 - beta2 + n A lam)
 
-w the weight of the present square, S the sum of squared weights: 1 - beta2 and (1 - beta2)/2 late, both 1 at the first step, whose
-length is the sign's. (Rotated: A ((2 + 4/B) l + (2/B) lam) in the place of (2 + 6/B) A lam.)
+l_k = (2 + 4/B) l + (2/B) lam_k, w the weight of the present square, S the sum of squared weights: 1 - beta2 and (1 - beta2)/2 late,
+both 1 at the first step, whose length is the sign's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,11 @@ from odescale.optimizers.adam import Adam
 from odescale.optimizers.base import AbstractOptimizer
 from odescale.optimizers.rows import OPTIMIZERS, from_words
 from odescale.optimizers.signs import Sign
-from odescale.systems import tables
+from odescale.systems import spectral_memory, tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, is_traced
 from odescale.systems.spectral_bins import check_modes
+from odescale.systems.spectral_memory import moves_of_memory, remembered
 from odescale.systems.spectral_schedules import peak_of
 
 BASES = ("eigen", "rotated")
@@ -56,7 +57,7 @@ class SpectralOptimized(AbstractSystem):
     r"""Mode by mode under Adam or signs, see the module; one unit of t is one step, `learning_rate` a is the optimiser's own.
 
     State (rows, modes): e_k; with beta1 <phi psi> and <psi^2>; with decay <phi* phi> (and
-    <phi* psi>); with beta2 nu_k (rotated: v).
+    <phi* psi>); with beta2 nu_k (rotated: v), and in the eigenbasis what it remembers.
 
     **Fields**
 
@@ -81,7 +82,7 @@ class SpectralOptimized(AbstractSystem):
     schedule: Schedule = eqx.field(converter=schedule_by_value)
     basis: str = eqx.field(static=True)
     carried: tuple[str, ...] = eqx.field(static=True)
-    """Rows of the state behind e_k, of "cross", "speed", "target", "target_speed", "second"."""
+    """Rows of the state behind e_k, of "cross", "speed", "target", "target_speed", "second", and those of its memory."""
     label: str = eqx.field(static=True, default="spectral")
 
     name: ClassVar[str] = "spectral_optimized"
@@ -168,6 +169,7 @@ class SpectralOptimized(AbstractSystem):
         """All means at their values, noise none: the average of one gradient is that gradient."""
         e = jnp.asarray(self.start)
         rows = {"cross": e, "speed": e, "target": -e, "target_speed": -e, "second": self._square(e)}
+        rows |= {"spread": jnp.ones_like(e), "moved": 0 * e, "shared": 0 * e, "mean": e}
         return jnp.stack([e, *(rows[name] for name in self.carried)])
 
     def _risk(self, e: Float[Array, " modes"]) -> Float[Array, ""]:
@@ -205,13 +207,20 @@ class SpectralOptimized(AbstractSystem):
         risk, relative = self._risk(e), self.relative_rate(t)
         square = self._square(e)
         second, moves_second = square, []
+        forgetting = -jnp.log(jnp.maximum(rule.beta2, 1e-300))
         if "second" in row:
-            forgetting = -jnp.log(rule.beta2)
             pace = forgetting / (1 - jnp.sqrt(rule.beta2) * jnp.exp(-forgetting * t))
             second, moves_second = row["second"], [pace * (square - row["second"])]
         width = jnp.sqrt(lam * second if self.basis == "eigen" else second)
         A = self.learning_rate * relative / (width + rule.eps)
-        drift, noise = self._of_own_square(t, A)
+        pulled = jnp.zeros_like(e)
+        if "spread" in row:
+            share = (1 - rule.beta2) / (1 - rule.beta2 * jnp.exp(-forgetting * t)) * square / second
+            held = remembered(row, share, risk, B)
+            drift, noise, pulled = held
+            moves_second += moves_of_memory(row, share, A * lam, square, risk, B, held)
+        else:
+            drift, noise = self._of_own_square(t, A)
         if self.basis == "rotated":
             # Coordinates with a large mean gradient have a large v: Gaussian among coordinates, E m^4 = 3 (E m^2)^2.
             drift = drift * jnp.sqrt(1 + 2 * (1 + 1 / B) * jnp.mean(lam * e) / square)
@@ -219,13 +228,13 @@ class SpectralOptimized(AbstractSystem):
         if "cross" not in row:
             shrink = 2 * speed - (1 + 1 / B) * (A * lam) ** 2 / noise
             decay, ratio = formulas.log_rate(jnp.maximum(shrink, -0.5))
-            moves = [-decay * e + ratio * (A * lam) ** 2 / noise * risk / B]
+            moves = [-decay * e + ratio * ((A * lam) ** 2 / noise * risk / B + speed * pulled)]
             return [*self._with_decay(row, moves, relative, speed * (1 + speed / 2)), *moves_second]
         damping = 2 * (1 - rule.beta1) / (1 + rule.beta1)
         damping = damping / (1 - jnp.sqrt(rule.beta1) * jnp.exp(-damping * t))
         force = damping**2 * (risk + e) / B * drift**2 / noise
         c, u = row["cross"], row["speed"]
-        moves = [-2 * speed * c, damping * (e - c) - speed * u, 2 * damping * (c - u) + force]
+        moves = [-2 * speed * c + speed * pulled, damping * (e - c) - speed * u, 2 * damping * (c - u) + force]
         return [*self._with_decay(row, moves, relative, speed, damping), *moves_second]
 
     def _of_own_square(self, t: Any, A: Array) -> tuple[Array, Array]:
@@ -235,8 +244,7 @@ class SpectralOptimized(AbstractSystem):
         left = beta2 * gone
         present = (1 - beta2) / (1 - left)
         squares = (1 - beta2) / (1 + beta2) * (1 + left) / (1 - left)
-        own, other = (2 + 6 / B, 0.0) if self.basis == "eigen" else (2 + 4 / B, 2 / B)
-        moved = A * (own * (lam if self.basis == "eigen" else self.mean_variance) + other * lam)
+        moved = A * ((2 + 4 / B) * self.mean_variance + 2 / B * lam) * (beta2 > 0)
         once, twice = ((1 - beta2) / (1 - beta2 + n * A * lam) for n in (1, 2))
         excess = 2 + 6 / B
         return (
@@ -352,6 +360,6 @@ def optimized_spectral(
     if is_traced(optimizer.decay) or float(optimizer.decay) > 0:
         carried += ["target", "target_speed"] if moving else ["target"]
     if is_traced(beta2) or float(beta2) > 0:
-        carried.append("second")
+        carried += ["second", *(spectral_memory.ROWS if values["basis"] == "eigen" else ())]
     parts = parts | {"learning_rate": rate} | {"carried": tuple(carried), "basis": values["basis"]}
     return SpectralOptimized(optimizer=eqx.tree_at(lambda rule: rule.rate, optimizer, jnp.ones(())), **parts)
