@@ -153,7 +153,7 @@ def muon(seeds: int) -> None:
             spectrum, orthogonal_rows(overlaps, p, many), Update("muon", rate), 4, tuple(times)
         )  # fmt: skip
         for row, c in enumerate(sources):
-            theory = muon_moments(lam, levels**-c, float(p), 4.0, MOMENTUM, rate, times)
+            theory = muon_moments(lam, levels**-c, float(p), 4.0, MOMENTUM, rate, tuple(times))
             mean, error = runs[:, row].mean(axis=0), runs[:, row].std(axis=0, ddof=1) / many**0.5
             ratio, z = mean / theory.loss, (mean - theory.loss) / error
             worst = int(np.argmax(np.abs(ratio - 1)))

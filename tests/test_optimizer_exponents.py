@@ -58,8 +58,8 @@ def test_updates_are_those_of_optax(kind: str, rule: Adam | None) -> None:
     import jax
     import jax.numpy as jnp
 
-    rule = rule or Muon.exact(rate=0.1, nesterov=False)
-    ours, theirs = Update(kind, 1.0, beta1=0.9, beta2=0.999), rule.update()
+    chosen = rule or Muon.exact(rate=0.1, nesterov=False)
+    ours, theirs = Update(kind, 1.0, beta1=0.9, beta2=0.999), chosen.update()
     gradients = np.random.default_rng(0).standard_normal((6, 1, 2, 30)).astype(np.float32)
     memory = theirs.init(jnp.zeros((2, 30), jnp.float32))
     step = jax.jit(theirs.update)
