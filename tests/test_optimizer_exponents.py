@@ -145,7 +145,7 @@ def test_muon_on_a_power_law_against_simulation(sources: tuple[float, ...]) -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("rate", "beta2", "times"), [(0.05, 0.999, (800, 1500)), (0.05, 0.99, (300, 500))])
 def test_a_falling_loss_within_v_s_memory(rate: float, beta2: float, times: tuple[int, ...]) -> None:
-    """Where the ODE with a steady second moment is 1 to 3 % off: with its memory the closed moments are within .5 %."""
+    """Where the ODE with a steady second moment is 1 to 3 % off: with its memory the closed moments are within .4 %."""
     lam = np.arange(1.0, 401.0) ** -0.5
     start = np.broadcast_to(-np.ones(400), (1024, 1, 400))
     runs = linear_runs(lam, start, Update("adam", rate, beta2=beta2), 1, times, seed=5)[:, 0]
@@ -156,7 +156,7 @@ def test_a_falling_loss_within_v_s_memory(rate: float, beta2: float, times: tupl
     )
     print(rate, beta2, "memory", mean / theory - 1, "steady", mean / steady - 1, "error", error / mean)
     assert np.all(np.abs(mean - theory) < 3 * error + 0.004 * mean)
-    assert np.any(np.abs(mean - steady) > 3 * error + 0.01 * mean)
+    assert np.all(np.abs(mean - steady) > 3 * error)
 
 
 @pytest.mark.slow
