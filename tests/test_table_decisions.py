@@ -87,7 +87,7 @@ def test_the_three_approaches_recover_a_symmetric_law_and_say_their_intervals():
     law = LAW | {"beta": LAW["alpha"]}
     N, C, L = grid(law, np.geomspace(1e18, 1e21, 7), 11, 4.0)
     noisy = L * np.exp(0.002 * np.random.default_rng(3).normal(size=L.size))
-    found = compare_approaches(scaling_table(params=N, flop=C, loss=noisy), bootstrap=300, at=1e23)
+    found = compare_approaches(scaling_table(params=N, flop=C, loss=noisy), bootstrap=200, at=1e23)
     true = optimum(law, 1e23).params.value[0]
     for approach in (found.envelope, found.parabola, found.law):
         low, high = approach.interval
@@ -127,7 +127,9 @@ def test_published_waste_on_the_llama_3_table():
     if not path.exists():
         pytest.skip(f"{path} is not there")
     table = read_table(path, where={"loss_kind": "raw_loss"})
-    found = compare_approaches(table, at=3.8e25, fit=fit_table(table, robust=np.inf, bootstrap=100), bootstrap=300)
+    found = compare_approaches(
+        table, at=3.8e25, fit=fit_table(table, robust=np.inf, bootstrap=50, starts=4), bootstrap=300
+    )
     assert found.wasted is not None and 100 * found.wasted.value[0] == pytest.approx(6.5, abs=0.06)
     assert found.parabola.exponent == pytest.approx(0.4632, abs=1e-4)
     assert found.parabola.params == pytest.approx(393.3e9, rel=1e-3) and found.law.params == pytest.approx(

@@ -14,7 +14,7 @@ MOVED = 1.0
 SCALES = 5
 """Stretches of compute, equal in rows, that are left out one by one."""
 PAIRS = 120
-"""Resampled tables that are refitted without each stretch."""
+"""Resampled tables that are refitted without each stretch; with fewer than half of them drawn, nothing is said."""
 DISAGREE = 4.5
 """Deviations by which an exponent may move without one stretch (of the move in resampled tables of the same law)."""
 LEAST_HELD_OUT = 3
@@ -68,7 +68,9 @@ def scales_disagree(
     """
     rows = np.flatnonzero(held > 0)
     p, m = drawn.shape[1], len(problem.form.amplitudes)
-    reasons = []
+    reasons: list[str] = []
+    if drawn.shape[0] < PAIRS / 2:
+        return reasons
     for stretch in np.array_split(rows[np.argsort(size[rows], kind="stable")], SCALES):
         kept = held > 0
         kept[stretch] = False
