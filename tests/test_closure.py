@@ -50,18 +50,17 @@ def test_drift_and_noise_are_those_of_the_gradients_of_the_real_network(name):
     A = jnp.asarray(np.linalg.cholesky(C) @ basis.T * np.sqrt(d))
     root = jnp.asarray(problem.token_root)
 
-    def gradient(key):
-        first, second = jax.random.split(key)
-        x = root @ jax.random.normal(first, (problem.tokens, d))
-        normal = jax.random.normal(second, (problem.label_normals,))
-        return jax.grad(lambda W: problem.sample_loss(A.at[moved].set(W), x, normal, float(d)))(A[moved])
-
-    def one(key):
-        g = gradient(key)
+    def one(inputs, normal):
+        x = root @ inputs
+        g = jax.grad(lambda W: problem.sample_loss(A.at[moved].set(W), x, normal, float(d)))(A[moved])
         return g @ A.T, g @ g.T
 
-    keys = jax.random.split(jax.random.key(1), count)
-    drift, noise = (np.asarray(x) for x in jax.jit(lambda k: jax.lax.map(one, k, batch_size=500))(keys))
+    # NumPy draws the sequences, a batch at a time: compiled with little effort, JAX takes longer to draw than to differentiate.
+    of_batch, found = jax.jit(jax.vmap(one)), []
+    for _ in range(count // 500):
+        normals = (rng.standard_normal((500, problem.tokens, d)), rng.standard_normal((500, problem.label_normals)))
+        found.append(tuple(np.asarray(x) for x in of_batch(*normals)))
+    drift, noise = (np.concatenate(x) for x in zip(*found, strict=True))
     m, nodes = moments(problem, C, count=2**13)
     inverse = np.linalg.inv(problem.difference_basis())
     # Columns in difference rows back to plain ones; H acts on the rows in differences.

@@ -8,9 +8,13 @@ softmax:      2 C_kk C_qq                          beyond 1 a few tokens carry t
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Array, Float
 
-from odescale.expectations.sampled import sample_context
+from odescale.cache.programs import program
+from odescale.expectations.sampled import SampledContext, sample_context
+from odescale.networks.architecture import Architecture
 from odescale.systems.attention import Attention, couple_at_start, largest_load
+from odescale.systems.base import loss_at_start
 
 MOST_TOKENS, MOST_HEADS = 512, 16
 """Up to which the sampled closure at the start costs little more than a second."""
@@ -31,6 +35,11 @@ def sizes(system: Attention, t1: float | None) -> dict[str, float]:
     cheap = tokens <= MOST_TOKENS and heads <= MOST_HEADS
     # Beyond a load of one the sampled average is a few tokens: the first size has said so.
     if limitless and simple and cheap and numbers["softmax"] < 1:
-        own = sample_context(system.architecture.size, int(tokens)).loss(C, system.architecture)
-        numbers["context"] = abs(float(own) / float(system.excess_loss(0.0, system.initial_state())) - 1)
+        own = _loss_at_tokens(sample_context(system.architecture.size, int(tokens)), C, system.architecture)
+        numbers["context"] = abs(float(own) / float(loss_at_start(system)) - 1)
     return numbers
+
+
+@program
+def _loss_at_tokens(context: SampledContext, C: Float[Array, "P P"], architecture: Architecture) -> Float[Array, ""]:
+    return context.loss(C, architecture)
