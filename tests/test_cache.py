@@ -107,6 +107,38 @@ def test_what_is_not_of_this_package_is_traced_in_each_process(folder: Path) -> 
     assert sum(made.values()) == before + 1 and not files(folder)
 
 
+class Beside(eqx.Module):
+    """Of a module outside the package, in a folder that the test run names."""
+
+    weight: jax.Array
+    factor: float = eqx.field(static=True, default=2.0)
+
+
+def test_classes_of_a_named_folder_are_kept_until_a_source_there_changes(
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def key(value: object) -> bytes:
+        return programs._digest("f", value, [x for x in jax.tree_util.tree_leaves(value) if eqx.is_array(x)])
+
+    one = Beside(jnp.ones(3))
+    first = key(one)
+    assert first == key(Beside(jnp.zeros(3))) and first != key(Beside(jnp.ones(4)))
+    assert first != key(Beside(jnp.ones(3), 3.0))
+    project = tmp_path_factory.mktemp("project")
+    monkeypatch.setattr(programs, "_beside", {})
+    monkeypatch.setattr(sys.modules[__name__], "__file__", str(project / "theory.py"))
+    with pytest.raises(programs._Unnamed):
+        key(one)
+    keys = []
+    for text in ("slope = 1", "slope = 2"):  # of another file, which the class may call
+        (project / "helper.py").write_text(text)
+        programs.name_also(project)
+        keys.append(key(one))
+    assert len({first, *keys}) == 3
+    with pytest.raises(programs._Unnamed):
+        key(Beside.__init__)  # a function: its constants are not in its name
+
+
 def test_a_transformation_goes_through(folder: Path) -> None:
     cube = program(lambda x: x**3)
     assert jax.grad(cube)(AT) == 12.0 and np.array_equal(jax.vmap(cube)(jnp.arange(3.0)), [0, 1, 8])

@@ -61,6 +61,20 @@ made: Counter[str] = Counter()
 """Programs of each function, "module:name", traced or loaded in this process: a sweep or a repeated call must not add to it."""
 
 
+_beside: dict[Path, str] = {}
+
+
+def name_also(folder: Path) -> None:
+    """Classes whose module lies in `folder` are named too, their programs kept until any source file there changes.
+
+    For theories beside this package that call nothing further; functions of theirs in the arguments are still traced anew.
+    """
+    digest = hashlib.sha256()
+    for source in sorted(folder.glob("*.py")):
+        digest.update(source.name.encode() + source.read_bytes())
+    _beside[folder] = digest.hexdigest()[:16]
+
+
 class _Unnamed(Exception):
     """A value without a name that another process would give it too."""
 
@@ -320,8 +334,12 @@ def _name(value: Any, parts: list[str], traced: set[int]) -> None:
 def _place(value: Any) -> str:
     """module:name of a class, function or module whose source is in the key: of this package, those below it, or Python itself."""
     module = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None) or ""
+    stamp = ""
     if module.split(".")[0] not in (*PACKAGES, "odescale", "builtins", "collections"):
-        raise _Unnamed(module, value)
+        file = getattr(sys.modules.get(module), "__file__", None)
+        if not isinstance(value, type) or file is None or Path(file).parent not in _beside:
+            raise _Unnamed(module, value)
+        stamp = _beside[Path(file).parent] + " "
     if isinstance(value, ModuleType):
         return f"module {module}"
     qualified = getattr(value, "__qualname__", None) or getattr(value, "__name__", None)
@@ -334,7 +352,7 @@ def _place(value: Any) -> str:
         found = getattr(found, name, None)
     if found is not value:
         raise _Unnamed  # a class made inside a function, or one that has been replaced
-    return f"{module}:{qualified}"
+    return f"{stamp}{module}:{qualified}"
 
 
 def _name_closure(value: FunctionType, parts: list[str], traced: set[int]) -> None:
