@@ -6,18 +6,14 @@ import json
 
 import numpy as np
 import pytest
-from sgd_closed_form import ConstantRate, steps_to
 from spectral_recursion import excess_risk
 
+from benchmarks.sgd_closed_form import ConstantRate
+from benchmarks.table_relatives import basins, fewest_steps, power_law
 from odescale.errors import InputError
 from odescale.laws import fit_batch_law, fit_critical_batch, fit_rate_law
 
 BATCHES = 4.0 ** np.arange(2, 8)
-
-
-def power_law(d=64, a=1.5, b=1.5):
-    j = np.arange(1, d + 1.0)
-    return j**-b, j**-a / j**-b
 
 
 def test_critical_batch_is_found_again_and_means_twice_the_least():
@@ -77,18 +73,11 @@ def test_runs_that_never_arrive_are_left_out_and_bad_columns_named():
 
 
 def test_closed_form_of_constant_rates_is_the_recursion():
-    lam, rho = power_law(16)
+    lam, rho = power_law(16, 1.5, 1.5)
     steps = np.array([0, 1, 7, 60])
     run = ConstantRate(lam, rho, 0.2, 4, 0.3)
     assert run.excess(steps) == pytest.approx(
         excess_risk(lam, rho, eta=0.2, batch=4, steps=steps, noise=0.3), rel=1e-10
-    )
-
-
-def fewest_steps(noise, fraction, rates, batches):
-    lam, rho = power_law()
-    return np.array(
-        [min(steps_to(ConstantRate(lam, rho, r, b, noise), fraction * (lam @ rho)) for r in rates) for b in batches]
     )
 
 
@@ -136,24 +125,8 @@ def test_critical_batch_as_a_power_of_the_loss():
         fit_batch_law([1, 1, 2, 2], [1, 2, 1, 2], [5, 4, 3, 2])
 
 
-SIZES = tuple((n, d) for n in (1e8, 3e8, 1e9) for d in (2e9, 1e10, 5e10))
-
-
-def basins(kind="parabola", noise=0.0, sizes=SIZES, rates=7, scatter=0.0, seed=0):
-    """Losses about the published optimum 1.79 N^-0.713 D^0.307 (Li et al. 2025): columns N, D, rate, loss; the true optima."""
-    rng, rows, truth = np.random.default_rng(seed), [], {}
-    for n, d in sizes:
-        best = truth[n, d] = 1.79 * n**-0.713 * d**0.307 * np.exp(scatter * rng.normal())
-        rate = best * 2 ** (np.arange(rates) - (rates - 1) / 2 + rng.uniform(-0.5, 0.5))
-        u = np.log(rate / best)
-        rise = 0.01 * u**2 if kind == "parabola" else 0.005 * (np.expm1(-0.5 * u) / 0.5 + np.expm1(2 * u) / 2)
-        loss = (1.8 + 400 * n**-0.34 + 2000 * d**-0.36) * np.exp(rise + noise * rng.normal(size=rates))
-        rows.append([np.full(rates, n), np.full(rates, d), rate, loss])
-    return np.concatenate(rows, axis=1), truth
-
-
 def test_the_published_rate_is_found_again_and_what_is_extrapolated_is_said():
-    columns, truth = basins()
+    columns, truth = basins("parabola", 0.0, 0)
     law = fit_rate_law(*columns)
     assert (law.prefactor, law.params_exponent, law.tokens_exponent) == pytest.approx((1.79, 0.713, -0.307), rel=2e-2)
     assert all(o.rate == pytest.approx(truth[o.params, o.tokens], rel=5e-3) for o in law.optima)
@@ -173,7 +146,7 @@ def test_intervals_of_the_rate_law_cover(kind, noise, scatter):
     """80 tables: at least 67 of the 95 % intervals hold each exponent (binomial, 99.9 % at a true coverage of 95 %)."""
     held = np.zeros(2)
     for seed in range(80):
-        law = fit_rate_law(*basins(kind, noise, scatter=scatter, seed=seed)[0])
+        law = fit_rate_law(*basins(kind, noise, seed, scatter=scatter)[0])
         held += [
             law.params_interval[0] <= 0.713 <= law.params_interval[1],
             law.tokens_interval[0] <= -0.307 <= law.tokens_interval[1],
@@ -182,7 +155,7 @@ def test_intervals_of_the_rate_law_cover(kind, noise, scatter):
 
 
 def test_optima_at_the_end_of_the_grid_are_refused():
-    (n, d, rate, loss), truth = basins(rates=9)
+    (n, d, rate, loss), truth = basins("parabola", 0.0, 0, rates=9)
     best = np.array([truth[key] for key in zip(n, d, strict=True)])
     for kept, words in (
         (rate >= 1.1 * best, "smallest tried"),
@@ -198,12 +171,12 @@ def test_optima_at_the_end_of_the_grid_are_refused():
 
 
 def test_what_the_sizes_do_not_tell_is_refused():
-    law = fit_rate_law(*basins(sizes=[(3e8, d) for d in (1e9, 4e9, 2e10, 1e11)])[0])
+    law = fit_rate_law(*basins("parabola", 0.0, 0, sizes=[(3e8, d) for d in (1e9, 4e9, 2e10, 1e11)])[0])
     assert law.params_exponent is None and "factor 1.00" in law.reasons["params"]
     assert law.tokens_exponent == pytest.approx(-0.307, rel=2e-2)
     with pytest.raises(InputError, match="params"):
         law.predict(1e10, 2e10)
-    ray = fit_rate_law(*basins(sizes=[(n, 20 * n) for n in (1e8, 3e8, 1e9, 3e9, 1e10)])[0])
+    ray = fit_rate_law(*basins("parabola", 0.0, 0, sizes=[(n, 20 * n) for n in (1e8, 3e8, 1e9, 3e9, 1e10)])[0])
     assert ray.params_exponent is None and "ray" in ray.reasons["tokens"]
     assert ray.ray_slope == pytest.approx(1) and ray.ray_exponent == pytest.approx(0.713 - 0.307, rel=2e-2)
     assert ray.predict(1e9, 2e10).rate == pytest.approx(1.79 * 1e9**-0.713 * 2e10**0.307, rel=2e-2)
@@ -213,7 +186,7 @@ def test_what_the_sizes_do_not_tell_is_refused():
 
 def test_the_best_constant_rate_of_sgd_falls_with_the_horizon_as_theory_says():
     """Bias C (eta T)^-p and noise V eta: eta* ~ T^-(p/(1 + p)), p = (a - 1)/b of the spectrum. Here p = 2/3: y = 0.4."""
-    lam, rho = power_law(128, a=2.0)
+    lam, rho = power_law(128, 2.0, 1.5)
     horizons, rates = 2.0 ** np.arange(8, 15), np.geomspace(1e-3, 0.6, 11) / lam.sum()
     loss = np.array([ConstantRate(lam, rho, rate, 1, 1.0).excess(horizons) for rate in rates]) + 1.0
     law = fit_rate_law(1.0, np.tile(horizons, 11), np.repeat(rates, 7), loss.ravel())

@@ -5,25 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.table_relatives import PUBLISHED, published_form, repeated
 from odescale import fit_table
-from odescale.analysis.tables.relatives import effective, repetition_form
-from odescale.analysis.tables.repetition import unique_size
+from odescale.analysis.tables.relatives import effective
 from odescale.errors import InputError
 from odescale.laws import FORMS, best_batch, fit_repetition, kaplan_scales, scaling_table
 
-# Muennighoff et al. 2023, as printed beside their data: log A, log B, log E, alpha = beta, R_D, R_N.
-A, B, E, ALPHA, R_D, R_N = np.exp(6.255414), np.exp(7.3049974), np.exp(0.6254804), 0.3526596, 15.387756, 5.309743
-PUBLISHED = {"E": E, "A": A, "B": B, "alpha": ALPHA, "beta": ALPHA, "R_D": R_D, "R_N": R_N}
-
-
-def repeated(rows, noise, seed, *, sizes=True):
-    rng = np.random.default_rng(seed)
-    N, U = 10 ** rng.uniform(7.5, 9.9, rows), 10 ** rng.uniform(8.5, 10.5, rows)
-    epochs = np.where(rng.random(rows) < 0.3, 1.0, np.exp(rng.uniform(0, np.log(60), rows)))
-    form = repetition_form(unique_size(A, B, ALPHA, ALPHA) if sizes else None)
-    columns = {"params": N, "tokens": U * epochs, "unique_tokens": U}
-    L = np.exp(form.log_loss(np.array([PUBLISHED[n] for n in form.names]), columns) + noise * rng.normal(size=rows))
-    return scaling_table(params=N, tokens=U * epochs, epochs=epochs, loss=L)
+R_D = PUBLISHED["R_D"]
 
 
 def exact(name, values, columns, seed=0, rows=40):
@@ -40,7 +28,7 @@ def exact(name, values, columns, seed=0, rows=40):
 )
 def test_repeated_data_has_the_published_values(N, D, U, loss):
     """The two losses that the README of huggingface/datablations prints for its own numbers."""
-    form = repetition_form(unique_size(A, B, ALPHA, ALPHA))
+    form = published_form()
     at = form.read({"params": N, "tokens": D, "unique_tokens": U})
     assert np.exp(form.log_loss(np.array([PUBLISHED[n] for n in form.names]), at))[0] == pytest.approx(loss, rel=1e-13)
 

@@ -69,7 +69,7 @@ def fit_critical_batch(batch: ArrayLike, steps: ArrayLike, *, level: float = 0.9
     constant S or S proportional to 1/B fits as well (F test at `level`), and where the best B_crit lies outside the batches.
     **Errors**: `InputError` under 4 runs or 3 different batches. **Good values**: 6 batches, a factor 4 apart, half of them on
     each side. **Failure regime**: one rate for all batches: the steps then measure the rate. On one-pass SGD of a power-law
-    spectrum the law holds to 1 to 5 % with the best constant rate for each batch, and not at all with a shared one. Source:
+    spectrum the law holds to 0.2 to 2.3 % with the best constant rate for each batch (`benchmarks/table_relatives.py`). Source:
     McCandlish et al. 2018, arXiv:1812.06162, eq. 2.11.
 
     ```python
