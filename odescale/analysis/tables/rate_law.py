@@ -148,18 +148,20 @@ def fit_rate_law(
     *,
     level: float = 0.95,
 ) -> RateLaw:
-    """rate* = c N^-x D^-y: a parabola in log rate for every (N, D), then generalised least squares through the bottoms.
+    """rate* = c N^-x D^-y: the bottom of L against rate for every (N, D), then generalised least squares through them.
 
     **Arguments**: `params`, `tokens`, `rate`, `loss`: one entry a run, (n,), or one number for all; runs of one (N, D) are a
     group. A loss that is not finite is a run that diverged. `level` of all intervals.
+
+    The basins are m + c f(rate/rate*), f a sum of two powers that all groups share (`rate.find_optima`).
 
     **Returns** `RateLaw`. A group is refused where the best rate is the first or the last of its grid, or its interval leaves the
     grid. Intervals of the exponents hold the groups' own errors, their scatter about the law (Paule and Mandel 1982) and
     Student's t.
     **Errors**: `InputError` for bad columns. **Good values**: 6 rates a factor 2 apart and 6 groups, N and D varied separately.
-    **Failure regime**: rates of which all fail
-    but one (an edge of stability has no parabola); batch or schedule that change with N. A basin with a kink at its bottom moves
-    all best rates together (by 15 % where one side is 2.5 times steeper), outside their intervals; the exponents do not move.
+    **Failure regime**: rates of which all fail but one (an edge of stability is no basin); batch or schedule that change with N. A
+    basin with a kink at its bottom moves all best rates together (by 15 % where one side is 2.5 times steeper), outside their
+    intervals; the exponents do not move.
     Sources: Li et al. 2025 (Step Law), arXiv:2503.04715: 1.79 N^-0.713 D^0.307; Bjorck et al. 2024, arXiv:2409.19913.
     """
     level = require_number("level", level, 0.5, 1.0)
