@@ -68,9 +68,11 @@ def fit_table(
         raise InputError("table", expected=f"more runs than the {p} numbers of {shape.equation}",
                          got=f"{int((held > 0).sum())} runs", remedy="add runs, or take a form with fewer numbers")  # fmt: skip
     best, cost, agreement, certain = full_fit(problem, held, delta, starts)
+    left: list[str] = []
     out, deviation, theta_without = find_outliers(problem, best, held, delta)
     if isinstance(leave_out, str) and leave_out == "outliers" and out.any():
         held = held * ~out
+        left.append(f"left out as outliers: rows {', '.join(map(str, np.flatnonzero(out)))}")
         best, cost, agreement, certain = full_fit(problem, held, delta, starts)
         out, theta_without = np.zeros_like(out), best
     rng = np.random.default_rng(seed)
@@ -94,7 +96,7 @@ def fit_table(
     unstable += unstable_with(problem, out, held, best, theta_without, delta, seed)
     if not out.any() and not opened:
         unstable += scales_disagree(problem, size, held, best, counts, found.theta, delta)
-    notes = [*drawn_as]
+    notes = [*left, *drawn_as]
     if failed > 0:
         notes.append(f"{failed:.1%} of the draws did not converge: their last values are kept")
     if table.flop is not None and np.ptp(np.log(table.flop[held > 0])) < np.log(SPAN):
