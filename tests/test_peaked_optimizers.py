@@ -212,6 +212,10 @@ def test_real_layers_follow_the_flow(rule: Any, given: dict[str, Any]) -> None:
         expected = np.asarray(flow[name])[1:]
         error = found.std(axis=1, ddof=1) / 4
         assert np.all(np.abs(found.mean(axis=1) - expected) < 4 * error + 0.03 * expected), name
+        # Uncorrelated rows, 1 - rho = 1, or a drift without sqrt(2/pi): told apart.
+        if rule.word == "sign":
+            wrong = expected[-1] * (3 / 4 if name == "spread" else (np.pi / 2) ** 0.5)
+            assert abs(found[-1].mean() - wrong) > 5 * error[-1] + 0.03 * expected[-1], name
 
 
 @pytest.mark.slow
@@ -237,15 +241,3 @@ def test_signs_of_ten_classes_stop() -> None:
     law, curve = predict_law(system, 1e9), follow(system, 1e9)
     assert not law.inside and law.regime == "sign, stop" and (law.loss_exponent, law.error_exponent) == (0.0, 0.25)
     np.testing.assert_allclose([law.loss, law.error], [curve.loss[-1], curve.error[-1]], rtol=3e-3)
-
-
-@pytest.mark.slow
-def test_training_agrees() -> None:
-    """`train` and `compare` with the same object; another rule is another experiment."""
-    rule = Muon.exact(rate=2e-3, momentum=0.9)
-    system = peaked(optimizer=rule, classes=4, batch=32.0, dimension=400)
-    run = odescale.train(system, 8000.0, seeds=4)
-    found = odescale.compare(system, run)
-    assert found.verdict.status != "differs", str(found)
-    with pytest.raises(InputError):
-        odescale.compare(peaked(optimizer=Muon.exact(rate=2e-3), classes=4, batch=32.0, dimension=400), run)
