@@ -18,6 +18,7 @@ from odescale.analysis.forecast.fit import fit_law as fit_law
 from odescale.analysis.forecast.predict import forecast as forecast
 from odescale.analysis.forecast.best_schedule import best_schedule as best_schedule
 from odescale.analysis.tables.fit import fit_table as fit_table
+from odescale.analysis.budget.planner import plan as plan
 from odescale.logs.read import read_log as read_log
 from odescale.logs.read import read_logs as read_logs
 from odescale.logs.run_table import read_table as read_table

@@ -1,0 +1,17 @@
+from odescale.analysis.budget.adapters import law_of as law_of
+from odescale.analysis.budget.adapters import schedule_law as schedule_law
+from odescale.analysis.budget.adapters import system_law as system_law
+from odescale.analysis.budget.adapters import table_law as table_law
+from odescale.analysis.budget.assumptions import Assumptions as Assumptions
+from odescale.analysis.budget.assumptions import Setup as Setup
+from odescale.analysis.budget.assumptions import setups as setups
+from odescale.analysis.budget.law import BudgetLaw as BudgetLaw
+from odescale.analysis.budget.law import ChinchillaLaw as ChinchillaLaw
+from odescale.analysis.budget.law import plain_law as plain_law
+from odescale.analysis.budget.plan import Plan as Plan
+from odescale.analysis.budget.plan import Worth as Worth
+from odescale.analysis.budget.problem import Budgets as Budgets
+from odescale.analysis.budget.sharing import Sharing as Sharing
+from odescale.analysis.budget.sharing import Stop as Stop
+from odescale.analysis.budget.sharing import reallocate as reallocate
+from odescale.analysis.budget.sharing import stop_time as stop_time
