@@ -18,7 +18,8 @@ name_also(Path(__file__).parent)
 
 # Linux gives a process 65530 memory mappings (vm.max_map_count). XLA's compiler for CPUs takes a few for every function
 # that it compiles and keeps them as long as the function is cached; where none is left it ends in a segmentation fault.
-MOST_MAPPINGS = 25_000
+# A mapping comes with some 120 kB of programs and traces: two processes stay within 6 GB.
+MOST_MAPPINGS = 18_000
 
 # Tracing makes millions of small objects that live as long as their program: at Python's own threshold, 700 new objects, the
 # collector walks them over and over and takes an eighth of a run. Circles of dropped programs are collected where they are dropped.
