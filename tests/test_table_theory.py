@@ -50,7 +50,7 @@ def test_a_table_of_the_first_version(yang: TableFit) -> None:
     frontier = by_name["frontier of yang_v1"]
     alpha, beta = (yang.draws[:, yang.form.names.index(n)] for n in ("alpha", "beta"))
     low, high = np.quantile(1 / (1 / alpha + 1 / beta), [0.05, 0.95])
-    assert frontier.interval == pytest.approx((low, high)) and "0.1" in str(frontier)
+    assert frontier.interval == pytest.approx((low, high)) and "contains at 90%" in str(frontier)
     assert frontier.to_dict()["answer"] == "contains"
 
 

@@ -56,7 +56,8 @@ class Verdict(eqx.Module):
         )
         given = f"; given {self.assumption}" if self.assumption else ""
         reason = f" ({self.reason})" if self.reason else ""
-        return f"{self.theory}, {self.statement}: {self.answer}{reason}; {self.quantity}{found}{given}"
+        sure = "" if self.answer == "cannot tell" else f" at {self.level:.0%}"
+        return f"{self.theory}, {self.statement}: {self.answer}{sure}{reason}; {self.quantity}{found}{given}"
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -169,7 +170,7 @@ def _judge(
         elif span[0] < span[1]:
             inside = span[0] <= low and high <= span[1]
             answer = "contains" if inside else "cannot tell"
-            reason = "" if inside else f"the interval reaches beyond {statement}"
+            reason = "" if inside else "only a part of the interval is in that range"
         elif high - low > WIDE * abs(span[0]):
             reason = f"the interval is {(high - low) / abs(span[0]):.0%} of the exponent wide"
         elif rivals:
