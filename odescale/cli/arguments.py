@@ -170,18 +170,8 @@ def _report(command: Parser) -> None:
 
 
 def _tables(command: Parser) -> None:
-    """How tables of finished runs are read, and what is asked of them."""
-    command.description = (
-        "Laws of the loss against parameters, tokens and compute from a table, one finished run a row; best sizes for a budget, "
-        "and how far to believe them. Example: odescale laws runs.csv --compute 1e22,1e24 --leave-out outliers"
-    )
+    """How tables of finished runs are read, and which law is fitted."""
     add = command.add_argument
-    add(
-        "logs",
-        nargs="+",
-        metavar="TABLE",
-        help="CSV, JSON, JSON lines or Parquet, one finished run a row; several are joined",
-    )
     for name, what in (
         ("params", "parameters N"),
         ("tokens", "tokens D"),
@@ -193,14 +183,53 @@ def _tables(command: Parser) -> None:
     add("--column", action="append", default=[], metavar="NAME=COLUMN",
         help="batch, rate, epochs, unique_tokens, steps, width, depth, ... (repeat)")  # fmt: skip
     add("--where", action="append", default=[], metavar="COLUMN=LABEL", help="keep these rows (repeat)")
-    add("--form", action="append", metavar="NAME", help="chinchilla, ... (repeat; default: all that the columns allow)")
     add("--leave-out", metavar="ROWS", help="outliers, marked (by the file), or rows from 0 by commas")
-    add("--compute", action="append", metavar="FLOP", help="budgets to answer for, by commas (repeat)")
-    add("--served", type=_number, help="tokens of inference that the same budget pays for")
     add("--bootstrap", type=_whole, help="resampled tables (default 1000)")
     add("--level", type=_number, help="of the intervals (default .9)")
     add("--title", help="of the page")
     add("--max-bytes", type=_whole, help="longest file, unpacked (default 128 MiB)")
+
+
+def _laws(command: Parser) -> None:
+    """What is asked of tables."""
+    command.description = (
+        "Laws of the loss against parameters, tokens and compute from a table, one finished run a row; best sizes for a budget, "
+        "and how far to believe them. Example: odescale laws runs.csv --compute 1e22,1e24 --leave-out outliers"
+    )
+    add = command.add_argument
+    add(
+        "logs",
+        nargs="+",
+        metavar="TABLE",
+        help="CSV, JSON, JSON lines or Parquet, one finished run a row; several are joined",
+    )
+    add("--form", action="append", metavar="NAME", help="chinchilla, ... (repeat; default: all that the columns allow)")
+    add("--compute", action="append", metavar="FLOP", help="budgets to answer for, by commas (repeat)")
+    add("--served", type=_number, help="tokens of inference that the same budget pays for")
+
+
+def _budgets(command: Parser) -> None:
+    """Law, budgets, choices and assumptions of a plan."""
+    command.description = (
+        "What to train under budgets, what binds, what more of each resource is worth. Example: odescale plan runs.csv "
+        "--budget flop=1e21 --budget memory=80e9 --budget devices=8 --budget hours=240"
+    )
+    add = command.add_argument
+    add("logs", nargs="*", metavar="TABLE", help="of finished runs, for the law: see `odescale laws`")
+    add(
+        "--law",
+        metavar="NAME=VALUE,...",
+        help="its numbers in the place of a table: E=1.82,A=482,B=2085,alpha=.348,beta=.366",
+    )
+    add("--form", metavar="NAME", help="of the law of the table (default chinchilla)")
+    add("--budget", action="append", default=[], metavar="NAME=VALUE",
+        help="flop, memory (bytes per device), hours, devices, unique_tokens, served_tokens, max_batch, ... (repeat)")  # fmt: skip
+    add("--choice", action="append", default=[], metavar="NAME=VALUE,...",
+        help="optimizer, checkpointing, zero, adapter: values to choose from (repeat)")  # fmt: skip
+    add("--assume", action="append", default=[], metavar="NAME=VALUE",
+        help="utilisation=.35, token_factor.adam-8bit=.98, ... (repeat; the page lists all)")  # fmt: skip
+    add("--range", action="append", default=[], metavar="NAME=LO:HI", help="of params, tokens, batch, ... (repeat)")
+    add("--draws", type=_whole, help="of the law's fit, planned again (default 100)")
 
 
 def _planned(command: Parser) -> None:
@@ -254,7 +283,9 @@ COMMANDS: dict[str, Command] = {
     "report": Command("regimes, laws, forecast and verdict of training curves of your own, as a page",
                       "logs:report_on_logs", (_logs, _predicted, _report, _out)),
     "laws": Command("scaling laws of a table of finished runs, and the best sizes for a budget, as a page",
-                    "laws:report_on_tables", (_tables, _out, _plot)),
+                    "laws:report_on_tables", (_laws, _tables, _out, _plot)),
+    "plan": Command("what to train under budgets, and what more of each resource is worth",
+                    "resources:plan_run", (_budgets, _tables, _out, _plot)),
     "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
                         "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
     "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",

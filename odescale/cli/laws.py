@@ -31,7 +31,7 @@ def show_report(options: argparse.Namespace, table: ScalingTable) -> int:
         name: getattr(options, name) for name in ("bootstrap", "level") if getattr(options, name, None)
     }
     report = report_table(
-        table, forms=getattr(options, "form", None), leave_out=_rows(getattr(options, "leave_out", None)),
+        table, forms=getattr(options, "form", None), leave_out=rows_of(getattr(options, "leave_out", None)),
         compute=_numbers(getattr(options, "compute", None)), served=getattr(options, "served", None) or 0.0, **given,
     )  # fmt: skip
     title = options.title or f"Scaling laws of {', '.join(options.logs)[:80]}"
@@ -45,9 +45,9 @@ def show_report(options: argparse.Namespace, table: ScalingTable) -> int:
 def tables_of(options: argparse.Namespace) -> ScalingTable:
     """The tables of the command line as one; rows keep the name of their file where there are several."""
     named = {name: getattr(options, name) for name in (*SIZES, "loss", "run")}
-    columns = _pairs(options.column, "--column", "NAME=COLUMN, e.g. batch=tokens_per_step")
+    columns = pairs_by_name(options.column, "--column", "NAME=COLUMN, e.g. batch=tokens_per_step")
     where: dict[str, Any] = {}
-    for name, label in _pairs_of(options.where, "--where", "COLUMN=LABEL, e.g. loss_kind=raw_loss"):
+    for name, label in pairs_of(options.where, "--where", "COLUMN=LABEL, e.g. loss_kind=raw_loss"):
         where.setdefault(name, []).append(label)
     labels = {name: found[0] if found == ["*"] else found for name, found in where.items()}
     found = [
@@ -112,7 +112,7 @@ def _numbers(texts: Sequence[str] | None) -> np.ndarray | None:
         raise InputError("--compute", expected="FLOP, by commas", got=texts, remedy="--compute 1e21,1e23") from None
 
 
-def _rows(text: str | None) -> Any:
+def rows_of(text: str | None) -> Any:
     if text is None or text in ("outliers", "marked"):
         return text
     try:
@@ -123,7 +123,7 @@ def _rows(text: str | None) -> Any:
         ) from None
 
 
-def _pairs_of(texts: Sequence[str], flag: str, form: str) -> list[tuple[str, str]]:
+def pairs_of(texts: Sequence[str], flag: str, form: str) -> list[tuple[str, str]]:
     found = []
     for text in texts:
         name, sign, value = text.partition("=")
@@ -133,5 +133,5 @@ def _pairs_of(texts: Sequence[str], flag: str, form: str) -> list[tuple[str, str
     return found
 
 
-def _pairs(texts: Sequence[str], flag: str, form: str) -> dict[str, str]:
-    return dict(_pairs_of(texts, flag, form))
+def pairs_by_name(texts: Sequence[str], flag: str, form: str) -> dict[str, str]:
+    return dict(pairs_of(texts, flag, form))

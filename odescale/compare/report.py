@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from odescale.analysis.budget.plan import Plan
 from odescale.compare.comparison import Comparison, Quantity
 from odescale.compare.log_pages import write_log_report
 from odescale.compare.log_report import LogReport
+from odescale.compare.plan_pages import write_plan
 from odescale.compare.sheets import WORDS, rules_of
 from odescale.compare.table_pages import write_table_report
 from odescale.compare.table_report import TableReport
@@ -21,12 +23,16 @@ from odescale.files import plain
 from odescale.plain_text import in_markdown
 from odescale.plot.draw import plot
 
-PAGES: dict[type, Callable[..., Path]] = {LogReport: write_log_report, TableReport: write_table_report}
+PAGES: dict[type, Callable[..., Path]] = {
+    LogReport: write_log_report,
+    TableReport: write_table_report,
+    Plan: write_plan,
+}
 """Reports that are pages of their own: report.html, report.md with its pictures, report.json."""
 
 
 def write_report(
-    result: Comparison | LogReport | TableReport,
+    result: Comparison | LogReport | TableReport | Plan,
     folder: str | os.PathLike,
     *,
     title: str | None = None,
@@ -36,7 +42,7 @@ def write_report(
 ) -> Path:
     """Writes report.md, comparison.png, comparison.json, theory.npz and run.npz into `folder`; returns the report's path.
 
-    Of a `LogReport` or a `TableReport`: report.html, report.md with its pictures, report.json.
+    Of a `LogReport`, a `TableReport` or a `Plan`: report.html, report.md with its pictures, report.json.
 
     **Arguments**: `title` of page and picture; of a comparison also `notes`: further lines of the report, each one bullet;
     `extra`: further JSON-ready entries of comparison.json; `formula` = (t, loss) of a closed form to draw. **Raises** `InputError`.
@@ -52,7 +58,7 @@ def write_report(
     if not isinstance(result, Comparison):
         raise InputError(
             "result",
-            expected="a Comparison, a LogReport or a TableReport",
+            expected="a Comparison, a LogReport, a TableReport or a Plan",
             got=type(result).__name__,
             remedy="compare(system, run)",
         )

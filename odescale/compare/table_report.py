@@ -9,7 +9,6 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from odescale.analysis.tables.decision import Detour, Optimum, as_record, cost_of_size, optimum
@@ -17,7 +16,7 @@ from odescale.analysis.tables.fit import fit_table
 from odescale.analysis.tables.isoflop import Approaches, compare_approaches
 from odescale.analysis.tables.named import FORMS
 from odescale.analysis.tables.result import TableFit
-from odescale.analysis.tables.table import ScalingTable
+from odescale.analysis.tables.table import Numbers, ScalingTable
 from odescale.analysis.tables.theory import Implied, Verdict, implied_exponents, theories_beside
 from odescale.errors import InputError, OdescaleError, require_number
 from odescale.files import plain
@@ -106,8 +105,8 @@ def report_table(
     table: ScalingTable,
     *,
     forms: str | Sequence[str] | None = None,
-    leave_out: ArrayLike | str | None = None,
-    compute: ArrayLike | None = None,
+    leave_out: Numbers | str | None = None,
+    compute: Numbers | None = None,
     served: float = 0.0,
     bootstrap: int = 1000,
     level: float = 0.9,
@@ -190,7 +189,7 @@ def report_table(
     )  # fmt: skip
 
 
-def _budgets(table: ScalingTable, compute: ArrayLike | None) -> Float[np.ndarray, " n"]:
+def _budgets(table: ScalingTable, compute: Numbers | None) -> Float[np.ndarray, " n"]:
     if compute is None:
         return np.array(BEYOND) * (float(table.flop.max()) if table.flop is not None else 1e21)
     found = np.atleast_1d(np.asarray(compute, float))

@@ -40,6 +40,7 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
     "BestSchedule": {"schedule": "logs:plot_schedule"},
     "TableFit": {"isoflop": "tables:plot_isoflop", "residuals": "tables:plot_table_residuals"},
     "TableReport": {"frontier": "tables:plot_best_sizes"},
+    "Plan": {"worth": "plans:plot_plan"},
     "Frontier": {"frontier": "frontier:plot_frontier"},
     "FrontierComparison": {"frontier": "frontier:plot_both_frontiers"},
     "IsolatedLaw": {"law": "frontier:plot_isolated_law"},
