@@ -45,9 +45,9 @@ def plot_plan(found: Any, axes: Any = None, *, title: str = "") -> dict[str, Axe
         panel.set_yticks(place, [one.name.replace("_", " ") for one in worth])
         panel.axvline(0, color=COLOURS["formula"], linewidth=0.8)
         panel.set_xlabel(r"worth  $-\,dL^*/d\log X$  (loss per e-fold)")
-        panel.legend(loc="lower right", fontsize=8.5)
+        panel.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, fontsize=8.5, frameon=False)
         if "sensitivity" in drawn:
-            most = found.sensitivity[:MOST_ROWS][::-1]
+            most = [one for one in found.sensitivity if one.loss != 0][:MOST_ROWS][::-1]
             drawn["sensitivity"].barh(np.arange(len(most)), [one.loss for one in most], 0.6, color=COLOURS["grey"])
             drawn["sensitivity"].set_yticks(np.arange(len(most)), [one.name.replace("_", " ") for one in most])
             drawn["sensitivity"].axvline(0, color=COLOURS["formula"], linewidth=0.8)
