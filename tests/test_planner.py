@@ -10,33 +10,23 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq, minimize_scalar
 
-from odescale import fit_table, plan
+from benchmarks.planner import CASES, LAW
+from odescale import fit_law, fit_table, plan, spectral
 from odescale.errors import InputError, OutsideTheoryError
 from odescale.frontier import risk_law
-from odescale.laws import optimum, scaling_table
-from odescale.resources import Assumptions, Budgets, ChinchillaLaw, Setup, law_of, plain_law, setups, table_law
-
-LAW = {"E": 1.8172, "A": 482.01, "B": 2085.43, "alpha": 0.3478, "beta": 0.3658}
-PLAIN = {"checkpointing": "none", "zero": 0}
-LATENCY = Assumptions(step_seconds=0.5)
-CASES = {
-    # name: law, budgets, assumptions, what must bind
-    "flop": (LAW, {"flop": 1e21}, None, {"flop"}),
-    "memory": (LAW, {"flop": 1e24, "memory": 40e9, "devices": 8}, None, {"flop", "memory", "devices"}),
-    "unique tokens": (
-        LAW | {"repetition": 15.39}, {"flop": 1e22, "unique_tokens": 2e10}, None, {"flop", "unique_tokens"},
-    ),
-    "epochs": (
-        LAW | {"repetition": 15.39}, {"flop": 1e23, "unique_tokens": 1e10, "max_epochs": 4}, None,
-        {"flop", "max_epochs", "unique_tokens"},
-    ),
-    "wall-clock": (LAW, {"flop": 1e25, "hours": 100, "devices": 256}, None, {"hours", "devices"}),
-    "served tokens": (LAW, {"flop": 1e25, "served_tokens": 1e12, "serve_flop": 1e22}, None, {"flop", "serve_flop"}),
-    "batch": (LAW, {"hours": 100, "devices": 1024, "max_batch": 1e6}, None, {"hours", "max_batch"}),
-    "critical batch": (
-        LAW | {"critical_batch": 2e6}, {"hours": 100, "devices": 64, "flop": 1e23}, LATENCY, {"hours", "devices"},
-    ),
-}  # fmt: skip
+from odescale.laws import LossCurve, optimum, planned_curve, scaling_table
+from odescale.resources import (
+    Assumptions,
+    Budgets,
+    ChinchillaLaw,
+    Setup,
+    law_of,
+    plain_law,
+    schedule_law,
+    setups,
+    system_law,
+    table_law,
+)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -68,7 +58,7 @@ def test_served_tokens_against_the_other_solver() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_every_multiplier_is_a_difference(name: str) -> None:
     """Plans at budgets 0.1 % to either side, all choices open: their difference is the multiplier, for every resource."""
-    law, budgets, assumptions, binding = CASES[name]
+    law, budgets, binding, assumptions = CASES[name]
     found = plan(law, budgets, assumptions=assumptions)
     assert set(found.binding) == binding
     assert found.residual < 1e-4
@@ -89,7 +79,7 @@ def test_every_multiplier_is_a_difference(name: str) -> None:
 @pytest.mark.parametrize("name", ["memory", "unique tokens", "wall-clock", "critical batch"])
 def test_no_point_of_a_scan_is_better(name: str) -> None:
     """Costs written out again here, on a fine grid of sizes, tokens and batches."""
-    law, budgets, assumptions, _ = CASES[name]
+    law, budgets, _, assumptions = CASES[name]
     found = plan(law, budgets, assumptions=assumptions)
     N, D = np.meshgrid(np.geomspace(0.2, 5, 801) * found["params"], np.geomspace(0.2, 5, 801) * found["tokens"])
     best = np.inf
@@ -199,6 +189,15 @@ def test_what_nothing_fits_is_refused_with_the_smallest_change(budgets, what, am
         plan(LAW, budgets | {what: least * 0.998})
 
 
+def test_two_budgets_that_are_both_too_small() -> None:
+    with pytest.raises(OutsideTheoryError, match="together") as told:
+        plan(LAW, {"flop": 1e5, "memory": 1e6})
+    flop, gib = (
+        re.findall(p, str(told.value))[0] for p in (r"flop at least ([0-9.e+]+)", r"at least ([0-9.e+-]+) GiB")
+    )
+    plan(LAW, {"flop": float(flop), "memory": float(gib) * 2**30})
+
+
 def test_devices_for_a_model_that_does_not_fit() -> None:
     with pytest.raises(OutsideTheoryError, match="devices with ZeRO-3") as told:
         plan(LAW, {"flop": 1e24, "memory": 80e9, "devices": 2}, ranges={"params": (7e10, 1e12)})
@@ -265,6 +264,68 @@ def test_laws_that_it_was_not_made_for() -> None:
     # a x^-p + b y^-q at x^2 y = C/72: p a x^-p / 2 = q b y^-q.
     assert 0.5 * 40 * found["width"] ** -0.5 / 2 == pytest.approx(0.3 * 9 * found["time"] ** -0.3, rel=1e-6)
     assert found["params"] == pytest.approx(12 * found["width"] ** 2)
+
+
+def test_a_system_as_the_law() -> None:
+    """SGD on the first M of 64 modes, the rest a floor: the plan's loss and optimum by the recursion written out here."""
+    d, eta, batch = 64, 0.1, 4
+    lam, rho = np.arange(1.0, d + 1) ** -1.5, np.arange(1.0, d + 1) ** -0.5
+
+    def seen(size: float) -> tuple[np.ndarray, float]:
+        # A soft cut, so that the loss is smooth in M: weight of mode k.
+        weight = 1 / (1 + (np.arange(1, d + 1) / size) ** 8)
+        return weight, float((lam * rho * (1 - weight)).sum())
+
+    def build(size: float):
+        weight, floor = seen(size)
+        return spectral(eigenvalues=lam, excess=rho * weight, floor=floor, learning_rate=eta, batch=batch)
+
+    def by_steps(size: float, steps: int) -> float:
+        weight, floor = seen(size)
+        excess = rho * weight
+        gain = 1 - 2 * eta * lam + eta**2 * (1 + 1 / batch) * lam**2
+        for _ in range(steps):
+            excess = gain * excess + eta**2 / batch * lam * (floor + lam @ excess)
+        return floor + float(lam @ excess)
+
+    law = system_law(
+        build, "modes", np.geomspace(3, 40, 12), np.geomspace(10, 3e4, 60), flop=lambda v: 6 * v["modes"] * v["time"],
+        params=lambda v: v["modes"], tokens=lambda v: v["time"] * batch, floor=lambda size: seen(size)[1],
+    )  # fmt: skip
+    found = plan(law, {"flop": 6e4})
+    size, steps = found["modes"], found["time"]
+    assert size * steps == pytest.approx(1e4) and 3.5 < size < 35
+    assert found.loss == pytest.approx(by_steps(size, round(steps)), rel=2e-3)
+    for factor in (0.7, 0.85, 1.2, 1.4):
+        assert by_steps(size * factor, round(1e4 / (size * factor))) > found.loss * (1 - 5e-4)
+    ends = [plan(law, {"flop": 6e4 * np.exp(s)}).loss for s in (-1e-3, 1e-3)]
+    assert found.value_of("flop").right == pytest.approx((ends[0] - ends[1]) / 2e-3, rel=0.01)
+
+
+def test_a_fitted_schedule_law() -> None:
+    """Steps are what is planned: C = 6 N B T, and the multiplier is alpha A tau^-alpha of the fitted power law."""
+    steps = np.geomspace(100, 20_000, 120)
+    curves = []
+    for name, rate, seed in (("a", 1e-3, 0), ("b", 3e-3, 1)):
+        noise = 1 + 1e-3 * np.random.default_rng(seed).standard_normal(steps.size)
+        curves.append(
+            LossCurve(name, steps, (2 + 3 * (rate * steps) ** -0.5) * noise, np.full(steps.size, rate), 100 * rate)
+        )
+    fit = fit_law(curves, law="power_tau")
+
+    def schedule(T: float) -> LossCurve:
+        at = np.linspace(0, T, 65)[1:]
+        return planned_curve("plan", at, np.full(64, 1e-3), [T])
+
+    law = schedule_law(fit, schedule, (200, 50_000), params=1e8, batch=5e5)
+    found = plan(law, {"flop": 3e18})
+    assert found["steps"] == pytest.approx(3e18 / (6 * 1e8 * 5e5), rel=1e-9)
+    assert found["tokens"] == pytest.approx(5e9) and found["batch"] == pytest.approx(5e5)
+    assert found.loss == pytest.approx(float(fit.loss(schedule(found["steps"]))[0]), rel=1e-6)
+    assert found.value_of("flop").right == pytest.approx(0.5 * 3 * (1e-3 * found["steps"]) ** -0.5, rel=0.02)
+    assert found.intervals["loss"][0] < found.loss < found.intervals["loss"][1]
+    hours = plan(law, {"hours": 1.0})
+    assert hours.binding.keys() == {"hours"} and hours["hours"] == pytest.approx(1.0)
 
 
 def test_intervals_are_those_of_the_closed_form() -> None:

@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from online_perceptron import simulation, theory
 
+from benchmarks.planner import TASKS, WEIGHTS
 from odescale.errors import InputError
 from odescale.resources import reallocate, stop_time
-
-TASKS = ((2.0, 0.5, 1.0), (5.0, 0.3, 2.0), (1.0, 0.8, 0.5), (8.0, 0.6, 4.0))
-WEIGHTS = (1.0, 0.5, 2.0, 0.7)
 
 
 def power(a: float, p: float, c0: float):

@@ -225,12 +225,14 @@ def system_law(
     params: Quantity | None = None,
     tokens: Quantity | None = None,
     flop: Quantity | None = None,
+    floor: Callable[[float], float] | None = None,
 ) -> BudgetLaw:
     """L(size, time) of an odescale system, integrated at every size and interpolated in logs (`table_law`).
 
     **Arguments**: `build`: size -> system; `size`: its name, `sizes` (n,) at least 4. `times` (m,) > 0: in the system's own time.
     `params`, `tokens`, `flop`: of {size, "time"}, see `BudgetLaw`; without `flop` and without both others there is no cost.
-    **Returns** `BudgetLaw` of (`size`, "time").
+    `floor`: size -> what no time removes there, added to the trajectory's loss; `spectral(floor=...)` and label noise are
+    not in that loss. **Returns** `BudgetLaw` of (`size`, "time"). **Raises** `InputError`; what `integrate` raises.
     **Failure regime**: kinks of the curve in time (a peaked one) need more `times`.
     """
     at = np.asarray(times, float)
@@ -238,6 +240,7 @@ def system_law(
         raise InputError("times", expected="at least 4 increasing times > 0", got=times, remedy="mend them")
     rows = []
     for value in sizes:
-        rows.append(np.asarray(integrate(build(float(value)), ts=at).loss, float)[1:])
+        loss = np.asarray(integrate(build(float(value)), ts=at).loss, float)[1:]
+        rows.append(loss + (floor(float(value)) if floor is not None else 0.0))
     return table_law({size: np.asarray(sizes, float), TIME: at}, np.stack(rows), params=params, tokens=tokens, flop=flop,
                      name="system")  # fmt: skip

@@ -147,8 +147,10 @@ class Problem(NamedTuple):
             found["memory"] = told.memory(size, np.asarray(self.devices), self.setup)
         if tokens is not None:
             found["tokens"] = tokens
+            if "steps" in found and "batch" not in found:
+                found["batch"] = tokens / found["steps"]
             batch = found.get("batch", np.full(np.shape(tokens), min(told.batch, budgets.max_batch or np.inf)))
-            found["batch"], found["steps"] = batch, tokens / batch
+            found["batch"], found["steps"] = batch, found.get("steps", tokens / batch)
             unique = budgets.unique_tokens
             found["unique_tokens"] = tokens if unique is None else np.minimum(tokens, max(unique, SMALLEST))
             found["epochs"] = tokens / found["unique_tokens"]

@@ -35,18 +35,22 @@ def refuse(problems: list[Problem], points: list[Point]) -> NoReturn:
     ways = [f"{_amount(name, amount)} with {setup}" for name, (amount, setup) in needs.items()]
     if "memory" in needs and (devices := _devices(problems[best])) is not None:
         ways.append(f"{devices} devices with ZeRO-3 and full checkpointing at the memory there is")
-    broken = [
-        LIMITS[n] for n, g in zip(problems[best].constraints, points[best].slack, strict=True) if n in LIMITS and g > 0
-    ]
     given = ", ".join(f"{name} {value:.4g}" for name, value in problems[best].budgets.given.items())
-    remedy = (
-        "the smallest change that fits: " + ", or ".join(ways)
-        if ways
-        else "raise " + " and ".join(broken) + " together"
-    )
+    remedy = "the smallest change that fits: " + (", or ".join(ways) if ways else _together(problems[best]))
     raise OutsideTheoryError(
         "budgets", expected=f"room for the smallest run that is allowed ({smallest})", got=given, remedy=remedy
     )
+
+
+def _together(problem: Problem) -> str:
+    """What the smallest run uses of every budget that it breaks: one alone is not enough."""
+    slack = problem.both(problem.bounds[0])[1:]
+    parts = []
+    for name, over in zip(problem.constraints, slack, strict=True):
+        if name in LIMITS and over > 0:
+            budget = LIMITS[name] if name != "epochs" else "unique_tokens"
+            parts.append(_amount(budget, float(np.exp(over)) * max(float(getattr(problem.budgets, budget)), 1e-300)))
+    return " and ".join(parts) + f" together, with {problem.setup}"
 
 
 def _amount(name: str, amount: float) -> str:
