@@ -13,7 +13,7 @@ from scipy.optimize import brentq, minimize_scalar
 from benchmarks.planner import CASES, LAW
 from odescale import fit_law, fit_table, plan, spectral
 from odescale.errors import InputError, OutsideTheoryError
-from odescale.frontier import risk_law
+from odescale.frontier import compute_frontier, risk_law
 from odescale.laws import LossCurve, optimum, planned_curve, scaling_table
 from odescale.resources import (
     Assumptions,
@@ -208,6 +208,14 @@ def test_devices_for_a_model_that_does_not_fit() -> None:
         plan(LAW, {"flop": 1e24, "memory": 80e9, "devices": devices - 1}, ranges={"params": (7e10, 1e12)})
 
 
+def test_more_devices_than_the_batch_is_good_for() -> None:
+    """Every device holds a micro-batch: with time to spare more of them only enlarge the batch, and the plan says so."""
+    law, budgets = LAW | {"critical_batch": 1e5}, {"flop": 1e22, "devices": 64}
+    found, fewer = plan(law, budgets), plan(law, budgets | {"devices": 32})
+    assert found["batch"] == pytest.approx(64 * 4096) and fewer.loss < found.loss
+    assert found.value_of("devices").right < 0 and any("fewer devices" in note for note in found.notes)
+
+
 def test_factors_are_the_users() -> None:
     budgets = {"flop": 1e23, "memory": 80e9}
     choices = {"optimizer": ("adam", "adam-8bit")}
@@ -249,6 +257,12 @@ def test_laws_that_it_was_not_made_for() -> None:
     assert found.value_of("flop").right == pytest.approx(found.loss / S, rel=1e-6)
     with pytest.raises(InputError, match="memory"):
         plan(law, {"memory": 1e9})
+    # Floors and an exponential in time: the closed form on both sides of the critical compute 1.23659e8, and at it.
+    law = risk_law((1, 1), (0.5, 0.5), (2, 1), decay=50, rate=0.8, time_cost=1, floors=(100, 1000))
+    for C in (5e7, 1.23659e8, 1e9):
+        found, exact = plan(law, {"flop": C}), compute_frontier(law, [C])
+        assert found.loss == pytest.approx(float(exact.risk[0]), rel=1e-9)
+        assert found.value_of("flop").right == pytest.approx(float(exact.exponent[0] * exact.risk[0]), rel=1e-6)
 
     loss = ChinchillaLaw(**LAW)
     sizes, tokens = np.geomspace(1e8, 1e11, 25), np.geomspace(1e9, 1e13, 25)

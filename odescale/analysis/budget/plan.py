@@ -114,7 +114,8 @@ class Plan(eqx.Module):
             scale = GIB if name == "memory" else 1.0
             unit = SHOWN.get(name, "")
             pair = self.intervals.get(name)
-            spread = "" if pair is None else f"{pair[0] / scale:.4g} to {pair[1] / scale:.4g}"
+            fixed = pair is None or pair[1] - pair[0] <= 1e-9 * abs(pair[1])
+            spread = "" if pair is None or fixed else f"{pair[0] / scale:.4g} to {pair[1] / scale:.4g}"
             rows.append((name, f"{numbers[name] / scale:.5g} {unit}".strip(), spread))
         return rows
 

@@ -24,6 +24,9 @@ ANEW = 6
 EDGE = 1e-6
 NOTHING = 1e-9
 """A worth below this share of the loss is rounding."""
+FEWER = (
+    "fewer devices would do better: all of them are used, one micro-batch each, and the batch is larger than is good"
+)
 ENTERS = ("unique_tokens", "devices", "max_batch")
 
 
@@ -97,7 +100,7 @@ def plan(
         intervals=_intervals(best, point, int(draws), level), level=float(level),
         sensitivity=_sensitivity(best, point), others=tuple(_choice(problems[i], points[i]) for i in order[1:]),
         refused=tuple(str(p.setup) for p, q in zip(problems, points, strict=True) if q.worst > 0),
-        notes=_notes(best, point, used),
+        notes=(*_notes(best, point, used), *(FEWER for w in worth if w.name == "devices" and w.right < 0)),
     )  # fmt: skip
 
 

@@ -26,7 +26,7 @@ class Budgets(eqx.Module):
     """What there is; None: no limit. Every number in the unit of its line.
 
     - `flop`: of the training run, recomputation counted, and of inference too (2 N S) unless `serve_flop` is given.
-    - `memory`: bytes on **each device**. `hours`: wall-clock. `devices`: there are, data-parallel; 1 if not given.
+    - `memory`: bytes on **each device**. `hours`: wall-clock. `devices`: data-parallel, all at work; default 1.
     - `unique_tokens`: different tokens that exist; `max_epochs`: times that each may be seen, default 1 for a law that knows no
       repetition, else no limit.
     - `served_tokens` S: tokens of inference over the model's life (a demand, not a limit); `serve_flop`: a budget of its own
