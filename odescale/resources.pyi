@@ -15,3 +15,9 @@ from odescale.analysis.budget.sharing import Sharing as Sharing
 from odescale.analysis.budget.sharing import Stop as Stop
 from odescale.analysis.budget.sharing import reallocate as reallocate
 from odescale.analysis.budget.sharing import stop_time as stop_time
+from odescale.analysis.pruning.margin import Advice as Advice
+from odescale.analysis.pruning.margin import MaxMargin as MaxMargin
+from odescale.analysis.pruning.margin import best_rule as best_rule
+from odescale.analysis.pruning.margin import max_margin as max_margin
+from odescale.analysis.pruning.margin import pruning_flips as pruning_flips
+from odescale.systems.pruning import pruning as pruning

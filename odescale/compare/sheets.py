@@ -20,7 +20,7 @@ from odescale.systems.register import HOOKS
 
 RULES = {
     name: f"odescale.compare.rules.{name}:RULES"
-    for name in ("attention", "mean_field", "peaked", "spectral", "spectral_optimized", "kernel", "derived")
+    for name in ("attention", "mean_field", "peaked", "spectral", "spectral_optimized", "kernel", "pruning", "derived")
 }
 """`system.name` -> where the theory's sheet is; `odescale.register(..., rules=...)` adds those of other theories."""
 

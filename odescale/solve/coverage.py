@@ -26,6 +26,7 @@ JUDGES = {
     "spectral": "odescale.solve.judges.simple:of_spectral",
     "spectral_optimized": "odescale.solve.judges.simple:of_spectral_optimized",
     "kernel": "odescale.solve.judges.simple:of_kernel",
+    "pruning": "odescale.solve.judges.simple:of_pruning",
     "derived": "odescale.solve.judges.simple:of_derived",
 }
 """`system.name` -> where its judge is, a function of (system, t1) to sizes by name. `odescale.register(..., judge=...)` adds those

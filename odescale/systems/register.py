@@ -80,6 +80,8 @@ _OWN = (
     Entry("spectral", "odescale.systems.spectral:spectral", tables.SPECTRAL,
           "one-pass SGD of a linear model on any spectrum, every mode exact: scaling laws", 1e6, run_t1=2000.0,
           unit="one SGD step"),
+    Entry("pruning", "odescale.systems.pruning:pruning", tables.PRUNING,
+          "one pass of logistic SGD on examples kept by their margin: easy, hard or any", 40.0, unit="`dimension` SGD steps"),
 )  # fmt: skip
 SYSTEMS: dict[str, Entry] = {entry.name: entry for entry in _OWN}
 HOOKS: dict[str, dict[str, Any]] = {}

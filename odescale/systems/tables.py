@@ -408,3 +408,15 @@ DERIVED = (
         "schedule", "constant", "a schedule such as cosine:30:0.1", lambda x: True, "times in t", "eta(t)/eta", str
     ),
 )
+
+
+PRUNING = (
+    Parameter("keep", 0.4, "a share in (0, 1]", lambda x: 0 < x <= 1, "1", "share of the examples that is kept"),
+    Parameter("rule", "easy", "easy, hard or random", lambda x: x in ("easy", "hard", "random"), "word",
+              "the largest margins |B.x|, the smallest, or any", str),
+    Parameter("learning_rate", 1.0, "a positive finite number", positive, "1", "eta of J <- J + (eta/sqrt d) g y x"),
+    Parameter("overlap", 0.1, "a number in (-1, 1)", lambda x: -1 < x < 1, "1", "cosine of student and teacher at the start"),
+    Parameter("norm", 1.0, "a positive finite number", positive, "1", "Q(0) = |J|^2/d"),
+    Parameter("dimension", 500.0, "a number >= 2", lambda x: 2 <= x < inf, "1", "d, SGD steps in one unit of t"),
+    Parameter("schedule", "constant", "a schedule such as power:0.5", lambda x: True, "times in t", "eta(t)/eta", str),
+)  # fmt: skip

@@ -29,6 +29,7 @@ EXPERIMENTS = {
     "spectral": "odescale.training.spectral:experiment",
     "spectral_optimized": "odescale.training.spectral_optimized:experiment",
     "kernel": "odescale.training.kernel:experiment",
+    "pruning": "odescale.training.pruning:experiment",
     "derived": "odescale.training.derived:experiment",
 }
 """The function that makes a theory's experiment from one of its systems, by the system's `name`; imported when it is asked for."""

@@ -23,6 +23,7 @@ from odescale.solve.spectral.step_error import step_error
 from odescale.systems.derived import Derived, functions_of
 from odescale.systems.kernel import Kernel
 from odescale.systems.peaked import Peaked, falling_rate, samples_share
+from odescale.systems.pruning import Pruning
 from odescale.systems.spectral import Spectral
 from odescale.systems.spectral_optimized import SpectralOptimized
 
@@ -72,3 +73,8 @@ def of_derived(system: Derived, t1: float | None) -> dict[str, float]:
         "step": float(system.learning_rate) * lam.max() * fastest / system.trace,
         "spectrum": float((weights * lam**2).sum()) / system.trace,
     }
+
+
+def of_pruning(system: Pruning, t1: float | None) -> dict[str, float]:
+    """One row, and the length of a step beside its own norm: the flow has no other small number."""
+    return {"rows": 1 / system.dimension, "step": float(system.learning_rate) / system.dimension}
