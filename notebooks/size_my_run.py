@@ -110,3 +110,14 @@ print("half and twice the best size waste", off.wasted.value, "of the compute")
 report = report_table(table, forms="chinchilla", compute=[1e21, 1e22, 1e23], bootstrap=draws)
 odescale.plot(report)
 print("\n".join(report.answers))
+
+# %% [markdown]
+# ## A plan under budgets
+#
+# Compute, memory, wall-clock and data at once: what binds, and what more of each is worth. Every assumption is printed with the plan.
+
+# %%
+budgets_of_mine = {"flop": 1e22, "memory": 80e9, "devices": 64, "hours": 240, "unique_tokens": 3e11}
+found = odescale.plan(fit, budgets_of_mine, draws=20 if small else 100)
+print(found)
+odescale.plot(found)

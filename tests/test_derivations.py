@@ -135,7 +135,17 @@ def test_unknown_name_is_one_line_and_status_2(capsys):
     assert captured.err.count("\n") == 1 and "nonsense" in captured.err and "attention" in captured.err
     with pytest.raises(InputError):
         derive_function("nonsense")
-    assert NAMES == ("attention", "mean_field", "peaked", "frontier", "kernel", "spectral", "schedule", "optimizers")
+    assert NAMES == (
+        "attention",
+        "mean_field",
+        "peaked",
+        "frontier",
+        "kernel",
+        "spectral",
+        "schedule",
+        "optimizers",
+        "pruning",
+    )
 
 
 @pytest.mark.slow
