@@ -114,7 +114,7 @@ print("\n".join(report.answers))
 # %% [markdown]
 # ## A plan under budgets
 #
-# Compute, memory, wall-clock and data at once: what binds, and what more of each is worth. Every assumption is printed with the plan.
+# Compute, memory, wall-clock and data at once: what binds, and what more of each is worth. Every assumption is printed with it.
 
 # %%
 budgets_of_mine = {"flop": 1e22, "memory": 80e9, "devices": 64, "hours": 240, "unique_tokens": 3e11}
