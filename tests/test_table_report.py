@@ -176,3 +176,23 @@ def test_bad_options_in_one_line(options, word, tmp_path, capsys):
     assert main(["laws", str(path), "--out", str(tmp_path / "o"), *options]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and word in error
+
+
+def test_best_rate_and_critical_batch_where_the_table_has_them(tmp_path):
+    """Basins of known bottoms over a grid of rates: the page tells the exponents; a table without them says nothing of it."""
+    rows = []
+    for N in (1e8, 3e8, 1e9):
+        for D in (2e9, 8e9, 3.2e10):
+            best = 3.0 * N**-0.4 * (D / 1e10) ** -0.2
+            rows += [(N, D, best * f, loss_of(N, D) + 0.02 * np.log(f) ** 2) for f in (0.2, 0.4, 0.7, 1.3, 2.5, 5.0)]
+    N, D, rate, loss = np.array(rows).T
+    told = report_table(scaling_table(params=N, tokens=D, loss=loss, rate=rate), forms="chinchilla", bootstrap=60)
+    assert told.rate is not None and told.batch is None
+    page = odescale.write_report(told, tmp_path).with_name("report.md").read_text()
+    assert "Learning rate and batch" in page and "variable projection" in page
+    assert (
+        "Learning rate and batch"
+        not in odescale.write_report(report_table(isoflop_table(), forms="chinchilla", bootstrap=60), tmp_path)
+        .with_name("report.md")
+        .read_text()
+    )

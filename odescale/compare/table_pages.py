@@ -33,6 +33,7 @@ def _parts(report: TableReport) -> list[Part]:
             _theories(report),
         ]
     parts += [_laws(report)]
+    parts += [_further(report)] if report.rate is not None or report.batch is not None or report.further else []
     parts += [_rows(report, law if law is not None else next(iter(report.fits.values()))), _data(report)]
     words = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     parts.append(Part("How this was made", (f"{words}; {report.seconds:.1f} s.",)))
@@ -157,13 +158,24 @@ def law_rows_of(report: TableReport) -> list[dict[str, Any]]:
             "form": name, "equation": fit.form.equation, f"numbers, {fit.level:.0%} interval": numbers,
             "scatter": f"{fit.scale:.2%}", "rows": int(np.isfinite(fit.residual).sum()), "outliers": len(fit.outliers),
             "unstable": "; ".join(fit.unstable) or "-",
+            "by variable projection": ", ".join(
+                f"{key} = {value:.4g}" for key, value in zip(fit.form.names, fit.least_squares.values, strict=True)
+            ),
+            "condition number, projected": f"{fit.least_squares.conditioning:.2g}, {fit.least_squares.reduced:.2g}",
         })  # fmt: skip
     return rows
 
 
+def _further(report: TableReport) -> Part:
+    told = [str(one) for one in (report.rate, report.batch) if one is not None]
+    words = tuple(line for one in told for line in one.splitlines() if line.strip())
+    return Part("Learning rate and batch", words, report.further)
+
+
 def _laws(report: TableReport) -> Part:
     words = (
-        "Huber's loss of log L. 'Open' numbers are those that the rows do not determine: no interval of theirs means anything.",
+        "Huber's loss of log L; beside it least squares by variable projection, which knows no outliers. 'Open' numbers are those "
+        "that the rows do not determine: no interval of theirs means anything.",
     )
     refused = tuple(f"{name}: not fitted, {why}" for name, why in report.refused.items())
     return Part("Laws", words, refused, (law_rows_of(report),))

@@ -11,10 +11,12 @@ import equinox as eqx
 import numpy as np
 from jaxtyping import Float
 
+from odescale.analysis.tables.batch_law import BatchLaw, fit_batch_law
 from odescale.analysis.tables.decision import Detour, Optimum, as_record, cost_of_size, optimum
 from odescale.analysis.tables.fit import fit_table
 from odescale.analysis.tables.isoflop import Approaches, compare_approaches
 from odescale.analysis.tables.named import FORMS
+from odescale.analysis.tables.rate_law import RateLaw, fit_rate_law
 from odescale.analysis.tables.result import TableFit
 from odescale.analysis.tables.table import Numbers, ScalingTable
 from odescale.analysis.tables.theory import Implied, Verdict, implied_exponents, theories_beside
@@ -41,6 +43,8 @@ class TableReport(eqx.Module):
     - `approaches`: best runs, parabolas and law side by side. `best`: sizes at the computes asked, `frontier`: from the least
       compute of the table to the largest asked, `detours`: what other sizes cost at the largest compute of the table; None with
       the reason in `open`.
+    - `rate`: the best learning rate against size and tokens, `batch`: the critical batch along the loss, where the table has what
+      they need; `further`: why not, where it has a part of it.
     - `verdicts`, `implied`: what theories say of the exponents. `law`: the fit that all of these are of. `versions`,
       `seconds`.
     """
@@ -56,6 +60,9 @@ class TableReport(eqx.Module):
     open: str
     verdicts: tuple[Verdict, ...]
     implied: tuple[Implied, ...]
+    rate: RateLaw | None
+    batch: BatchLaw | None
+    further: tuple[str, ...]
     versions: dict[str, str]
     seconds: float
 
@@ -97,7 +104,9 @@ class TableReport(eqx.Module):
             },
             "optimum": None if self.best is None else as_record(self.best), "open": self.open,
             "theories": [one.to_dict() for one in self.verdicts], "implied": [one.to_dict() for one in self.implied],
-            "answers": list(self.answers), "versions": self.versions, "seconds": self.seconds,
+            "learning_rate": None if self.rate is None else str(self.rate),
+            "critical_batch": None if self.batch is None else str(self.batch),
+            "further": list(self.further), "answers": list(self.answers), "versions": self.versions, "seconds": self.seconds,
         })  # fmt: skip
 
 
@@ -184,9 +193,26 @@ def report_table(
             open_ = str(error)
         verdicts, implied = theories_beside(law), implied_exponents(law)
     return TableReport(
-        table, fits, refused, trimmed, approaches, best, frontier, detours, open_, verdicts, implied,
+        table, fits, refused, trimmed, approaches, best, frontier, detours, open_, verdicts, implied, *_further(table, level),
         {name: version(name) for name in VERSIONS}, time.perf_counter() - began,
     )  # fmt: skip
+
+
+def _further(table: ScalingTable, level: float) -> tuple[RateLaw | None, BatchLaw | None, tuple[str, ...]]:
+    """Best rate and critical batch, and why one of them cannot be told although the table has a rate, or a batch."""
+    rate, batch, why = None, None, []
+    if table.has("rate") and np.unique(table.column("rate")).size > 1:
+        try:
+            rate = fit_rate_law(*(table.column(name) for name in ("params", "tokens", "rate", "loss")), level=level)
+        except InputError as error:
+            why.append(f"best learning rate: {error}")
+    if table.has("batch") and np.unique(table.column("batch")).size > 1:
+        try:
+            steps = table.column("steps")
+            batch = fit_batch_law(table.column("batch"), steps, table.loss, runs=table.runs, level=level)
+        except InputError as error:
+            why.append(f"critical batch: {error}")
+    return rate, batch, tuple(why)
 
 
 def _budgets(table: ScalingTable, compute: Numbers | None) -> Float[np.ndarray, " n"]:
