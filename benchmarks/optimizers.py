@@ -31,7 +31,7 @@ from odescale.systems.transformer import committee, transformer  # noqa: E402
 SOFTMAX: dict[str, Any] = {
     "depth": 2, "tokens": 3, "loss": "cross_entropy", "outputs": 2, "batch": 8.0, "dimension": 500, "nodes": 2048,
 }  # fmt: skip
-POWERS = np.arange(1.0, 601.0) ** -0.8
+POWERS = np.arange(1.0, 1201.0) ** -0.8
 CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "SGD": (committee, {"learning_rate": 0.3, "dimension": 600, "batch": 4.0}, 8.0),
     "Adam": (committee, {"optimizer": Adam(rate=0.1), "dimension": 1600, "batch": 4.0}, 4.0),
@@ -45,9 +45,14 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
         },
         6.0,
     ),
-    "sign, B = 1": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 1.0}, 7.0),
-    "sign, B = 2": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 2.0}, 6.0),
-    "sign, B = 8": (committee, {"optimizer": Sign(rate=0.2), "dimension": 600, "batch": 8.0}, 6.0),
+    # At the nodes that are chosen for it B = 1 is 2 % off by its own nodes.
+    "sign, B = 1": (
+        committee,
+        {"optimizer": Sign(rate=0.2), "dimension": 1200, "batch": 1.0, "nodes": 16384, "budget": 16384},
+        7.0,
+    ),
+    "sign, B = 2": (committee, {"optimizer": Sign(rate=0.2), "dimension": 1200, "batch": 2.0}, 6.0),
+    "sign, B = 8": (committee, {"optimizer": Sign(rate=0.2), "dimension": 1200, "batch": 8.0}, 6.0),
     "Lion": (committee, {"optimizer": Lion(rate=0.05), "dimension": 2400, "batch": 1.0}, 5.0),
     "Lion, outside": (committee, {"optimizer": Lion(rate=0.05), "dimension": 600, "batch": 2.0}, 5.0),
     "Muon": (committee, {"optimizer": Muon(rate=0.05), "dimension": 600, "batch": 4.0, "nodes": 4096}, 6.0),
@@ -60,7 +65,12 @@ CASES: dict[str, tuple[Any, dict[str, Any], float]] = {
     "Adam, clipped": (committee, {"optimizer": Adam(rate=0.1), "clip": 0.3, "dimension": 600, "batch": 2.0}, 5.0),
     "Adam, lam ~ k^-.8": (
         committee,
-        {"optimizer": Adam(rate=0.1), "spectrum": listed(POWERS * 600 / POWERS.sum()), "dimension": 600, "batch": 4.0},
+        {
+            "optimizer": Adam(rate=0.1),
+            "spectrum": listed(POWERS * 1200 / POWERS.sum()),
+            "dimension": 1200,
+            "batch": 4.0,
+        },
         8.0,
     ),
     "two softmax layers, Adam": (transformer, {"optimizer": Adam(rate=0.1), **SOFTMAX}, 8.0),
