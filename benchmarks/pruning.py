@@ -1,6 +1,6 @@
 """Which examples to keep: flips, students of largest margin in simulation, one pass of SGD, the picture.
 
-python -m benchmarks.pruning [flips|simulation|onepass|picture] [--seeds 40]
+python -m benchmarks.pruning [flips|simulation|onepass|turns|picture] [--seeds 40]
 """
 
 from __future__ import annotations
@@ -91,6 +91,30 @@ def onepass(seeds: int) -> None:
             print(f"| {schedule} | {rule} | {told} |", flush=True)
 
 
+def turns(seeds: int) -> None:
+    """Where one pass goes over to hard examples after all: the flow, and real perceptrons on both sides of two of the crossings."""
+    print("| rate, keep | kept per dimension | easy: flow, runs | hard: flow, runs |\n|---|---|---|---|")
+    for words, keep, times, d in (
+        ({"schedule": "power:1", "learning_rate": 5.0}, 0.4, (8.0, 120.0), 200),
+        ({"schedule": "power:0.5"}, 0.4, (40.0, 200.0), 200),
+        ({}, 0.05, (400.0, 1000.0), 100),
+        ({}, 0.2, (400.0, 3000.0), None),
+    ):
+        flows, runs = {}, {}
+        for rule in ("easy", "hard"):
+            system = pruning(rule=rule, keep=keep, dimension=d or 200, **words)
+            flows[rule] = integrate(system, ts=np.array([0.0, *times])).loss[1:]
+            if d is not None:
+                run = train(system, times[-1], seeds=min(seeds, 16), record_times=times, progress=False)
+                runs[rule] = list(zip(run.mean("loss")[-2:], run.stderr("loss")[-2:], strict=True))
+        for i, t in enumerate(times):
+            told = [
+                f"{flows[rule][i]:.4f}" + (f", {runs[rule][i][0]:.4f} +- {runs[rule][i][1]:.4f}" if runs else "")
+                for rule in ("easy", "hard")
+            ]
+            print(f"| {words or 'constant 1'}, {keep} | {t:g} | {told[0]} | {told[1]} |", flush=True)
+
+
 def picture(seeds: int) -> None:
     """Errors against the pool, with students on top, and the flip against the share that is kept."""
     with shared_style():
@@ -128,7 +152,7 @@ def picture(seeds: int) -> None:
         figure.savefig(ROOT / "docs" / "figures" / "pruning.png", dpi=130)
 
 
-PARTS = {"flips": flips, "simulation": simulation, "onepass": onepass, "picture": picture}
+PARTS = {"flips": flips, "simulation": simulation, "onepass": onepass, "turns": turns, "picture": picture}
 
 
 def main() -> None:

@@ -139,8 +139,8 @@ def test_flow_against_sampling(rule):
         assert np.abs(z).max() < 4.5, (R, Q)
 
 
-def test_no_flip_in_one_pass():
-    """The note's negative result: up to 40 kept examples per dimension the easy ones stay ahead, whatever is kept."""
+def test_no_flip_in_one_pass_at_a_constant_rate():
+    """The note's negative result: at a constant rate, up to 40 kept examples per dimension, the easy ones stay ahead."""
     for keep in (0.2, 0.6):
         times = np.array([0.0, 2.0, 10.0, 40.0])
         losses = {r: integrate(pruning(rule=r, keep=keep), ts=times).loss for r in ("easy", "hard")}
@@ -164,3 +164,42 @@ def test_training_follows_the_flow_and_a_wrong_rule_does_not():
     assert abs(mean[-1] - other) / stderr[-1] > 20
     with pytest.raises(InputError, match="rule"):
         compare(pruning(rule="easy", dimension=100, keep=0.3), run)
+
+
+def test_one_pass_turns_under_a_falling_rate_or_with_few_kept():
+    for words, keep, (before, after) in (
+        ({"schedule": "power:1", "learning_rate": 5.0}, 0.4, (8.0, 120.0)),
+        ({"schedule": "power:0.5"}, 0.4, (40.0, 200.0)),
+        ({}, 0.05, (100.0, 1000.0)),
+    ):
+        times = np.array([0.0, before, after])
+        easy, hard = (integrate(pruning(rule=rule, keep=keep, **words), ts=times).loss for rule in ("easy", "hard"))
+        assert easy[1] < hard[1] and easy[2] > hard[2], (words, keep)
+
+
+def test_hard_examples_have_the_exponent_of_noise_that_stays():
+    """Constant rate, margins down to zero: Q - R^2 rests and R^3 ~ t, so the error falls as t^-1/3."""
+    late = integrate(pruning(rule="hard"), ts=np.array([0.0, 1e5, 1e6])).loss[1:]
+    assert np.log10(late[0] / late[1]) == pytest.approx(1 / 3, abs=0.01)
+
+
+def test_every_training_has_its_own_schedule_and_finite_margins():
+    """Two schedules in one process: a compiled step that took the first one's would show; and no margin is infinite."""
+    times, off = [4.0, 8.0], {}
+    for schedule in ("constant", "power:1"):
+        system = pruning(rule="easy", keep=0.05, dimension=64, schedule=schedule)
+        run = train(system, 8.0, seeds=8, record_times=times, progress=False)
+        flow = integrate(system, ts=np.array([0.0, *times])).observables["norm"][1:]
+        off[schedule] = (run.mean("norm")[-2:] - flow) / flow
+        assert np.isfinite(run["norm"]).all() and np.abs(off[schedule]).max() < 0.1, off
+    ends = [
+        integrate(pruning(rule="easy", keep=0.05, schedule=s), ts=np.array([0.0, 8.0])).observables["norm"][1]
+        for s in off
+    ]
+    assert ends[0] / ends[1] > 1.5  # far more than the tolerance above
+    import jax.numpy as jnp
+    from jax.scipy.special import ndtri
+
+    from odescale.training.pruning import LEAST
+
+    assert 5 < -ndtri(0.5 * jnp.float32(LEAST)) < 6

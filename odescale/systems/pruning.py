@@ -39,7 +39,7 @@ class Pruning(AbstractSystem):
     times as many are looked at.
 
     **Fields**: the parameters of `pruning`; `margins`, `weights` (m,): nodes of the kept margin. **Failure regime**: exact for
-    d -> infinity; errors of order 1/d. There is no flip between the rules here, as there is for the largest margin
+    d -> infinity; errors of order 1/d. The rules change places later than for the largest margin, or never
     (`odescale.resources.max_margin`). Source: see `sources`.
     """
 

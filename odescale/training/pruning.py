@@ -19,6 +19,9 @@ from odescale.errors import whole
 from odescale.systems.pruning import Pruning
 from odescale.training.experiment import AbstractExperiment, rate_at
 
+LEAST = 2.0**-25
+"""Least chance of a margin to be exceeded: 5.5 standard deviations, below the grain of a uniform number in float32."""
+
 
 class PruningState(NamedTuple):
     """Student J and teacher B, (d,) each."""
@@ -44,7 +47,8 @@ class PruningExperiment(AbstractExperiment):
 
     @property
     def clock(self) -> Clock:
-        return self.system.value.clock
+        # Of its own fields: what stands aside is no part of the key of a compiled step.
+        return Clock(float(self.dimension), self.learning_rate, self.schedule, 1.0, 0.0)
 
     def config(self, t1: float) -> dict[str, Any]:
         return self.system.value.summary() | {"label": self.system.value.label, "tokens": 0}
@@ -61,9 +65,8 @@ class PruningExperiment(AbstractExperiment):
         one, two = jax.random.split(key)
         x = jax.random.normal(one, (d,), dtype)
         low, high = self.share
-        # A quantile of the half normal between the ends of the rule.
-        u = jax.random.uniform(two, (), dtype, low, high)
-        margin = ndtri(0.5 + 0.5 * u)
+        # By its chance to be exceeded: large margins keep their digits in float32, and none is infinite.
+        margin = -ndtri(0.5 * jax.random.uniform(two, (), dtype, max(low, LEAST), high))
         root = d**0.5
         x = x + (margin - state.teacher @ x / root) * state.teacher / root
         lam = state.student @ x / root
@@ -86,8 +89,8 @@ class PruningExperiment(AbstractExperiment):
 
 def experiment(system: Pruning) -> PruningExperiment:
     """The experiment behind a pruned stream, in `dimension` dimensions."""
-    # Quantiles of |N(0, 1)| that stay.
-    share = {"easy": (1 - system.keep, 1.0), "hard": (0.0, system.keep), "random": (0.0, 1.0)}[system.rule]
+    # Chances of |N(0, 1)| to be exceeded, of the margins that stay.
+    share = {"easy": (0.0, system.keep), "hard": (1 - system.keep, 1.0), "random": (0.0, 1.0)}[system.rule]
     return PruningExperiment(
         system=Aside(system), learning_rate=system.learning_rate, schedule=system.schedule, share=share,
         dimension=whole("dimension", int(system.dimension)),

@@ -79,8 +79,8 @@ def max_margin(pool: ArrayLike, keep: float, rule: Rule = "easy") -> MaxMargin:
     **Arguments**: `pool` > 0, examples per dimension before pruning, a number or (n,); `keep` in (0, 1]; `rule` easy, hard, random.
     **Returns** `MaxMargin`. **Raises** `InputError`.
     **Failure regime**: d -> infinity and exact margins; at d = 100 errors of simulations are within a few per cent (see
-    docs/pruning.md). A student that does not fit its examples with the largest margin has no such flip: one pass of SGD
-    (system `pruning`) has none.
+    docs/pruning.md). The flip is that of the largest margin alone: one pass of SGD
+    (system `pruning`) turns elsewhere, or not at all.
 
     ```python
     from odescale.resources import max_margin
