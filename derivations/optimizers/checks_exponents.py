@@ -75,7 +75,7 @@ def memory_by_quadrature(found: Memory) -> float:
     return got / float(found.own.subs(numbers)) - 1
 
 
-def memory_of_v(found: Memory, seeds: int = 1024, keep: bool = True) -> CheckResult:
+def memory_of_v(found: Memory, seeds: int = 512, keep: bool = True) -> CheckResult:
     """Runs of Adam while the loss falls three times within v's memory and a half: closed moments with all effects, or without."""
     if abs(memory_by_quadrature(found)) > 2e-3:
         return CheckResult(np.inf, 3.0, "covariance of v and phi^2 after one step")

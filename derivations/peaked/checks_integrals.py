@@ -152,10 +152,15 @@ class TwoClassAverages:
     """Exact averages of K = 2 at overlap D and spread Delta: integrals over y = D u and xi."""
 
     m = 1 / np.sqrt(np.pi)
+    # Of the unit interval, and of xi: the flows ask for them at every evaluation.
+    unit = legendre(0.0, 1.0, 16, 6)
+    xi = np.linspace(-8.0, 8.0, 65)
+    xi_weight = density(xi) * (xi[1] - xi[0])
 
     def _gap_nodes(self, scale: float, reach: float) -> tuple[np.ndarray, np.ndarray]:
-        y, w = legendre(0.0, min(reach, 13.0 * scale), 16, 6)
-        return y, w * np.exp(-((y / scale) ** 2) / 4) / np.sqrt(np.pi)
+        end = min(reach, 13.0 * scale)
+        y = end * self.unit[0]
+        return y, end * self.unit[1] * np.exp(-((y / scale) ** 2) / 4) / np.sqrt(np.pi)
 
     def aligned(self, s: float) -> tuple[float, float]:
         """(F - s m, m - Phi)."""
@@ -166,9 +171,7 @@ class TwoClassAverages:
         """(G, error)."""
         width = np.sqrt(2 * spread)
         y, w = self._gap_nodes(overlap, 40.0 + 9.5 * width)
-        xi = np.linspace(-8.0, 8.0, 65)
-        z = y[:, None] + width * xi
-        G = 2 * np.sum(w[:, None] * density(xi) * expit(-z) ** 2) * (xi[1] - xi[0]) / overlap
+        G = 2 * w @ expit(-(y[:, None] + width * self.xi)) ** 2 @ self.xi_weight / overlap
         miss = 0.0 if spread == 0 else 2 / np.pi * np.arctan2(width / np.sqrt(2), overlap) / 2
         return G, miss
 
@@ -176,9 +179,7 @@ class TwoClassAverages:
         """C = E[p.y] = E sigma(z)."""
         width = np.sqrt(2 * spread)
         y, w = self._gap_nodes(overlap, 40.0 + 9.5 * width)
-        xi = np.linspace(-8.0, 8.0, 65)
-        wrong = expit(-(y[:, None] + width * xi))
-        return 1 - np.sum(w[:, None] * density(xi) * wrong) * (xi[1] - xi[0]) / overlap
+        return 1 - w @ expit(-(y[:, None] + width * self.xi)) @ self.xi_weight / overlap
 
     def loss(self, overlap: float, spread: float) -> float:
         """F - D m."""
