@@ -31,11 +31,13 @@ SURFACES = {  # Czech et al. 2026, arXiv 2603.22339, cost estimates: law, N* tru
     "multimodal": ((2.158, 381773.0, 4659.0, 0.71, 0.372), (35.9, 23.3, 10.1)),
 }
 FRONTIER = 3.8e25
-GRIDS = {  # budgets, sizes at each, factor to either side, scatter of log L; the first one served to choose the intervals' form
+GRIDS = {  # budgets, sizes at each, factor to either side, scatter of log L; the first two served to choose the intervals' form
     "set on": (7, 9, 4.0, 0.003),
-    "as Llama 3": (10, 13, 5.0, 0.0035),
     "small": (5, 8, 4.0, 0.002),
+    "as Llama 3": (10, 13, 5.0, 0.0035),
 }
+SHARED = {"same sizes": (6, 20, 7.0, 0.0025), "same sizes, wide": (9, 30, 6.0, 0.004)}
+"""Budgets, sizes shared by all, how far from the optimum they are run, scatter: nothing was chosen on them."""
 
 
 def isoflop_grid(
@@ -45,6 +47,16 @@ def isoflop_grid(
     centre = optimum(law, budgets).params.value
     centre = centre * drift ** -(np.log(budgets / budgets[0]) / np.log(budgets[-1] / budgets[0]))
     N, C = (centre[:, None] * np.geomspace(1 / width, width, sizes)).ravel(), np.repeat(budgets, sizes)
+    loss = law["E"] + law["A"] * N ** -law["alpha"] + law["B"] * (C / (6 * N)) ** -law["beta"]
+    return scaling_table(params=N, flop=C, loss=loss)
+
+
+def shared_sizes(law: dict[str, float], budgets: np.ndarray, sizes: int, width: float) -> ScalingTable:
+    """A table without noise of the same `sizes` at every budget, as far as they lie within the factor `width` of its optimum."""
+    centre = optimum(law, budgets).params.value
+    N, C = np.meshgrid(np.geomspace(centre[0] / 4, centre[-1] * 4, sizes), budgets)
+    near = np.abs(np.log(N / centre[:, None])) < np.log(width)
+    N, C = N[near], C[near]
     loss = law["E"] + law["A"] * N ** -law["alpha"] + law["B"] * (C / (6 * N)) ** -law["beta"]
     return scaling_table(params=N, flop=C, loss=loss)
 
@@ -95,12 +107,13 @@ def bias(folder: Path, tables: int) -> None:
 
 
 def coverage(folder: Path, tables: int) -> None:
-    """Share of 95 % intervals that hold the truth, over synthetic tables of three grids."""
+    """Share of 95 % intervals that hold the truth, over synthetic tables of five grids."""
     true = LAW["beta"] / (LAW["alpha"] + LAW["beta"])
     names = ("grid", "runs", "scatter", "noise", "best runs", "parabolas", "law", "alpha", "beta", "E")
     print(f"| {' | '.join(names)} |\n{'|---' * len(names)}|")
-    for name, (budgets, sizes, width, scatter) in GRIDS.items():
-        grid = isoflop_grid(LAW, np.geomspace(1e18, 1e21, budgets), sizes, width)
+    for name, (budgets, sizes, width, scatter) in (GRIDS | SHARED).items():
+        build = isoflop_grid if name in GRIDS else shared_sizes
+        grid = build(LAW, np.geomspace(1e18, 1e21, budgets), sizes, width)
         for noise in ("normal", "t5"):
             rng = np.random.default_rng(11)
             hits = []

@@ -131,10 +131,11 @@ def compare_approaches(
     `bootstrap`, `seed`.
     **Returns** `Approaches`. An approach that the table cannot serve says why. **Raises** `InputError`.
 
-    Intervals: (1) of the line through the best runs, Student's factor; (2) the relative residuals of all parabolas, corrected for
-    leverage, drawn anew for every run, widened by Student's factor; (3) of the fit's draws.
-    **Failure regime**: no interval of (2) knows of the parabolas' own bias; it is printed beside. (1) knows no sizes between those
-    that were trained.
+    Intervals: (1) and (2) draw the relative residuals of all parabolas, corrected for leverage, anew for every run, and widen by
+    Student's factor: (2) refits the parabolas, (1) takes the best runs again and asks how far their line is from that of the
+    vertices, which knows that sizes between those trained were not tried. Without parabolas (1) has Student's interval of its
+    line. (3) is of the fit's draws.
+    **Failure regime**: no interval of (1) or (2) knows of the parabolas' own bias; it is printed beside.
     """
     level = require_number("level", level, 0.0, 1.0, open_=True)
     bootstrap = whole("bootstrap", bootstrap, 2, 1_000_000, remedy="2000 is good")
@@ -150,7 +151,7 @@ def compare_approaches(
         values, draws, _ = chinchilla_numbers(found, None)
         both = np.concatenate([values[None], draws])
         wasted = spread(detour(both, np.array([place]), np.array([[parabola.params]]))[1], level)
-    envelope = _envelope(flop, params, loss, groups, scattered, place, level)
+    envelope = _envelope(flop, params, loss, groups, scattered, place, level, bootstrap, seed)
     return Approaches(envelope, parabola, law, bias, wasted, found, level)
 
 
@@ -199,15 +200,52 @@ def _by_law(fit: TableFit, at: float, level: float) -> Approach:
     )  # fmt: skip
 
 
+class _Curves(eqx.Module):
+    """Parabolas of the loss in log N at every budget, and what a run differs from its own.
+
+    `rows` of each budget with its `designs`, `middles` of log N and `fitted` losses; `pool` of the relative residuals of all,
+    corrected for leverage; `widen`: Student's factor over the normal one for the residuals' degrees of freedom.
+    """
+
+    rows: list[np.ndarray]
+    designs: list[np.ndarray]
+    middles: list[float]
+    fitted: list[np.ndarray]
+    pool: np.ndarray
+    widen: float
+
+    def draw(self, i: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+        """(draws, runs of budget i): losses around the parabola."""
+        return self.fitted[i] * (1 + rng.choice(self.pool, size=(draws, self.fitted[i].size)))
+
+    def vertex(self, i: int, losses: np.ndarray) -> np.ndarray:
+        """log N at the minimum of the parabola through each row of losses (draws, runs); NaN where it has none."""
+        c = losses @ np.linalg.pinv(self.designs[i]).T
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(c[:, 2] > 0, self.middles[i] - c[:, 1] / (2 * c[:, 2]), np.nan)
+
+
+def _curves(params: np.ndarray, loss: np.ndarray, kept: list[np.ndarray], level: float) -> _Curves:
+    designs, middles, fits, own = [], [], [], []
+    for rows in kept:
+        design, middle = _design(params[rows])
+        inverse = np.linalg.pinv(design)
+        fitted = design @ (inverse @ loss[rows])
+        leverage = np.sum(design * inverse.T, axis=1)
+        designs.append(design)
+        middles.append(middle)
+        fits.append(fitted)
+        own.append((loss[rows] / fitted - 1) / np.sqrt(np.maximum(1 - leverage, 0.05)))
+    pool = np.concatenate(own)
+    free = pool.size - 3 * len(kept)
+    widen = float(special.stdtrit(free, (1 + level) / 2) / special.ndtri((1 + level) / 2))
+    return _Curves(kept, designs, middles, fits, pool - pool.mean(), widen)
+
+
 def _envelope(
-    flop: np.ndarray,
-    params: np.ndarray,
-    loss: np.ndarray,
-    groups: list[np.ndarray],
-    scattered: str,
-    at: float,
-    level: float,
-) -> Approach:
+    flop: np.ndarray, params: np.ndarray, loss: np.ndarray, groups: list[np.ndarray], scattered: str, at: float, level: float,
+    draws: int, seed: int,
+) -> Approach:  # fmt: skip
     """Best run of every budget; without budgets, every run that no cheaper run beats."""
     name = "1, best runs"
     notes = []
@@ -225,18 +263,39 @@ def _envelope(
         return _none(name, at, f"{best.size} budgets with three sizes or more, three are needed")
     x, y = np.log(flop[best]), np.log(params[best])
     slope, height = _line(x, y[None], np.log(at))
-    spread = x - x.mean()
-    rest = y - y.mean() - slope[0] * spread
-    scatter = float(np.sqrt(rest @ rest / (x.size - 2)))
-    t = float(special.stdtrit(x.size - 2, (1 + level) / 2))
-    error = t * scatter / float(np.sqrt(spread @ spread))
-    error_at = t * scatter * float(np.sqrt(1 / x.size + (np.log(at) - x.mean()) ** 2 / (spread @ spread)))
-    size = float(np.exp(height[0]))
+    centre = np.array([float(slope[0]), float(height[0])])
+    kept = [] if scattered else _vertices(flop, params, loss, groups)[3]
+    if kept and len(kept) == len(groups):
+        off = _off_vertices(_curves(params, loss, kept, level), x, np.log(params), float(np.log(at)), draws, seed)
+        # What best runs exceed the truth by is taken off, not added: the interval turns over.
+        high, low = (centre - end for end in quantiles(off, level))
+    else:
+        notes.append(
+            "the interval is that of a line with Gaussian errors: not every budget has a parabola with its minimum inside"
+        )
+        spread = x - x.mean()
+        rest = y - y.mean() - slope[0] * spread
+        scatter = float(np.sqrt(rest @ rest / (x.size - 2)))
+        at_place = np.sqrt(1 / x.size + (np.log(at) - x.mean()) ** 2 / (spread @ spread))
+        error = float(special.stdtrit(x.size - 2, (1 + level) / 2)) * scatter
+        half = error * np.array([1 / np.sqrt(spread @ spread), at_place])
+        low, high = centre - half, centre + half
     points = np.stack([flop[best], params[best]], axis=1)
     return Approach(
-        name, float(slope[0]), (float(slope[0]) - error, float(slope[0]) + error), at, size,
-        (size * float(np.exp(-error_at)), size * float(np.exp(error_at))), points, notes=tuple(notes),
+        name, float(slope[0]), _pair(low[0], high[0]), at, float(np.exp(height[0])), _pair(np.exp(low[1]), np.exp(high[1])), points,
+        notes=tuple(notes),
     )  # fmt: skip
+
+
+def _off_vertices(
+    curves: _Curves, x: np.ndarray, sizes: np.ndarray, at: float, draws: int, seed: int
+) -> Float[np.ndarray, "d 2"]:
+    """(slope, height at `at`) of the line through best runs of drawn losses, minus those of the line through the vertices."""
+    rng = np.random.default_rng(seed)
+    drawn = [sizes[rows][curves.draw(i, draws, rng).argmin(axis=1)] for i, rows in enumerate(curves.rows)]
+    truth = np.array([curves.vertex(i, fitted[None])[0] for i, fitted in enumerate(curves.fitted)])
+    off = np.stack(_line(x, np.stack(drawn, axis=1), at), axis=1) - np.stack(_line(x, truth[None], at), axis=1)
+    return curves.widen * off
 
 
 def _parabola(
@@ -249,21 +308,8 @@ def _parabola(
     centres, vertices, notes, kept = _vertices(flop, params, loss, groups)
     if centres.size < 3:
         return _none(name, at, f"{centres.size} budgets with a minimum inside the sizes tried, three are needed")
-    rng = np.random.default_rng(seed)
-    curves = []
-    for rows in kept:
-        design, middle = _design(params[rows])
-        inverse = np.linalg.pinv(design)
-        fitted = design @ (inverse @ loss[rows])
-        leverage = np.sum(design * inverse.T, axis=1)
-        curves.append((inverse, middle, fitted, (loss[rows] / fitted - 1) / np.sqrt(np.maximum(1 - leverage, 0.05))))
-    pool = np.concatenate([own for *_, own in curves])
-    pool = pool - pool.mean()
-    moved = np.empty((draws, centres.size))
-    for i, (inverse, middle, fitted, _) in enumerate(curves):
-        c = (fitted * (1 + rng.choice(pool, size=(draws, fitted.size)))) @ inverse.T
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved[:, i] = np.where(c[:, 2] > 0, middle - c[:, 1] / (2 * c[:, 2]), np.nan)
+    rng, curves = np.random.default_rng(seed), _curves(params, loss, kept, level)
+    moved = np.stack([curves.vertex(i, curves.draw(i, draws, rng)) for i in range(centres.size)], axis=1)
     gone = ~np.isfinite(moved)
     if gone.mean() > 0.05:
         return _none(name, at, f"{gone.mean():.0%} of the resampled parabolas have no minimum")
@@ -272,10 +318,8 @@ def _parabola(
     x = np.log(centres)
     slope, height = _line(x, np.log(vertices)[None], np.log(at))
     slopes, heights = _line(x, moved[(~gone).sum(axis=1) > 2], np.log(at))
-    free = pool.size - 3 * len(kept)
-    widen = float(special.stdtrit(free, (1 + level) / 2) / special.ndtri((1 + level) / 2))
-    exponents = slope[0] + widen * (slopes - slope[0])
-    sizes = np.exp(height[0] + widen * (heights - height[0]))
+    exponents = slope[0] + curves.widen * (slopes - slope[0])
+    sizes = np.exp(height[0] + curves.widen * (heights - height[0]))
     return Approach(
         name, float(slope[0]), _pair(*quantiles(exponents, level)), at, float(np.exp(height[0])), _pair(*quantiles(sizes, level)),
         np.stack([centres, vertices], axis=1), notes=tuple(notes),
