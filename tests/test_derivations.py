@@ -145,6 +145,7 @@ def test_unknown_name_is_one_line_and_status_2(capsys):
         "schedule",
         "optimizers",
         "pruning",
+        "rollout",
     )
 
 
