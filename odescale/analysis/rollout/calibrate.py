@@ -36,6 +36,9 @@ FREED = 0.99
 """Level at which a held crowding c_2 = 0 is said to miss something."""
 NEVER = 1e15
 """m_0 that stands for no saturation."""
+WIDE = 10.0
+"""Upper over lower end from which an interval of m_0, with one of k_v as wide, says that they trade. Set on speed-ups of one V with
+1 % noise (`benchmarks/rollout_costs.py`): there the widths are 5 or 100, not in between."""
 
 
 class _Rows(NamedTuple):
@@ -125,6 +128,10 @@ def fit_costs(
         for k, name in enumerate(NAMES)
         if free[k]
     }
+    if count and {"saturation", "context"} <= set(interval):
+        (a, b), (c, d) = interval["saturation"], interval["context"]
+        if b > WIDE * a and d > WIDE * max(c, 1e-12):
+            raise _cannot_tell(rows.table, f"m_0 from {a:.3g} to {b:.3g} with k_v from {c:.2g} to {d:.2g}, one for the other")
     unit = float(np.exp(linear[0])) if rows.has_unit else None
     strategies = _strategies(read, rows, linear, drawn_linear)
     fit = CostFit(
@@ -199,8 +206,7 @@ def _bounds(rows: _Rows, known: dict[str, float], crowding: bool) -> tuple[np.nd
     if spec.any() and len(rows.open_) and not (spec & np.isfinite(t.accepted)).any() and not {"fixed", "draft"} <= set(known):
         raise InputError(
             "accepted_length", expected="tokens of a round of at least one strategy", got="none",
-            remedy="accepted={(depth, verified): A}; without one A and the fixed cost c_0 + c_1 d trade, doubling both of A and "
-            "the round's time changes no speed",
+            remedy="pass accepted={(depth, verified): A}; without one, longer A with a larger fixed cost c_0 + c_1 d is nearly the same",
         )  # fmt: skip
     most = float((t.batch * np.where(spec, t.verified, 1.0)).max())
     low = np.array([0.0, np.log(SHARPNESS[0]), 0.0, 0.0, LEAST_DRAFT, 0.0])
@@ -260,14 +266,16 @@ def _refuse(
     without_T = _restricted(rows, low, high, theta, {0: np.log(NEVER), 1: 0.0})
     sure = _worse(without_kv, total, noise, 1, dof), _worse(without_T, total, noise, int(free[:2].sum()), dof)
     if max(sure) < level:
-        t = rows.table
-        most, top = float(t.batch.max()), float((t.batch * np.where(t.depth > 0, t.verified, 1.0)).max())
-        raise InputError(
-            "table", expected="rows that tell saturation m_0 from the key/value cost k_v",
-            got=f"growth with the batch that either explains alone (F tests: {sure[0]:.0%} and {sure[1]:.0%} sure)",
-            remedy=f"measure plain rows up to batch {4 * most:g}, or rows of few and of many verified tokens at batch {most:g} "
-            f"and beyond {top:g} tokens a pass, or declare one, known={{'context': ...}}",
-        )  # fmt: skip
+        raise _cannot_tell(rows.table, f"growth that either explains alone (F tests: {sure[0]:.0%} and {sure[1]:.0%} sure)")
+
+
+def _cannot_tell(table: CostTable, got: str) -> InputError:
+    most, top = float(table.batch.max()), float((table.batch * np.where(table.depth > 0, table.verified, 1.0)).max())
+    return InputError(
+        "table", expected="rows that tell saturation m_0 from the key/value cost k_v", got=got,
+        remedy=f"measure plain rows up to batch {4 * most:g}, or rows of few and of many verified tokens at batch {most:g} "
+        f"and beyond {top:g} tokens a pass, or declare one, known={{'context': ...}}",
+    )  # fmt: skip
 
 
 def _remarks(

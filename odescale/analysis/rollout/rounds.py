@@ -50,9 +50,9 @@ def costs_of(values: Float[np.ndarray, " 6"]) -> Costs:
 
 def log_time(
     theta: Float[np.ndarray, "c 6"],
-    batch: Float[np.ndarray, " n"],
-    depth: Float[np.ndarray, " n"],
-    verified: Float[np.ndarray, " n"],
+    batch: Float[np.ndarray, "... n"],
+    depth: Float[np.ndarray, "... n"],
+    verified: Float[np.ndarray, "... n"],
 ) -> tuple[Float[np.ndarray, "c n"], Float[np.ndarray, "c n 6"]]:
     """log tau and d log tau/d theta; depth 0 is plain decoding."""
     spec = depth > 0
@@ -79,9 +79,9 @@ def log_time(
 
 def round_times(
     values: Float[np.ndarray, "c 6"],
-    batch: Float[np.ndarray, " n"],
-    depth: Float[np.ndarray, " n"],
-    verified: Float[np.ndarray, " n"],
+    batch: Float[np.ndarray, "... n"],
+    depth: Float[np.ndarray, "... n"],
+    verified: Float[np.ndarray, "... n"],
 ) -> Float[np.ndarray, "c n"]:
     """tau for many sets of costs in the order of `NAMES`."""
     return np.exp(log_time(as_theta(values), batch, depth, verified)[0])
