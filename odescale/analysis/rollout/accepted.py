@@ -80,7 +80,13 @@ class AcceptanceFit(eqx.Module):
 
 
 def fit_acceptance(
-    depth: ArrayLike, accepted: ArrayLike, *, error: ArrayLike | None = None, level: float = 0.9, draws: int = 200, seed: int = 0
+    depth: ArrayLike,
+    accepted: ArrayLike,
+    *,
+    error: ArrayLike | None = None,
+    level: float = 0.9,
+    draws: int = 200,
+    seed: int = 0,
 ) -> AcceptanceFit:
     r"""a_1 and h from accepted lengths A(d) = 1 + sum_{j<=d} prod_{i<=j} a_1 e^(-h (i-1)) at several depths: least squares.
 
@@ -103,7 +109,9 @@ def fit_acceptance(
     errors = np.ones_like(A) if error is None else np.atleast_1d(np.asarray(error, float))
     if d.ndim != 1 or not d.shape == A.shape == errors.shape:
         shapes = [x.shape for x in (d, A, errors)]
-        raise InputError("accepted", expected="as many lengths (and errors) as depths", got=shapes, remedy="match the rows")
+        raise InputError(
+            "accepted", expected="as many lengths (and errors) as depths", got=shapes, remedy="match the rows"
+        )
     for name, values, good, text in (
         ("depth", d, (d >= 1) & (d <= MOST_DEPTH) & (d == np.round(d)), f"whole numbers from 1 to {MOST_DEPTH}"),
         ("accepted", A, (A >= 1) & (A <= d + 1), "1 to depth + 1 tokens of a round"),
@@ -111,10 +119,14 @@ def fit_acceptance(
     ):
         if not good.all():
             row = int(np.flatnonzero(~good)[0])
-            raise InputError(name, expected=text, got=f"{values[row]:g} in row {row + 1}", remedy="mend or drop that row")
+            raise InputError(
+                name, expected=text, got=f"{values[row]:g} in row {row + 1}", remedy="mend or drop that row"
+            )
     least = 2 if error is not None else 3
     if d.size < least or np.unique(d).size < 2:
-        raise InputError("depth", expected=f"{least} rows or more of two depths", got=d.tolist(), remedy="measure another depth")
+        raise InputError(
+            "depth", expected=f"{least} rows or more of two depths", got=d.tolist(), remedy="measure another depth"
+        )
     level, count = require_number("level", level, 0.5, 1.0), whole("draws", draws, 0, MOST_DRAWS, remedy="200, or 0")
     scale = np.diag(1 / errors)
     low, high = np.array([np.log(LEAST_FIRST), HAZARDS[0]]), np.array([0.0, HAZARDS[1]])
@@ -140,11 +152,26 @@ def fit_acceptance(
     y = np.clip(model(theta[None])[0] + size[:, None] * errors * rng.standard_normal((count, d.size)), 1, d + 1)
     drawn, _ = least_squares(model, y, np.tile(theta, (count, 1)), low, high, scale)
     misses = [float(np.abs(model(t[None])[0][0] - A).max()) for t in (theta, constant)]
-    return _found(theta, float(np.exp(constant[0])), drawn, misses, p_value, float("nan") if error is None else spread, d.size, level)
+    return _found(
+        theta,
+        float(np.exp(constant[0])),
+        drawn,
+        misses,
+        p_value,
+        float("nan") if error is None else spread,
+        d.size,
+        level,
+    )
 
 
 def fit_acceptance_by_place(
-    kept: ArrayLike, rounds: float | None = None, *, conditional: bool = False, level: float = 0.9, draws: int = 200, seed: int = 0
+    kept: ArrayLike,
+    rounds: float | None = None,
+    *,
+    conditional: bool = False,
+    level: float = 0.9,
+    draws: int = 200,
+    seed: int = 0,
 ) -> AcceptanceFit:
     r"""a_1 and h from the shares of rounds that keep the 1st, 2nd ... drafted token: the likelihood of nested binomials.
 
@@ -165,8 +192,14 @@ def fit_acceptance_by_place(
     """
     require_x64("fit_acceptance_by_place")
     share = np.atleast_1d(np.asarray(kept, float))
-    if share.ndim != 1 or not 2 <= share.size <= MOST_DEPTH or not (np.isfinite(share) & (share >= 0) & (share <= 1)).all():
-        raise InputError("kept", expected=f"2 to {MOST_DEPTH} shares in [0, 1], one a place", got=share.tolist(), remedy="mend them")
+    if (
+        share.ndim != 1
+        or not 2 <= share.size <= MOST_DEPTH
+        or not (np.isfinite(share) & (share >= 0) & (share <= 1)).all()
+    ):
+        raise InputError(
+            "kept", expected=f"2 to {MOST_DEPTH} shares in [0, 1], one a place", got=share.tolist(), remedy="mend them"
+        )
     share = np.cumprod(share) if conditional else share
     if share[0] <= 0 or (np.diff(share) > 1e-12).any():
         raise InputError(
@@ -174,7 +207,9 @@ def fit_acceptance_by_place(
             remedy="conditional=True if each is given that those before it were kept",
         )  # fmt: skip
     if rounds is None and share.size < 3:
-        raise InputError("rounds", expected="a number beside 2 places", got="none", remedy="pass how many rounds were counted")
+        raise InputError(
+            "rounds", expected="a number beside 2 places", got="none", remedy="pass how many rounds were counted"
+        )
     total = 1e6 if rounds is None else require_number("rounds", rounds, 1.0)
     level, count = require_number("level", level, 0.5, 1.0), whole("draws", draws, 0, MOST_DRAWS, remedy="200, or 0")
     trials = total * np.concatenate([[1.0], share[:-1]])
@@ -243,7 +278,14 @@ def _scoring(hits: np.ndarray, trials: np.ndarray, x: np.ndarray) -> tuple[np.nd
 
 
 def _found(
-    theta: np.ndarray, constant: float, drawn: np.ndarray, misses: list[float], p_value: float, over: float, points: int, level: float
+    theta: np.ndarray,
+    constant: float,
+    drawn: np.ndarray,
+    misses: list[float],
+    p_value: float,
+    over: float,
+    points: int,
+    level: float,
 ) -> AcceptanceFit:
     values = np.stack([np.exp(drawn[:, 0]), drawn[:, 1]], axis=1)
     ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0) if len(values) else np.full((2, 2), np.nan)

@@ -131,7 +131,9 @@ def fit_costs(
     if count and {"saturation", "context"} <= set(interval):
         (a, b), (c, d) = interval["saturation"], interval["context"]
         if b > WIDE * a and d > WIDE * max(c, 1e-12):
-            raise _cannot_tell(rows.table, f"m_0 from {a:.3g} to {b:.3g} with k_v from {c:.2g} to {d:.2g}, one for the other")
+            raise _cannot_tell(
+                rows.table, f"m_0 from {a:.3g} to {b:.3g} with k_v from {c:.2g} to {d:.2g}, one for the other"
+            )
     unit = float(np.exp(linear[0])) if rows.has_unit else None
     strategies = _strategies(read, rows, linear, drawn_linear)
     fit = CostFit(
@@ -155,7 +157,9 @@ def _with_accepted(table: CostTable, accepted: Any) -> CostTable:
         for (d, v), value in dict(accepted).items():
             here = (table.depth == d) & (table.verified == v)
             if not here.any():
-                raise InputError("accepted", expected="strategies (depth, verified) of the table", got=(d, v), remedy="mend it")
+                raise InputError(
+                    "accepted", expected="strategies (depth, verified) of the table", got=(d, v), remedy="mend it"
+                )
             filled[here] = require_number("accepted", value, 1.0, d + 1.0 + 1e-9)
     parts = table.batch, table.depth, table.verified, table.speed, np.where(empty, filled, table.accepted)
     return CostTable(*parts, measure=table.measure, notes=table.notes, source=table.source)
@@ -175,16 +179,24 @@ def _held(table: CostTable, hold_out: Mapping[str, float] | None) -> np.ndarray:
 
 def _problem(table: CostTable) -> _Rows:
     spec = table.depth > 0
-    open_ = sorted({(d, v) for d, v, a in zip(table.depth, table.verified, table.accepted, strict=True) if d > 0 and np.isnan(a)})
+    open_ = sorted(
+        {(d, v) for d, v, a in zip(table.depth, table.verified, table.accepted, strict=True) if d > 0 and np.isnan(a)}
+    )
     has_unit = table.measure == "tokens_per_second"
     groups = [spec & np.isnan(table.accepted) & (table.depth == d) & (table.verified == v) for d, v in open_]
-    Z = np.stack([*([np.ones(len(table))] if has_unit else []), *groups], axis=1) if has_unit or groups else np.zeros((len(table), 0))
+    Z = (
+        np.stack([*([np.ones(len(table))] if has_unit else []), *groups], axis=1)
+        if has_unit or groups
+        else np.zeros((len(table), 0))
+    )
     inverse = np.linalg.pinv(Z) if Z.shape[1] else np.zeros((0, len(table)))
     y = np.log(table.speed) - np.log(np.where(np.isnan(table.accepted), 1.0, table.accepted))
     return _Rows(y, table, np.eye(len(table)) - Z @ inverse, inverse, Z.astype(float), open_, has_unit)
 
 
-def _bounds(rows: _Rows, known: dict[str, float], crowding: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
+def _bounds(
+    rows: _Rows, known: dict[str, float], crowding: bool
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
     """(low, high, starts) of theta, and what is held. Refuses what the design of the table leaves open, whatever it measured."""
     t, notes = rows.table, []
     for name, value in known.items():
@@ -203,7 +215,12 @@ def _bounds(rows: _Rows, known: dict[str, float], crowding: bool) -> tuple[np.nd
             "batch", expected="two batches or more", got=f"batch {batches[0]:g} alone" if batches.size else "none",
             remedy="measure more, or declare known={saturation: ..., sharpness: ..., context: ...}",
         )  # fmt: skip
-    if spec.any() and len(rows.open_) and not (spec & np.isfinite(t.accepted)).any() and not {"fixed", "draft"} <= set(known):
+    if (
+        spec.any()
+        and len(rows.open_)
+        and not (spec & np.isfinite(t.accepted)).any()
+        and not {"fixed", "draft"} <= set(known)
+    ):
         raise InputError(
             "accepted_length", expected="tokens of a round of at least one strategy", got="none",
             remedy="pass accepted={(depth, verified): A}; without one, longer A with a larger fixed cost c_0 + c_1 d is nearly the same",
@@ -216,7 +233,9 @@ def _bounds(rows: _Rows, known: dict[str, float], crowding: bool) -> tuple[np.nd
         held = {"fixed": 0.0, "draft": 0.0, "crowding": 0.0} | held
     elif depths.size < 2 and not {"fixed", "draft"} & set(held):
         held["fixed"] = 0.0
-        notes.append(f"one depth: c_0 = 0, and draft c_1 holds c_0 + c_1 d = c_1 {depths[0]:g} of depth {depths[0]:g} alone")
+        notes.append(
+            f"one depth: c_0 = 0, and draft c_1 holds c_0 + c_1 d = c_1 {depths[0]:g} of depth {depths[0]:g} alone"
+        )
     if not crowding and "crowding" not in held:
         held["crowding"] = 0.0
     elif crowding and batches.size < 2:
@@ -224,14 +243,18 @@ def _bounds(rows: _Rows, known: dict[str, float], crowding: bool) -> tuple[np.nd
     if rows.open_:
         notes.append(f"A of {len(rows.open_)} strategies is fitted, one number each")
     if "crowding" in held and held["crowding"] > 0 and "draft" not in held:
-        raise InputError("known", expected="draft beside a crowding > 0", got="crowding alone", remedy="give both, or neither")
+        raise InputError(
+            "known", expected="draft beside a crowding > 0", got="crowding alone", remedy="give both, or neither"
+        )
     values = np.array([held.get(name, np.nan) for name in NAMES])
     fixed = np.isfinite(values)
     full = as_theta(np.where(fixed, values, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]))
     low[fixed], high[fixed] = full[fixed], full[fixed]
     free = int((~fixed).sum()) + int(np.linalg.matrix_rank(rows.linear)) if rows.linear.size else int((~fixed).sum())
     if len(t) < free + 2:
-        raise InputError("table", expected=f"{free + 2} rows or more for {free} numbers", got=f"{len(t)} of them", remedy="add rows")
+        raise InputError(
+            "table", expected=f"{free + 2} rows or more for {free} numbers", got=f"{len(t)} of them", remedy="add rows"
+        )
     places = product((0.02 * most, 0.2 * most, 2 * most), (0.8, 1.5, 4.0), (0.005, 0.05), (0.02, 0.2))
     start = as_theta(np.array([[m, q, kv, 0.1, c1, 0.01 if crowding else 0.0] for m, q, kv, c1 in places]))
     return low, high, np.clip(start, low, high), notes
@@ -247,7 +270,9 @@ def _restricted(rows: _Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarra
     low, high = low.copy(), high.copy()
     for k, value in values.items():
         low[k] = high[k] = value
-    spread = theta + np.array([[0.0] * 6, [1, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0], [0, 0, 0.05, 0, 0, 0], [0, 1, 0, 0, 0, 0]])
+    spread = theta + np.array(
+        [[0.0] * 6, [1, 0, 0, 0, 0, 0], [-1, 0, 0, 0, 0, 0], [0, 0, 0.05, 0, 0, 0], [0, 1, 0, 0, 0, 0]]
+    )
     return _best(rows, low, high, np.clip(spread, low, high))[1]
 
 
@@ -257,7 +282,14 @@ def _worse(more: float, total: float, noise: float, free: int, dof: int) -> floa
 
 
 def _refuse(
-    rows: _Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, total: float, noise: float, dof: int, level: float
+    rows: _Rows,
+    low: np.ndarray,
+    high: np.ndarray,
+    theta: np.ndarray,
+    total: float,
+    noise: float,
+    dof: int,
+    level: float,
 ) -> None:
     free = low < high
     if not (free[0] and free[2]):
@@ -266,7 +298,9 @@ def _refuse(
     without_T = _restricted(rows, low, high, theta, {0: np.log(NEVER), 1: 0.0})
     sure = _worse(without_kv, total, noise, 1, dof), _worse(without_T, total, noise, int(free[:2].sum()), dof)
     if max(sure) < level:
-        raise _cannot_tell(rows.table, f"growth that either explains alone (F tests: {sure[0]:.0%} and {sure[1]:.0%} sure)")
+        raise _cannot_tell(
+            rows.table, f"growth that either explains alone (F tests: {sure[0]:.0%} and {sure[1]:.0%} sure)"
+        )
 
 
 def _cannot_tell(table: CostTable, got: str) -> InputError:
@@ -290,17 +324,29 @@ def _remarks(
     if not freed and free[4] and np.unique(rows.table.batch).size > 1 and dof > 1:
         high = high.copy()
         high[5] = 100.0
-        start = np.clip(theta + np.outer([0, 1, 1, 1], np.eye(6)[5]) * np.array([0, 1e-3, 1e-2, 1e-1])[:, None], low, high)
+        start = np.clip(
+            theta + np.outer([0, 1, 1, 1], np.eye(6)[5]) * np.array([0, 1e-3, 1e-2, 1e-1])[:, None], low, high
+        )
         less = _best(rows, low, high, start)[1]
         sure = float(special.fdtr(1, dof - 1, (total - less) / max(less / (dof - 1), ROUNDING**2)))
         if sure > FREED:
             n = rows.y.size
-            notes.append(f"a drafter that slows with the batch fits better, rms {(total / n)**.5:.2%} to {(less / n)**.5:.2%}: crowding=True")
+            notes.append(
+                f"a drafter that slows with the batch fits better, rms {(total / n) ** 0.5:.2%} to {(less / n) ** 0.5:.2%}: crowding=True"
+            )
     return notes
 
 
 def _draws(
-    rows: _Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, fitted: np.ndarray, total: float, dof: int, count: int, seed: int
+    rows: _Rows,
+    low: np.ndarray,
+    high: np.ndarray,
+    theta: np.ndarray,
+    fitted: np.ndarray,
+    total: float,
+    dof: int,
+    count: int,
+    seed: int,
 ) -> tuple[Float[np.ndarray, "c 6"], Float[np.ndarray, "c k"]]:
     """Refits to tables drawn from the fitted law, the variance of the errors drawn too: SS/chi^2 with the degrees of freedom left."""
     rng = np.random.default_rng(seed)
@@ -331,4 +377,10 @@ def _strategies(read: CostTable, rows: _Rows, linear: np.ndarray, drawn: np.ndar
         kept.append((d, v))
         fitted.append(not np.isfinite(here).any())
     pair = np.array(kept, float).reshape(-1, 2)
-    return Strategies(pair[:, 0], pair[:, 1], np.array(value), np.array(fitted, bool), np.array(spread).reshape(len(spread), len(drawn)).T)
+    return Strategies(
+        pair[:, 0],
+        pair[:, 1],
+        np.array(value),
+        np.array(fitted, bool),
+        np.array(spread).reshape(len(spread), len(drawn)).T,
+    )

@@ -101,7 +101,9 @@ class CostFit(eqx.Module):
         expected = np.array([float(forecast(b, d, v)) for b, d, v in rows])
         errors = table.speed / expected
         # A measured accepted length of the row itself is no forecast of the costs' business: it is used.
-        own = [self.strategies.tokens(d, v)[0] if d > 0 else 1.0 for d, v in zip(table.depth, table.verified, strict=True)]
+        own = [
+            self.strategies.tokens(d, v)[0] if d > 0 else 1.0 for d, v in zip(table.depth, table.verified, strict=True)
+        ]
         known = np.isfinite(table.accepted)
         errors = np.where(known, errors * np.array(own) / np.where(known, table.accepted, 1.0), errors) - 1
         return eqx.tree_at(lambda fit: fit.held_out, self, errors)

@@ -1,6 +1,6 @@
 r"""Which strategy at which batch, up to which batch speculation pays, and what a drafter, a context or a worker is worth.
 
-    gain(b, s) = A(s) tau(b)/tau(b; s),   best s(b) = argmax,   threshold: gain = 1
+gain(b, s) = A(s) tau(b)/tau(b; s),   best s(b) = argmax,   threshold: gain = 1
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class PolicyTable(eqx.Module):
 
     def __str__(self) -> str:
         known = np.isfinite(self.sure).all()
-        head = "   batch  strategy     gain" + (f"   {self.level:.0%} interval     sure  loss if wrong" if known else "")
+        head = "   batch  strategy     gain" + (
+            f"   {self.level:.0%} interval     sure  loss if wrong" if known else ""
+        )
         lines = [head]
         for k, b in enumerate(self.batch):
             name = "plain" if self.depth[k] == 0 else f"{self.depth[k]:g}x{self.verified[k]:g}"
@@ -93,9 +95,15 @@ class Threshold(eqx.Module):
 
     def __str__(self) -> str:
         d, v = self.strategy
-        spread = "" if math.isnan(self.interval[0]) else f" ({self.interval[0]:.4g} to {self.interval[1]:.4g} at {self.level:.0%})"
+        spread = (
+            ""
+            if math.isnan(self.interval[0])
+            else f" ({self.interval[0]:.4g} to {self.interval[1]:.4g} at {self.level:.0%})"
+        )
         where = ", ".join(f"{a:.4g} to {b:.4g}" for a, b in self.ranges) or "nowhere"
-        return f"{d:g}x{v:g} pays up to batch {self.batch:.4g}{spread}; gain {self.gain:.3g} at batch 1; above 1: {where}"
+        return (
+            f"{d:g}x{v:g} pays up to batch {self.batch:.4g}{spread}; gain {self.gain:.3g} at batch 1; above 1: {where}"
+        )
 
 
 class Sensitivity(eqx.Module):
@@ -165,7 +173,9 @@ def best_strategies(
     usual = 2.0 ** np.arange(int(np.floor(np.log2(most))) + 1)
     b = usual if batches is None else np.atleast_1d(np.asarray(batches, float))
     if b.ndim != 1 or not b.size or not (np.isfinite(b) & (b >= 1)).all() or (np.diff(b) <= 0).any():
-        raise InputError("batches", expected="numbers >= 1, rising", got=np.asarray(b).tolist(), remedy="e.g. [1, 2, 4, 8]")
+        raise InputError(
+            "batches", expected="numbers >= 1, rising", got=np.asarray(b).tolist(), remedy="e.g. [1, 2, 4, 8]"
+        )
     known = _known(costs, accepted, strategies)
     gains = known.gains(b)
     # Plain decoding first: it wins ties.
@@ -215,7 +225,13 @@ def pays_until(
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         interval = (float(low), float(high))
     return Threshold(
-        float(ends[0]), interval, ranges, float(known.gains(np.ones(1))[0, 0, 0]), level, most, (float(strategy[0]), float(strategy[1]))
+        float(ends[0]),
+        interval,
+        ranges,
+        float(known.gains(np.ones(1))[0, 0, 0]),
+        level,
+        most,
+        (float(strategy[0]), float(strategy[1])),
     )
 
 
@@ -230,7 +246,10 @@ def sensitivity(
     where two strategies are equally good. **Raises** `InputError` where T is not a positive number.
     """
     require_x64("sensitivity")
-    at = {name: jnp.asarray(getattr(costs, name)) for name in NAMES} | {"first": acceptance.first, "hazard": acceptance.hazard}
+    at = {name: jnp.asarray(getattr(costs, name)) for name in NAMES} | {
+        "first": acceptance.first,
+        "hazard": acceptance.hazard,
+    }
 
     def time(x: dict[str, Array]) -> Float[Array, ""]:
         return jnp.asarray(makespan(Costs(**{name: x[name] for name in NAMES}), Acceptance(x["first"], x["hazard"])))
@@ -254,19 +273,31 @@ def _known(
     """Estimate and draws of costs and of the tokens of each strategy, draws of the two paired as they come."""
     fit = costs if isinstance(costs, CostFit) else None
     if fit is None and accepted is None:
-        raise InputError("accepted", expected="a law of acceptance beside costs", got="none", remedy="Acceptance(0.85, 0.02)")
+        raise InputError(
+            "accepted", expected="a law of acceptance beside costs", got="none", remedy="Acceptance(0.85, 0.02)"
+        )
     own = fit is not None and accepted is None
     listed = strategies
     if listed is None:
-        listed = list(zip(fit.strategies.depth, fit.strategies.verified, strict=True)) if own and fit is not None else CHAINS
+        listed = (
+            list(zip(fit.strategies.depth, fit.strategies.verified, strict=True)) if own and fit is not None else CHAINS
+        )
     pairs = [(float(d), float(v)) for d, v in listed if float(d) != 0]
     for d, v in pairs:
         if not (1 <= d <= MOST_DEPTH and d == int(d) and math.isfinite(v) and v >= d):
-            raise InputError("strategies", expected=f"(depth 1 to {MOST_DEPTH}, verified >= depth)", got=(d, v), remedy="e.g. (4, 5)")
+            raise InputError(
+                "strategies", expected=f"(depth 1 to {MOST_DEPTH}, verified >= depth)", got=(d, v), remedy="e.g. (4, 5)"
+            )
     if not pairs:
-        raise InputError("strategies", expected="a strategy with a depth above 0", got="none", remedy="e.g. [(4, 5), (8, 32)]")
+        raise InputError(
+            "strategies", expected="a strategy with a depth above 0", got="none", remedy="e.g. [(4, 5), (8, 32)]"
+        )
     depth, verified = np.array(pairs).T
-    values = values_of(costs)[None] if isinstance(costs, Costs) else np.concatenate([values_of(costs.costs)[None], costs.draws])
+    values = (
+        values_of(costs)[None]
+        if isinstance(costs, Costs)
+        else np.concatenate([values_of(costs.costs)[None], costs.draws])
+    )
     if own and fit is not None:
         found = [fit.strategies.tokens(d, v) for d, v in pairs]
         tokens = np.stack([np.append(one, drawn) for one, drawn in found], axis=1)
@@ -288,9 +319,7 @@ def _tokens(laws: Float[np.ndarray, "c 2"], depth: Float[np.ndarray, " s"]) -> F
     return (1 + np.cumsum(np.cumprod(a, axis=1), axis=1))[:, depth.astype(int) - 1]
 
 
-def _first_end(
-    known: _Known, grid: Float[np.ndarray, " g"], above: Bool[np.ndarray, "c g"]
-) -> Float[np.ndarray, " c"]:
+def _first_end(known: _Known, grid: Float[np.ndarray, " g"], above: Bool[np.ndarray, "c g"]) -> Float[np.ndarray, " c"]:
     """End of the stretch that begins at batch 1: 0 where it does not pay there, inf where it has no end."""
     ends = np.where(above[:, 0], np.inf, 0.0)
     place = np.argmin(above, axis=1)

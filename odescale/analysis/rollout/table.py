@@ -97,7 +97,9 @@ def _read(path: str | os.PathLike) -> tuple[dict[str, list[str]], str]:
         raise InputError("table", expected="a CSV file or columns of numbers", got=path, remedy="check the path")
     lines = [line for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if len(lines) < 2:
-        raise InputError("table", expected="a line of names and rows", got=f"{len(lines)} lines in {file.name}", remedy="add rows")
+        raise InputError(
+            "table", expected="a line of names and rows", got=f"{len(lines)} lines in {file.name}", remedy="add rows"
+        )
     mark = max(",;\t", key=lines[0].count)
     rows = [[cell.strip() for cell in row] for row in csv.reader(lines, delimiter=mark)]
     for number, row in enumerate(rows[1:], 1):
@@ -113,7 +115,9 @@ def _pick(found: Mapping[str, Any], chosen: dict[str, str], source: str) -> dict
     """{known name: cells}, each column of the table used once."""
     for name, column in chosen.items():
         if column not in found:
-            raise InputError("columns", expected=f"for {name} one of {', '.join(map(str, found))}", got=column, remedy="mend it")
+            raise InputError(
+                "columns", expected=f"for {name} one of {', '.join(map(str, found))}", got=column, remedy="mend it"
+            )
     picked = {name: found[column] for name, column in chosen.items()}
     for name, known in COLUMNS.items():
         fitting = [c for c in found if _plain(c) in known and c not in chosen.values()]
@@ -174,7 +178,9 @@ def _checked(picked: dict[str, Any], constants: dict[str, float], source: str) -
         off = (depth == 0) & (np.abs(speed - 1) > 0.02)
         if off.any():
             row = int(np.flatnonzero(off)[0])
-            raise InputError("speedup", expected="1 in a plain row", got=f"{speed[row]:g} in row {row + 1}", remedy="mend it")
+            raise InputError(
+                "speedup", expected="1 in a plain row", got=f"{speed[row]:g} in row {row + 1}", remedy="mend it"
+            )
         notes.append(f"{int((depth == 0).sum())} plain rows of speed-up 1 say nothing and are left out")
     kept = depth > 0 if measures[0] == "speedup" else np.ones(size, bool)
     parts = (x[kept] for x in (rows["batch"], depth, verified, speed, accepted))
@@ -186,7 +192,9 @@ def _numbers(name: str, cells: Any, size: int, source: str) -> Float[np.ndarray,
     values = np.full(size, np.nan)
     flat: Sequence[Any] = np.asarray(cells, object).ravel().tolist()
     if len(flat) != size:
-        raise InputError(name, expected=f"{size} numbers, one a row of {source}", got=f"{len(flat)}", remedy="match the rows")
+        raise InputError(
+            name, expected=f"{size} numbers, one a row of {source}", got=f"{len(flat)}", remedy="match the rows"
+        )
     for row, cell in enumerate(flat):
         if cell is None or (isinstance(cell, str) and cell.lower() in ("", "-", "na", "nan", "none", "plain")):
             continue
