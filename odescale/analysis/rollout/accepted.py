@@ -65,7 +65,8 @@ class AcceptanceFit(eqx.Module):
         (a, b), (c, d) = self.interval["first"], self.interval["hazard"]
         head = (
             f"acceptance: a_1 = {self.first:.4g} ({a:.3g} to {b:.3g}), hazard {self.hazard:.3g} a place ({c:.2g} to {d:.2g}) at "
-            f"{self.level:.0%}, largest miss {self.miss:.2g} token; one constant {self.constant:.3g} misses by {self.miss_constant:.2g}"
+            f"{self.level:.0%}, largest miss {self.miss:.2g} token; "
+            f"one constant {self.constant:.3g} misses by {self.miss_constant:.2g}"
         )
         words = {
             "falls": f"acceptance falls with the place (p = {self.p_value:.1g} of no fall)",

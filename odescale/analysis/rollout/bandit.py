@@ -1,7 +1,7 @@
 r"""What the heuristics in use lose against the best strategy at every batch: rollouts simulated round by round.
 
-A round with n live requests and strategy s takes tau(n, s) e^(noise); each request takes 1 + k tokens, k of d drafted ones accepted
-one after another with a_i, and leaves when its length is reached. regret = T of the heuristic - T of the oracle on the same lengths.
+A round with n live requests and strategy s takes tau(n, s) e^(noise); each request takes 1 + k tokens, k of d drafted ones
+accepted one after another with a_i, and leaves when its length is reached. regret = T of the heuristic - T of the oracle.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float, Int
 
 from odescale.analysis.rollout.rounds import round_times, values_of
@@ -165,10 +164,10 @@ def bucketed(
 
 
 class Regret(eqx.Module):
-    """Time of rollouts under each heuristic: `names`, `time` (h, rollouts) mean over seeds and `time_error`, against `oracle` (rollouts,).
+    """Time that heuristics `names` (h) lose in rollouts one after another (r), against the best strategy at every batch.
 
-    `regret` (h, rollouts): (T - T_oracle)/T_oracle in the mean, `error`: its standard error over `seeds`; `best`: share of the
-    heuristic's time in which it used the oracle's strategy.
+    `oracle` (r,): mean time of the latter, in plain rounds at batch 1. `regret` (h, r): mean of T/T_oracle - 1, `error`: its
+    standard error over `seeds`. `best` (h, r): share of a heuristic's time in which it used the oracle's strategy.
     """
 
     names: tuple[str, ...] = eqx.field(static=True)
@@ -220,10 +219,10 @@ def regrets(
 ) -> Regret:
     """Time that each heuristic loses against the oracle in rollouts one after another, what it learned kept between them.
 
-    **Arguments**: `strategies` (depth, verified); plain decoding is added as number 0. `heuristics` by name. `lengths(rng, shape)`:
-    draws lengths in tokens. `noise`: standard deviation of the log of a round's time. `seeds` independent histories; all heuristics and
-    the oracle have the same lengths. **Returns** `Regret`. **Raises** `InputError`. **Failure regime**: switching is free here, and the
-    drafter does not change between rollouts. Rounds cost about 0.1 ms for 16 seeds of 128 requests. Source of the bandits: code of
+    **Arguments**: `strategies` (depth, verified); plain decoding is added as number 0. `heuristics` by name.
+    `lengths(rng, shape)`: draws lengths in tokens. `noise`: standard deviation of the log of a round's time. `seeds` independent
+    histories; all heuristics and the oracle have the same lengths. **Returns** `Regret`. **Raises** `InputError`.
+    **Failure regime**: switching is free here, and the drafter does not change between rollouts. **Source** of the bandits: code of
     Hu et al. 2025 (arXiv 2511.16665), `eagle_mab.py`: the median of the last rewards.
     """
     require_x64("regrets")

@@ -11,25 +11,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from itertools import product
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 from scipy import special
 
+from odescale.analysis.rollout.design import Rows, bounds, held_rows, problem, with_accepted
 from odescale.analysis.rollout.fitted import CostFit, Strategies
-from odescale.analysis.rollout.rounds import LEAST_DRAFT, NAMES, as_theta, as_values, costs_of, least_squares, log_time
+from odescale.analysis.rollout.rounds import NAMES, as_values, costs_of, least_squares
 from odescale.analysis.rollout.table import CostTable, cost_table
 from odescale.errors import MOST_DRAWS, InputError, require_number, whole
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import Acceptance
 
-SHARPNESS = (0.5, 8.0)
-"""Exponents q of the roofline that are tried: above 8 it is a corner, below 1 a pass takes longer than reading and computing one
-after the other."""
-FAR = 1e3
-"""m_0 is looked for up to that many times the most tokens of one pass in the table: there T(m) is 1 to within 1e-3/q at q = 1."""
 ROUNDING = 1e-5
 """Scatter of log speed that a table is never believed to fall short of: speeds are written with some digits."""
 FREED = 0.99
@@ -39,26 +34,6 @@ NEVER = 1e15
 WIDE = 10.0
 """Upper over lower end from which an interval of m_0, with one of k_v as wide, says that they trade. Set on speed-ups of one V with
 1 % noise (`benchmarks/rollout_costs.py`): there the widths are 5 or 100, not in between."""
-
-
-class _Rows(NamedTuple):
-    """The problem behind a table: y (n,), rows, P = 1 - Z Z^+, Z^+, groups of strategies without a known A."""
-
-    y: np.ndarray
-    table: CostTable
-    project: np.ndarray
-    inverse: np.ndarray
-    linear: np.ndarray
-    open_: list[tuple[float, float]]
-    has_unit: bool
-
-    def model(self, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        t = self.table
-        log_tau, slopes = log_time(theta, t.batch, t.depth, t.verified)
-        if t.measure == "tokens_per_second":
-            return np.log(t.batch) - log_tau, -slopes
-        plain, more = log_time(theta, t.batch, np.zeros_like(t.depth), t.verified)
-        return plain - log_tau, more - slopes
 
 
 def fit_costs(
@@ -77,10 +52,9 @@ def fit_costs(
     r"""tau(b; d, V) = T(b V) + k_v (b-1) + c_0 + c_1 d (1 + c_2 b), T(m) = (1 + (m/m_0)^q)^(1/q), fitted to measured speeds.
 
     **Arguments**: `table`, `columns`, `constants`: see `cost_table`. `accepted`: tokens of a round where the table has none, a law
-    of the depth or {(depth, verified): A}; strategies without one get an A of their own. `known`: costs that are not fitted, by the
-    names of `odescale.rollouts.Costs`, e.g. {"context": 0.01}. `crowding`: also fit c_2 (else 0). `hold_out`: rows that are forecast
-    and not fitted, {"batch": 8}. `level` of the intervals; `draws` of the table from the fitted law with normal errors of log speed
-    (0: none).
+    of the depth or {(depth, verified): A}; strategies without one get an A of their own. `known`: costs that are not fitted, by
+    the names of `Costs`, e.g. {"context": 0.01}. `crowding`: also fit c_2 (else 0). `hold_out`: rows that are forecast and not
+    fitted, {"batch": 8}. `level` of the intervals; `draws` of the table from the fitted law with normal errors of log speed.
     **Returns** `CostFit`: costs, intervals, A of every strategy, errors on held-out rows, notes.
     **Raises** `InputError`: holes, no plain rows beside tokens per second, one batch; no accepted length at all (A and the fixed
     cost c_0 + c_1 d then trade: twice both is the same speed); saturation and key/value cost that cannot be told apart: neither
@@ -106,10 +80,10 @@ def fit_costs(
     require_x64("fit_costs")
     level = require_number("level", level, 0.5, 1.0)
     count = whole("draws", draws, 0, MOST_DRAWS, remedy="200, or 0 for none")
-    read = _with_accepted(cost_table(table, columns=columns, constants=constants), accepted)
-    out = _held(read, hold_out)
-    rows = _problem(read.take(~out))
-    low, high, start, notes = _bounds(rows, dict(known or {}), crowding)
+    read = with_accepted(cost_table(table, columns=columns, constants=constants), accepted)
+    out = held_rows(read, hold_out)
+    rows = problem(read.take(~out))
+    low, high, start, notes = bounds(rows, dict(known or {}), crowding)
     theta, total = _best(rows, low, high, start)
     free = low < high
     dof = rows.y.size - int(free.sum()) - np.linalg.matrix_rank(rows.linear)
@@ -145,127 +119,12 @@ def fit_costs(
     return fit.with_held_out(read.take(out)) if out.any() else fit
 
 
-def _with_accepted(table: CostTable, accepted: Any) -> CostTable:
-    """The table with what is known of A filled in where a row has none."""
-    if accepted is None:
-        return table
-    empty = np.isnan(table.accepted)
-    if isinstance(accepted, Acceptance):
-        filled = np.asarray(accepted.tokens(table.depth))
-    else:
-        filled = np.full(len(table), np.nan)
-        for (d, v), value in dict(accepted).items():
-            here = (table.depth == d) & (table.verified == v)
-            if not here.any():
-                raise InputError(
-                    "accepted", expected="strategies (depth, verified) of the table", got=(d, v), remedy="mend it"
-                )
-            filled[here] = require_number("accepted", value, 1.0, d + 1.0 + 1e-9)
-    parts = table.batch, table.depth, table.verified, table.speed, np.where(empty, filled, table.accepted)
-    return CostTable(*parts, measure=table.measure, notes=table.notes, source=table.source)
-
-
-def _held(table: CostTable, hold_out: Mapping[str, float] | None) -> np.ndarray:
-    out = np.zeros(len(table), bool)
-    for k, (name, value) in enumerate((hold_out or {}).items()):
-        if name not in ("batch", "depth", "verified"):
-            raise InputError("hold_out", expected="batch, depth or verified", got=name, remedy='e.g. {"batch": 8}')
-        here = getattr(table, name) == value
-        out = here if k == 0 else out & here
-    if hold_out and not out.any():
-        raise InputError("hold_out", expected="rows of the table", got=dict(hold_out), remedy="name values that it has")
-    return out
-
-
-def _problem(table: CostTable) -> _Rows:
-    spec = table.depth > 0
-    open_ = sorted(
-        {(d, v) for d, v, a in zip(table.depth, table.verified, table.accepted, strict=True) if d > 0 and np.isnan(a)}
-    )
-    has_unit = table.measure == "tokens_per_second"
-    groups = [spec & np.isnan(table.accepted) & (table.depth == d) & (table.verified == v) for d, v in open_]
-    Z = (
-        np.stack([*([np.ones(len(table))] if has_unit else []), *groups], axis=1)
-        if has_unit or groups
-        else np.zeros((len(table), 0))
-    )
-    inverse = np.linalg.pinv(Z) if Z.shape[1] else np.zeros((0, len(table)))
-    y = np.log(table.speed) - np.log(np.where(np.isnan(table.accepted), 1.0, table.accepted))
-    return _Rows(y, table, np.eye(len(table)) - Z @ inverse, inverse, Z.astype(float), open_, has_unit)
-
-
-def _bounds(
-    rows: _Rows, known: dict[str, float], crowding: bool
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, list[str]]:
-    """(low, high, starts) of theta, and what is held. Refuses what the design of the table leaves open, whatever it measured."""
-    t, notes = rows.table, []
-    for name, value in known.items():
-        if name not in NAMES:
-            raise InputError("known", expected=f"names of {', '.join(NAMES)}", got=name, remedy="mend the name")
-        known[name] = require_number(name, value, open_=name in ("saturation", "sharpness"))
-    spec = t.depth > 0
-    if rows.has_unit and spec.all() and not {"fixed", "draft"} <= set(known):
-        raise InputError(
-            "table", expected="plain rows (depth 0) beside tokens per second", got="speculative rows alone",
-            remedy="measure plain decoding at some batches: without it the unit of time and the fixed costs trade",
-        )  # fmt: skip
-    batches, depths = np.unique(t.batch), np.unique(t.depth[spec])
-    if batches.size < 2 and not {"saturation", "context"} <= set(known):
-        raise InputError(
-            "batch", expected="two batches or more", got=f"batch {batches[0]:g} alone" if batches.size else "none",
-            remedy="measure more, or declare known={saturation: ..., sharpness: ..., context: ...}",
-        )  # fmt: skip
-    if (
-        spec.any()
-        and len(rows.open_)
-        and not (spec & np.isfinite(t.accepted)).any()
-        and not {"fixed", "draft"} <= set(known)
-    ):
-        raise InputError(
-            "accepted_length", expected="tokens of a round of at least one strategy", got="none",
-            remedy="pass accepted={(depth, verified): A}; without one, longer A with a larger fixed cost c_0 + c_1 d is nearly the same",
-        )  # fmt: skip
-    most = float((t.batch * np.where(spec, t.verified, 1.0)).max())
-    low = np.array([0.0, np.log(SHARPNESS[0]), 0.0, 0.0, LEAST_DRAFT, 0.0])
-    high = np.array([np.log(FAR * most), np.log(SHARPNESS[1]), 10.0, 100.0, 100.0, 100.0])
-    held = dict(known)
-    if not spec.any():
-        held = {"fixed": 0.0, "draft": 0.0, "crowding": 0.0} | held
-    elif depths.size < 2 and not {"fixed", "draft"} & set(held):
-        held["fixed"] = 0.0
-        notes.append(
-            f"one depth: c_0 = 0, and draft c_1 holds c_0 + c_1 d = c_1 {depths[0]:g} of depth {depths[0]:g} alone"
-        )
-    if not crowding and "crowding" not in held:
-        held["crowding"] = 0.0
-    elif crowding and batches.size < 2:
-        raise InputError("crowding", expected="two batches", got="one", remedy="leave it at 0")
-    if rows.open_:
-        notes.append(f"A of {len(rows.open_)} strategies is fitted, one number each")
-    if "crowding" in held and held["crowding"] > 0 and "draft" not in held:
-        raise InputError(
-            "known", expected="draft beside a crowding > 0", got="crowding alone", remedy="give both, or neither"
-        )
-    values = np.array([held.get(name, np.nan) for name in NAMES])
-    fixed = np.isfinite(values)
-    full = as_theta(np.where(fixed, values, [1.0, 1.0, 0.0, 0.0, 1.0, 0.0]))
-    low[fixed], high[fixed] = full[fixed], full[fixed]
-    free = int((~fixed).sum()) + int(np.linalg.matrix_rank(rows.linear)) if rows.linear.size else int((~fixed).sum())
-    if len(t) < free + 2:
-        raise InputError(
-            "table", expected=f"{free + 2} rows or more for {free} numbers", got=f"{len(t)} of them", remedy="add rows"
-        )
-    places = product((0.02 * most, 0.2 * most, 2 * most), (0.8, 1.5, 4.0), (0.005, 0.05), (0.02, 0.2))
-    start = as_theta(np.array([[m, q, kv, 0.1, c1, 0.01 if crowding else 0.0] for m, q, kv, c1 in places]))
-    return low, high, np.clip(start, low, high), notes
-
-
-def _best(rows: _Rows, low: np.ndarray, high: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
+def _best(rows: Rows, low: np.ndarray, high: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, float]:
     found, totals = least_squares(rows.model, np.tile(rows.y, (len(start), 1)), start, low, high, rows.project)
     return found[np.argmin(totals)], float(totals.min())
 
 
-def _restricted(rows: _Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, values: dict[int, float]) -> float:
+def _restricted(rows: Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, values: dict[int, float]) -> float:
     """Sum of squares with some components held."""
     low, high = low.copy(), high.copy()
     for k, value in values.items():
@@ -282,7 +141,7 @@ def _worse(more: float, total: float, noise: float, free: int, dof: int) -> floa
 
 
 def _refuse(
-    rows: _Rows,
+    rows: Rows,
     low: np.ndarray,
     high: np.ndarray,
     theta: np.ndarray,
@@ -313,7 +172,7 @@ def _cannot_tell(table: CostTable, got: str) -> InputError:
 
 
 def _remarks(
-    rows: _Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, total: float, noise: float, dof: int, freed: bool
+    rows: Rows, low: np.ndarray, high: np.ndarray, theta: np.ndarray, total: float, noise: float, dof: int, freed: bool
 ) -> list[str]:
     notes, free = [], low < high
     if free[1] and theta[1] < 0:
@@ -331,14 +190,15 @@ def _remarks(
         sure = float(special.fdtr(1, dof - 1, (total - less) / max(less / (dof - 1), ROUNDING**2)))
         if sure > FREED:
             n = rows.y.size
+            before, after = (total / n) ** 0.5, (less / n) ** 0.5
             notes.append(
-                f"a drafter that slows with the batch fits better, rms {(total / n) ** 0.5:.2%} to {(less / n) ** 0.5:.2%}: crowding=True"
+                f"a drafter that slows with the batch fits better, rms {before:.2%} to {after:.2%}: crowding=True"
             )
     return notes
 
 
 def _draws(
-    rows: _Rows,
+    rows: Rows,
     low: np.ndarray,
     high: np.ndarray,
     theta: np.ndarray,
@@ -348,7 +208,7 @@ def _draws(
     count: int,
     seed: int,
 ) -> tuple[Float[np.ndarray, "c 6"], Float[np.ndarray, "c k"]]:
-    """Refits to tables drawn from the fitted law, the variance of the errors drawn too: SS/chi^2 with the degrees of freedom left."""
+    """Refits to tables drawn from the fitted law; the variance of the errors is drawn too, SS/chi^2 of the degrees left."""
     rng = np.random.default_rng(seed)
     variance = max(total, ROUNDING**2 * dof) / rng.chisquare(dof, count)
     y = fitted + np.sqrt(variance)[:, None] * rng.standard_normal((count, fitted.size))
@@ -357,7 +217,7 @@ def _draws(
     return found, (y - f) @ rows.inverse.T
 
 
-def _strategies(read: CostTable, rows: _Rows, linear: np.ndarray, drawn: np.ndarray) -> Strategies:
+def _strategies(read: CostTable, rows: Rows, linear: np.ndarray, drawn: np.ndarray) -> Strategies:
     """A of every strategy: measured (the mean of its rows, without a spread) or fitted."""
     skip = int(rows.has_unit)
     spec = read.depth > 0

@@ -15,13 +15,13 @@ from odescale.errors import InputError
 from odescale.systems.rollout.cost import Costs
 
 UNITS = {
-    "saturation": "tokens a pass", "sharpness": "", "context": "rounds a request", "fixed": "rounds", "draft": "rounds a drafted token",
-    "crowding": "of it a request",
+    "saturation": "tokens a pass", "sharpness": "", "context": "rounds a request", "fixed": "rounds",
+    "draft": "rounds a drafted token", "crowding": "of it a request",
 }  # fmt: skip
 
 
 class Strategies(eqx.Module):
-    """Strategies (s,) of a table: `depth`, `verified`, tokens of a round `accepted`, whether that is `fitted`, its `draws` (c, s)."""
+    """Strategies (s,) of a table: `depth`, `verified`, tokens of a round `accepted`, if that is `fitted`, its `draws` (c, s)."""
 
     depth: Float[np.ndarray, " s"]
     verified: Float[np.ndarray, " s"]
@@ -56,8 +56,8 @@ class Strategies(eqx.Module):
 class CostFit(eqx.Module):
     """`costs` of rounds that a table measured, with what the table says of them.
 
-    - `interval` of every fitted cost at `level`; `draws` (c, 6) of all costs in the order saturation, sharpness, context, fixed, draft,
-      crowding. `strategies`: tokens of a round, see `Strategies`. `unit`: plain rounds per second at batch 1 (None: speed-ups).
+    - `interval` of every fitted cost at `level`; `draws` (c, 6) of all costs in the order of `rounds.NAMES`. `strategies`: tokens of
+      a round, see `Strategies`. `unit`: plain rounds per second at batch 1 (None: speed-ups).
     - `rms`: of log speed over the `rows` that were fitted with `free` numbers; `residual` (n,): log measured - log fitted.
     - `held_out` (k,): measured/forecast - 1 of the rows that were not fitted. `notes`: what was held, filled in, or misses.
     """
@@ -109,7 +109,8 @@ class CostFit(eqx.Module):
         return eqx.tree_at(lambda fit: fit.held_out, self, errors)
 
     def __str__(self) -> str:
-        head = f"{self.source}: costs from {self.rows} rows of {self.measure.replace('_', ' ')}, {self.free} numbers, rms {self.rms:.2%}"
+        what = self.measure.replace("_", " ")
+        head = f"{self.source}: costs from {self.rows} rows of {what}, {self.free} numbers, rms {self.rms:.2%}"
         lines = [head + (f"; {self.unit:.4g} plain rounds per second at batch 1" if self.unit else "")]
         for name in NAMES:
             value = float(getattr(self.costs, name))

@@ -1,4 +1,4 @@
-r"""Which strategy at which batch, up to which batch speculation pays, and what a drafter, a context or a worker is worth.
+r"""Which strategy at which batch, and up to which batch speculation pays.
 
 gain(b, s) = A(s) tau(b)/tau(b; s),   best s(b) = argmax,   threshold: gain = 1
 """
@@ -6,27 +6,24 @@ gain(b, s) = A(s) tau(b)/tau(b; s),   best s(b) = argmax,   threshold: gain = 1
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 
 from odescale.analysis.rollout.accepted import AcceptanceFit
 from odescale.analysis.rollout.fitted import CostFit
-from odescale.analysis.rollout.rounds import NAMES, costs_of, round_times, values_of
-from odescale.errors import InputError, require_number, whole
+from odescale.analysis.rollout.rounds import round_times, values_of
+from odescale.errors import InputError, require_number
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs
 from odescale.systems.rollout.strategies import Policy
 
 Strategy = tuple[float, float]
 """(depth d, verified tokens V); (0, 1) is plain decoding."""
-PLAIN: Strategy = (0.0, 1.0)
 CHAINS: tuple[Strategy, ...] = tuple((float(d), float(d + 1)) for d in range(1, 17))
 MOST_BATCH = 65536.0
 GRID = 400
@@ -106,25 +103,6 @@ class Threshold(eqx.Module):
         )
 
 
-class Sensitivity(eqx.Module):
-    """`time` T and what moves it: `slope` dT/dx and `elasticity` d log T/d log x for the costs, `first` a_1 and `hazard` h."""
-
-    time: float
-    slope: dict[str, float]
-    elasticity: dict[str, float]
-
-    def __str__(self) -> str:
-        lines = [f"time {self.time:.5g}; by            slope  elasticity"]
-        order = sorted(self.slope, key=lambda name: -abs(self.elasticity[name]))
-        lines += [f"    {name:<15}{self.slope[name]:14.4g}{self.elasticity[name]:12.4f}" for name in order]
-        lines.append(f"    0.01 more of a_1 saves {-0.01 * self.slope['first'] / self.time:.2%} of the time")
-        return "\n".join(lines)
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {"time": self.time, "slope": self.slope, "elasticity": self.elasticity}
-
-
 class _Known(eqx.Module):
     """Costs (c, 6) and tokens (c, s) of the strategies, first row: the estimate, then draws."""
 
@@ -153,8 +131,8 @@ def best_strategies(
 ) -> PolicyTable:
     r"""argmax_s A(s) tau(b)/tau(b; s) over the strategies and plain decoding, at every batch.
 
-    **Arguments**: `costs`, or a fit of a table: its draws then say how sure each choice is. `accepted`: law of acceptance (default: the
-    fit's own strategies and their tokens). `batches` (n,) >= 1, rising (default: powers of 2 up to the table's largest, or 512).
+    **Arguments**: `costs`, or a fit of a table: its draws then say how sure each choice is. `accepted`: law of acceptance (default:
+    the fit's own strategies and their tokens). `batches` (n,) >= 1, rising (default: powers of 2 to the table's largest, or 512).
     `strategies`: (depth, verified) (default: those of the table, else chains of depth 1 to 16). **Returns** `PolicyTable`.
     **Raises** `InputError`. **Failure regime**: by a law of the depth alone A does not grow with V, so that of one depth the least
     V always wins: trees need accepted lengths of their own. Source: Hu et al. 2025, arXiv 2511.16665.
@@ -213,58 +191,20 @@ def pays_until(
     above = known.gains(grid)[:, 0] > 1
     ends = _first_end(known, grid, above)
     first = _Known(known.values[:1], known.tokens[:1], known.depth, known.verified)
-    ranges = []
     change = np.flatnonzero(np.diff(above[0].astype(int)))
     roots = [_root(first, np.log(grid[[i]]), np.log(grid[[i + 1]]))[0] for i in change]
     edges = ([1.0] if above[0, 0] else []) + roots + ([float("inf")] if above[0, -1] else [])
     ranges = tuple((float(a), float(b)) for a, b in zip(edges[::2], edges[1::2], strict=True))
     drawn = ends[1:]
     # Order statistics, not means of two: an end may be infinite.
-    interval = (float("nan"),) * 2
+    interval = (float("nan"), float("nan"))
     if drawn.size:
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         interval = (float(low), float(high))
     return Threshold(
-        float(ends[0]),
-        interval,
-        ranges,
-        float(known.gains(np.ones(1))[0, 0, 0]),
-        level,
-        most,
-        (float(strategy[0]), float(strategy[1])),
-    )
-
-
-def sensitivity(
-    makespan: Callable[[Costs, Acceptance], Float[Array, ""]], costs: Costs, acceptance: Acceptance
-) -> Sensitivity:
-    """dT/dx and d log T/d log x of a makespan by the costs, a_1 and h, by automatic differentiation.
-
-    **Arguments**: `makespan(costs, acceptance)`: time of a rollout, lengths, requests and policy inside; `costs`, `acceptance`: where.
-    **Returns** `Sensitivity`: dT/d first is the value of a better drafter, dT/d context that of a longer context, both in plain rounds
-    at batch 1. With the best policy at each batch inside these are the slopes of the best makespan too (envelope theorem), except
-    where two strategies are equally good. **Raises** `InputError` where T is not a positive number.
-    """
-    require_x64("sensitivity")
-    at = {name: jnp.asarray(getattr(costs, name)) for name in NAMES} | {
-        "first": acceptance.first,
-        "hazard": acceptance.hazard,
-    }
-
-    def time(x: dict[str, Array]) -> Float[Array, ""]:
-        return jnp.asarray(makespan(Costs(**{name: x[name] for name in NAMES}), Acceptance(x["first"], x["hazard"])))
-
-    value, slopes = jax.value_and_grad(time)(at)
-    T = require_number("makespan", float(value), open_=True)
-    slope = {name: float(s) for name, s in slopes.items()}
-    return Sensitivity(T, slope, {name: s * float(at[name]) / T for name, s in slope.items()})
-
-
-def value_of_worker(makespan: Callable[[int], float], workers: int) -> tuple[float, float]:
-    """(T(w) - T(w+1), the same over T(w)): what one more worker saves. `makespan(workers)`: time with so many."""
-    count = whole("workers", workers, 1, remedy="one worker or more")
-    now, then = (require_number("makespan", float(makespan(w)), open_=True) for w in (count, count + 1))
-    return now - then, (now - then) / now
+        batch=float(ends[0]), interval=interval, ranges=ranges, gain=float(known.gains(np.ones(1))[0, 0, 0]), level=level, most=most,
+        strategy=(float(strategy[0]), float(strategy[1])),
+    )  # fmt: skip
 
 
 def _known(

@@ -19,7 +19,9 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "batch": ("batch", "batchsize", "bs", "concurrency", "running", "requests", "numseqs", "maxnumseqs", "maxconcurrency"),
     "depth": ("depth", "draftdepth", "steps", "numsteps", "speculativenumsteps", "k", "numspeculativetokens", "numspectokens"),
     "verified": ("verified", "verify", "v", "tokenstoverify", "verifytokens", "numdrafttokens", "speculativenumdrafttokens"),
-    "tokens_per_second": ("tokenspersecond", "toks", "toksec", "tokss", "tokenss", "tokps", "tps", "throughput", "outputthroughput"),
+    "tokens_per_second": (
+        "tokenspersecond", "toks", "toksec", "tokenss", "tps", "throughput", "outputthroughput", "outputtokenthroughput",
+    ),
     "speedup": ("speedup", "gain", "speedupratio"),
     "accepted_length": ("acceptedlength", "acceptlength", "acceptancelength", "meanacceptancelength", "meanacceptedlength", "al"),
 }  # fmt: skip
