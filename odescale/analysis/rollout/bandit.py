@@ -25,6 +25,7 @@ GROUPS = (*range(1, 32), *range(32, 128, 8), *range(128, 257, 32))
 """Batches at which a group of its own begins in fastrl (`eagle_mab.py`): a bandit learns within a group only."""
 BUCKETS = (1, 2, 5, 21)
 """Batches at which fastrl's bucketed bandit turns to fewer verified tokens."""
+SCORES = ("pooled", "median", "mean")
 MOST_ROUNDS = 10_000_000
 
 
@@ -39,11 +40,15 @@ class Heuristic(abc.ABC):
     def choose(self, memory: Any, live: Int[np.ndarray, " s"]) -> Int[np.ndarray, " s"]:
         """Strategy of the next round by the number of live requests (0: finished, ignored)."""
 
-    def learn(
-        self, memory: Any, live: Int[np.ndarray, " s"], chosen: Int[np.ndarray, " s"], reward: Float[np.ndarray, " s"]
+    def learn(  # noqa: B027 - most rules learn nothing
+        self,
+        memory: Any,
+        live: Int[np.ndarray, " s"],
+        chosen: Int[np.ndarray, " s"],
+        brought: Float[np.ndarray, " s"],
+        took: Float[np.ndarray, " s"],
     ) -> None:
-        """What the round brought, tokens per unit of time (NaN: finished)."""
-        del memory, live, chosen, reward
+        """Tokens that the round brought, of all live requests, and the time that it took; nothing where `live` is 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +73,14 @@ class Mapped(Heuristic):
 class EpsilonGreedy(Heuristic):
     """With chance `epsilon` any allowed strategy, else the one of the best score in the batch's group; unseen ones first.
 
-    `score`: "median" (fastrl) or "mean" of the last `window` rewards of a strategy in a group. `allowed` (n + 1, strategies + 1):
-    strategies that may be taken with n live (default: all). `groups`: batches at which a group begins.
+    `score` of a strategy in a group: "median" or "mean" of its last `window` rewards there, a reward being tokens of the round over
+    its time; "pooled" (fastrl): the median too, but each reward with the median tokens a request of the strategy's last `window`
+    rounds at any batch. `allowed` (n + 1, strategies + 1): strategies that may be taken with n live (default: all). `groups`: batches at
+    which a group begins.
     """
 
     epsilon: float = 0.1
-    score: str = "median"
+    score: str = "pooled"
     window: int = 100
     allowed: Bool[np.ndarray, "n m"] | None = None
     groups: tuple[int, ...] = GROUPS
@@ -81,8 +88,8 @@ class EpsilonGreedy(Heuristic):
     def __post_init__(self) -> None:
         if not 0 <= require_number("epsilon", self.epsilon) <= 1:
             raise InputError("epsilon", expected="a chance in [0, 1]", got=self.epsilon, remedy="0.1")
-        if self.score not in ("median", "mean"):
-            raise InputError("score", expected="median or mean", got=self.score, remedy="choose one")
+        if self.score not in SCORES:
+            raise InputError("score", expected=f"one of {', '.join(SCORES)}", got=self.score, remedy="choose one")
         whole("window", self.window, 1)
         if self.groups[:1] != (1,) or any(b <= a for a, b in zip(self.groups, self.groups[1:], strict=False)):
             raise InputError("groups", expected="rising batches from 1", got=self.groups, remedy="e.g. (1, 2, 4, 8)")
@@ -92,7 +99,8 @@ class EpsilonGreedy(Heuristic):
         edge = np.array(self.groups)
         return {
             "rng": rng, "edge": edge, "rewards": np.full((*shape, self.window), np.nan), "count": np.zeros(shape, int),
-            "score": np.full(shape, np.inf), "row": np.arange(seeds),
+            "score": np.full(shape, np.inf), "row": np.arange(seeds), "rounds": np.zeros((seeds, strategies + 1), int),
+            "tokens": np.full((seeds, strategies + 1, self.window), np.nan),
         }  # fmt: skip
 
     def choose(self, memory: Any, live: Int[np.ndarray, " s"]) -> Int[np.ndarray, " s"]:
@@ -110,20 +118,45 @@ class EpsilonGreedy(Heuristic):
         return np.where(rng.random(row.size) < self.epsilon, anything, greedy)
 
     def learn(
-        self, memory: Any, live: Int[np.ndarray, " s"], chosen: Int[np.ndarray, " s"], reward: Float[np.ndarray, " s"]
+        self,
+        memory: Any,
+        live: Int[np.ndarray, " s"],
+        chosen: Int[np.ndarray, " s"],
+        brought: Float[np.ndarray, " s"],
+        took: Float[np.ndarray, " s"],
     ) -> None:
-        row = np.flatnonzero(np.isfinite(reward))
+        row = np.flatnonzero(live)
         group = np.searchsorted(memory["edge"], live[row], side="right") - 1
-        at = row, group, chosen[row]
-        memory["rewards"][(*at, memory["count"][at] % self.window)] = reward[row]
-        memory["count"][at] += 1
-        # Empty places are NaN and sort to the end.
-        kept, count = memory["rewards"][at], np.minimum(memory["count"][at], self.window)
+        tokens = brought[row] / live[row]
+        if self.score == "pooled":
+            tokens = _median_of_last(memory["tokens"], memory["rounds"], (row, chosen[row]), tokens)
+        at, reward = (row, group, chosen[row]), tokens * live[row] / took[row]
         if self.score == "mean":
-            memory["score"][at] = np.nansum(kept, axis=1) / count
+            memory["score"][at] = _mean_of_last(memory["rewards"], memory["count"], at, reward)
         else:
-            ordered, place = np.sort(kept, axis=1), np.arange(row.size)
-            memory["score"][at] = (ordered[place, (count - 1) // 2] + ordered[place, count // 2]) / 2
+            memory["score"][at] = _median_of_last(memory["rewards"], memory["count"], at, reward)
+
+
+def _put(
+    ring: np.ndarray, count: np.ndarray, at: tuple[np.ndarray, ...], value: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(what the rings hold with `value` in the place of the oldest, how many of it); empty places are NaN."""
+    window = ring.shape[-1]
+    ring[(*at, count[at] % window)] = value
+    count[at] += 1
+    return ring[at], np.minimum(count[at], window)
+
+
+def _mean_of_last(ring: np.ndarray, count: np.ndarray, at: tuple[np.ndarray, ...], value: np.ndarray) -> np.ndarray:
+    kept, held = _put(ring, count, at, value)
+    return np.nansum(kept, axis=1) / held
+
+
+def _median_of_last(ring: np.ndarray, count: np.ndarray, at: tuple[np.ndarray, ...], value: np.ndarray) -> np.ndarray:
+    kept, held = _put(ring, count, at, value)
+    # NaN sort to the end.
+    ordered, row = np.sort(kept, axis=1), np.arange(held.size)
+    return (ordered[row, (held - 1) // 2] + ordered[row, held // 2]) / 2
 
 
 def fixed_threshold(batch: float, strategy: int = 1) -> Mapped:
@@ -138,7 +171,7 @@ def bucketed(
     *,
     buckets: Sequence[int] = BUCKETS,
     epsilon: float = 0.1,
-    score: str = "median",
+    score: str = "pooled",
     plain_above: int | None = None,
 ) -> EpsilonGreedy:
     """fastrl's bucketed epsilon-greedy: the more live, the fewer verified tokens, epsilon-greedy among those of the same V.
@@ -292,8 +325,7 @@ def _rollout(
         left = np.where(running, left - tokens, left)
         clock += took
         right += np.where(chosen == best[live], took, 0.0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            rule.learn(memory, live, chosen, np.where(live > 0, brought / took, np.nan))
+        rule.learn(memory, live, chosen, brought, took)
         # Columns that are done in every seed need no numbers any more; lengths rise from left to right.
         done = (left <= 0).all(axis=0)
         if 4 * done.sum() > done.size:

@@ -56,8 +56,8 @@ class Strategies(eqx.Module):
 class CostFit(eqx.Module):
     """`costs` of rounds that a table measured, with what the table says of them.
 
-    - `interval` of every fitted cost at `level`; `draws` (c, 6) of all costs in the order of `rounds.NAMES`. `strategies`: tokens of
-      a round, see `Strategies`. `unit`: plain rounds per second at batch 1 (None: speed-ups).
+    - `interval` of every fitted cost at `level`; `draws` (c, 6) of all costs in the order of `rounds.NAMES`. `strategies`: tokens
+      of a round, see `Strategies`. `unit`: plain rounds per second at batch 1 (None: speed-ups).
     - `rms`: of log speed over the `rows` that were fitted with `free` numbers; `residual` (n,): log measured - log fitted.
     - `held_out` (k,): measured/forecast - 1 of the rows that were not fitted. `notes`: what was held, filled in, or misses.
     """

@@ -202,8 +202,8 @@ def pays_until(
         low, high = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], method="nearest")
         interval = (float(low), float(high))
     return Threshold(
-        batch=float(ends[0]), interval=interval, ranges=ranges, gain=float(known.gains(np.ones(1))[0, 0, 0]), level=level, most=most,
-        strategy=(float(strategy[0]), float(strategy[1])),
+        batch=float(ends[0]), interval=interval, ranges=ranges, gain=float(known.gains(np.ones(1))[0, 0, 0]), level=level,
+        most=most, strategy=(float(strategy[0]), float(strategy[1])),
     )  # fmt: skip
 
 
