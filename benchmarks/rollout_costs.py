@@ -178,9 +178,8 @@ def trees() -> None:
         for V in (16, 64):
             A = np.array([tree_tokens(*tree, int(d), V) for d in depths])
             fit = fit_acceptance(depths, A, draws=0)
-            print(
-                f"| {tree} | {V} | {np.round(A, 2)} | {fit.first:.3f} | {fit.hazard:.3f} | {fit.miss:.3f} | {fit.miss_constant:.2f} |"
-            )
+            found = f"{fit.first:.3f} | {fit.hazard:.3f} | {fit.miss:.3f} | {fit.miss_constant:.2f}"
+            print(f"| {tree} | {V} | {np.round(A, 2)} | {found} |")
 
 
 def places() -> None:

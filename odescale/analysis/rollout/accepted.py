@@ -12,11 +12,10 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 from scipy import special
 
-from odescale.analysis.rollout.rounds import least_squares
+from odescale.analysis.rollout.rounds import Numbers, least_squares
 from odescale.errors import MOST_DRAWS, InputError, OutsideTheoryError, require_number, whole
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance
@@ -81,10 +80,10 @@ class AcceptanceFit(eqx.Module):
 
 
 def fit_acceptance(
-    depth: ArrayLike,
-    accepted: ArrayLike,
+    depth: Numbers,
+    accepted: Numbers,
     *,
-    error: ArrayLike | None = None,
+    error: Numbers | None = None,
     level: float = 0.9,
     draws: int = 200,
     seed: int = 0,
@@ -166,7 +165,7 @@ def fit_acceptance(
 
 
 def fit_acceptance_by_place(
-    kept: ArrayLike,
+    kept: Numbers,
     rounds: float | None = None,
     *,
     conditional: bool = False,

@@ -73,10 +73,10 @@ class Mapped(Heuristic):
 class EpsilonGreedy(Heuristic):
     """With chance `epsilon` any allowed strategy, else the one of the best score in the batch's group; unseen ones first.
 
-    `score` of a strategy in a group: "median" or "mean" of its last `window` rewards there, a reward being tokens of the round over
-    its time; "pooled" (fastrl): the median too, but each reward with the median tokens a request of the strategy's last `window`
-    rounds at any batch. `allowed` (n + 1, strategies + 1): strategies that may be taken with n live (default: all). `groups`: batches at
-    which a group begins.
+    `score` of a strategy in a group: "median" or "mean" of its last `window` rewards there, a reward being tokens of the round
+    over its time; "pooled" (fastrl): the median too, but each reward with the median tokens a request of the strategy's last
+    `window` rounds at any batch. `allowed` (n + 1, strategies + 1): strategies that may be taken with n live (default: all).
+    `groups`: batches at which a group begins.
     """
 
     epsilon: float = 0.1

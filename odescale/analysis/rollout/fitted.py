@@ -6,10 +6,9 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
-from odescale.analysis.rollout.rounds import NAMES, round_times, values_of
+from odescale.analysis.rollout.rounds import NAMES, Numbers, round_times, values_of
 from odescale.analysis.rollout.table import CostTable
 from odescale.errors import InputError
 from odescale.systems.rollout.cost import Costs
@@ -78,7 +77,7 @@ class CostFit(eqx.Module):
     source: str = eqx.field(static=True)
     measure: str = eqx.field(static=True)
 
-    def gain(self, batch: ArrayLike, depth: float, verified: float) -> Float[np.ndarray, "..."]:
+    def gain(self, batch: Numbers, depth: float, verified: float) -> Float[np.ndarray, "..."]:
         """A tau(b)/tau(b; d, V) at batches b: the fitted speed-up over plain decoding."""
         b = np.atleast_1d(np.asarray(batch, float))
         d, v = np.full_like(b, depth), np.full_like(b, verified)
@@ -86,13 +85,13 @@ class CostFit(eqx.Module):
         ratio = round_times(values, b, np.zeros_like(b), v)[0] / round_times(values, b, d, v)[0]
         return np.reshape(ratio * (self.strategies.tokens(depth, verified)[0] if depth > 0 else 1.0), np.shape(batch))
 
-    def speed(self, batch: ArrayLike, depth: float, verified: float) -> Float[np.ndarray, "..."]:
+    def speed(self, batch: Numbers, depth: float, verified: float) -> Float[np.ndarray, "..."]:
         """Tokens per second of all requests together. **Raises** `InputError` where only speed-ups were measured."""
         if self.unit is None:
             raise InputError("table", expected="tokens per second", got="speed-ups", remedy="ask for gain")
         b = np.atleast_1d(np.asarray(batch, float))
         plain = round_times(values_of(self.costs)[None], b, np.zeros_like(b), np.ones_like(b))[0]
-        return np.reshape(self.unit * b / plain, np.shape(batch)) * self.gain(batch, depth, verified)
+        return np.reshape(self.unit * b / plain * self.gain(b, depth, verified), np.shape(batch))
 
     def with_held_out(self, table: CostTable) -> CostFit:
         """This fit with the errors of its forecasts of other rows."""

@@ -11,12 +11,11 @@ from typing import Any
 
 import equinox as eqx
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Bool, Float
 
 from odescale.analysis.rollout.accepted import AcceptanceFit
 from odescale.analysis.rollout.fitted import CostFit
-from odescale.analysis.rollout.rounds import round_times, values_of
+from odescale.analysis.rollout.rounds import Numbers, round_times, values_of
 from odescale.errors import InputError, require_number
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs
@@ -125,7 +124,7 @@ def best_strategies(
     costs: Costs | CostFit,
     accepted: Acceptance | AcceptanceFit | None = None,
     *,
-    batches: ArrayLike | None = None,
+    batches: Numbers | None = None,
     strategies: Sequence[Strategy] | None = None,
     level: float = 0.9,
 ) -> PolicyTable:

@@ -7,9 +7,11 @@ The product c_1 c_2 stands for c_2: tau is linear in it, and it may be 0.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from odescale.systems.rollout.cost import Costs
@@ -20,6 +22,8 @@ LEAST_DRAFT = 1e-9
 STEPS = 200
 LONGEST = 1.0
 """Longest step of a logarithm: a Gauss-Newton step may leave the place where it was linear."""
+Numbers = ArrayLike | Sequence[Any]
+"""A number, an array or a list of numbers."""
 Model = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
@@ -27,7 +31,6 @@ def as_theta(values: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "... 6"]:
     """theta of costs in the order of `NAMES`."""
     theta = np.array(values, float)
     theta[..., :2] = np.log(theta[..., :2])
-    theta[..., 4] = np.maximum(theta[..., 4], LEAST_DRAFT)
     theta[..., 5] *= theta[..., 4]
     return theta
 
