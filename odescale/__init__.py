@@ -2,7 +2,7 @@
 
 The public names load on first use: importing odescale imports neither JAX nor sympy and changes no setting of JAX. They stand
 in `__init__.pyi`; what is more special is in the namespaces `spectra`, `schedules`, `networks`, `laws`, `frontier`, `linear`,
-`kernels`, `one_third`, `two_tokens`, `language`, `logs`, `plot`, `symbolic` and, by import only, `resources`.
+`kernels`, `one_third`, `two_tokens`, `language`, `logs`, `plot`, `symbolic` and, by import only, `resources`, `rollouts`.
 """
 
 from odescale._door import open_door

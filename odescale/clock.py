@@ -333,6 +333,7 @@ class Clock(eqx.Module):
     - `learning_rate`: base plain learning rate eta_0 > 0.
     - `schedule`: callable s(t) with eta(t) = eta_0 s(t); `None` is constant.
     - `batch`: sequences per step, `tokens`: context tokens that the query attends to (`inf` in the infinite-context theory).
+    - `step`: what one step is, in words, where it is not one of SGD.
     """
 
     steps_per_unit: float = eqx.field(converter=float)
@@ -340,6 +341,7 @@ class Clock(eqx.Module):
     schedule: Schedule = eqx.field(default_factory=ConstantSchedule)
     batch: Any = 1.0
     tokens: Any = jnp.inf
+    step: str = eqx.field(static=True, default="SGD step")
 
     def __check_init__(self) -> None:
         if not (np.isfinite(self.steps_per_unit) and self.steps_per_unit > 0):
@@ -349,6 +351,11 @@ class Clock(eqx.Module):
                 got=self.steps_per_unit,
                 remedy="pass tr Sigma",
             )
+
+    @property
+    def unit(self) -> str:
+        """One unit of t in steps, e.g. "200 SGD steps"."""
+        return f"{self.steps_per_unit:g} {self.step}{'' if self.steps_per_unit == 1 else 's'}"
 
     def steps(self, t: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """SGD steps at time t."""
@@ -417,10 +424,7 @@ class Clock(eqx.Module):
             if np.isfinite(float(self.tokens))
             else "infinitely many tokens (infinite context)"
         )
-        return (
-            f"one unit of t = {self.steps_per_unit:g} SGD steps = {float(self.tau(1.0)):.6g} of intrinsic time "
-            f"(at t = 0..1) = {tokens}"
-        )
+        return f"one unit of t = {self.unit} = {float(self.tau(1.0)):.6g} of intrinsic time (at t = 0..1) = {tokens}"
 
 
 _SCHEDULES: dict[str, tuple[type, int, int]] = {

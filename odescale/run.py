@@ -134,7 +134,7 @@ class Run(eqx.Module):
         coords = {"seed": self.seeds, "t": self.t, "step": ("t", self.step)}
         attrs = {"config": json.dumps(self.config), "meta": json.dumps(self.meta, default=str)}
         dataset = xarray.Dataset(data, coords, attrs=attrs)
-        dataset["t"].attrs["long_name"] = f"time, one unit = {self.clock.steps_per_unit:g} SGD steps"
+        dataset["t"].attrs["long_name"] = f"time, one unit = {self.clock.unit}"
         return dataset
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -149,7 +149,7 @@ class Run(eqx.Module):
         clock: dict[str, Any] = {
             name: float(getattr(self.clock, name)) for name in ("steps_per_unit", "learning_rate", "batch", "tokens")
         }
-        clock |= {"schedule": schedule_text(self.clock.schedule)}
+        clock |= {"schedule": schedule_text(self.clock.schedule), "step": self.clock.step}
         if clock["schedule"] is None:
             clock["samples"] = schedule_samples(self.clock.schedule, float(self.t[-1]))
         return write_npz(path, arrays, {"format": FORMAT, "config": self.config, "meta": self.meta, "clock": clock})
@@ -188,11 +188,10 @@ class Run(eqx.Module):
         )
 
     def __repr__(self) -> str:
-        steps = self.clock.steps_per_unit
         lines = [
             f"Run of {self.config.get('label', 'a network')}: {len(self.seeds)} seed{'s' if len(self.seeds) > 1 else ''}, "
             f"{len(self.step)} records up to step {int(self.step[-1])} = {self.t[-1]:.6g} units of t "
-            f"(one unit = {steps:g} SGD step{'' if steps == 1 else 's'})",
+            f"(one unit = {self.clock.unit})",
             _course("loss", self.mean("loss"), self.scatter("loss") if len(self.seeds) > 1 else None),
             f"records: {', '.join(f'{name} {np.shape(values)[2:] or str()}'.strip() for name, values in self.records.items())}",
         ]

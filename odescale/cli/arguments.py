@@ -232,6 +232,32 @@ def _budgets(command: Parser) -> None:
     add("--draws", type=_whole, help="of the law's fit, planned again (default 100)")
 
 
+def _rollout(command: Parser) -> None:
+    """A rollout by the numbers of its system, or with the costs of a table."""
+    add = command.add_argument
+    add("--set", action="append", default=[], metavar="NAME=VALUE",
+        help="a parameter of the system rollout, e.g. lengths=lengths.csv, requests=64 (repeat)")  # fmt: skip
+    add(
+        "--costs",
+        metavar="TABLE",
+        help="measured speeds by batch, depth, verified tokens (.csv): costs are fitted to it",
+    )
+    add(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME=COLUMN",
+        help="which column is batch, depth, ... (repeat)",
+    )
+    add(
+        "--best", action="store_true", help="take the best strategy at every batch as the policy (default with --costs)"
+    )
+    add(
+        "--share", type=_number, default=0.85, help="of a step that the rollout without speculation takes (default .85)"
+    )
+    add("--draws", type=_whole, help="of all lengths (default 8192)")
+
+
 def _planned(command: Parser) -> None:
     """A run that does not exist yet."""
     add = command.add_argument
@@ -286,6 +312,8 @@ COMMANDS: dict[str, Command] = {
                     "laws:report_on_tables", (_laws, _tables, _out, _plot)),
     "plan": Command("what to train under budgets, and what more of each resource is worth",
                     "resources:plan_run", (_budgets, _tables, _out, _plot)),
+    "rollout": Command("how long a rollout of answers takes, what speculation gains, the best strategy by batch",
+                       "rollouts:report_rollout", (_rollout, _plot)),
     "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
                         "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
     "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",

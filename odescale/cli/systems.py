@@ -56,6 +56,6 @@ def _unit(entry: Entry) -> str:
     if entry.unit:
         return entry.unit
     try:  # A system from outside says it with its clock alone, and its builder may fail.
-        return f"{entry.build().clock.steps_per_unit:g} SGD steps"
+        return entry.build().clock.unit
     except Exception as error:
         return f"unknown, its builder fails ({type(error).__name__}: {one_line(str(error))})"

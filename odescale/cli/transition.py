@@ -22,6 +22,6 @@ def locate(asked: Asked) -> Answer:
     if found.t_x is not None:
         clocks = {name: float(asked.system.clock.from_t(found.t_x, name)) for name in UNITS}
         record |= clocks
-        lines.append(f"= {clocks['steps']:.6g} SGD steps = {clocks['tau']:.6g} of intrinsic time")
+        lines.append(f"= {clocks['steps']:.6g} {asked.system.clock.step}s = {clocks['tau']:.6g} of intrinsic time")
     at = None if found.t_x is None else float(asked.on_clock(found.t_x))
     return Answer({"t": at, "transition": record}, lines, found)

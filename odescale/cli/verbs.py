@@ -86,7 +86,7 @@ def verb(answer: Callable[[Asked], Answer]) -> Callable[[argparse.Namespace], in
             reasons = further["coverage"]["reasons"]
             raise SolveError(f"{error}; before the run: {'; '.join(reasons)}" if reasons else str(error)) from error
         draw(found.picture, options.plot)
-        unit = UNITS.get(options.clock, f"one unit of t = {system.clock.steps_per_unit:g} SGD steps")
+        unit = UNITS.get(options.clock, f"one unit of t = {system.clock.unit}")
         common = {"system": system.label, "parameters": system.summary(), "time_unit": unit}
         if last:  # what holds at both ends of a range
             further = {"remarks": {"first": further, "last": last[0][0]}}

@@ -198,7 +198,7 @@ class Comparison(eqx.Module):
             f"Comparison of {count} run{'' if count == 1 else 's'} with {self.theory.meta.get('system', self.system.name)}: "
             f"{self.verdict}",
             f"{int(self.kept.sum())} of {self.run.t.size} times up to t = {self.run.t[-1]:.6g} (one unit = "
-            f"{self.run.clock.steps_per_unit:g} SGD steps); the theory's loss falls {self.fall:.3g} times",
+            f"{self.run.clock.unit}); the theory's loss falls {self.fall:.3g} times",
             f"before the run: {self.coverage}",
         ]
         for name, one in self.quantities.items():
@@ -432,7 +432,7 @@ def _steepness(t: Float[np.ndarray, " n"], predicted: Float[np.ndarray, " n"]) -
 
 def _transitions(system, run: Run, theory, at, kept, own: bool, thresholds, seed: int) -> dict[str, Transition]:
     """By one model on the same points, or the two estimates differ by the estimator alone; and the exact one."""
-    unit = f"t, one unit = {theory.clock.steps_per_unit:g} SGD steps"
+    unit = f"t, one unit = {theory.clock.unit}"
     common: dict[str, Any] = {"thresholds": thresholds, "time_unit": unit, "seed": seed}
     common["loss_start"] = float(theory.loss[0])
     t, predicted = run.t[kept], np.asarray(theory.loss)[at][kept]

@@ -164,7 +164,7 @@ def _label(comparison: Comparison) -> str:
 
 
 def _unit(comparison: Comparison) -> str:
-    return f"one unit of t = {comparison.run.clock.steps_per_unit:g} SGD steps"
+    return f"one unit of t = {comparison.run.clock.unit}"
 
 
 def _row(name: str, one: Quantity) -> str:

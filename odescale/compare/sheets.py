@@ -20,8 +20,18 @@ from odescale.systems.register import HOOKS
 
 RULES = {
     name: f"odescale.compare.rules.{name}:RULES"
-    for name in ("attention", "mean_field", "peaked", "spectral", "spectral_optimized", "kernel", "pruning", "derived")
-}
+    for name in (
+        "attention",
+        "mean_field",
+        "peaked",
+        "spectral",
+        "spectral_optimized",
+        "kernel",
+        "pruning",
+        "rollout",
+        "derived",
+    )
+} | {"drafter": "odescale.compare.rules.rollout:DRAFTER"}
 """`system.name` -> where the theory's sheet is; `odescale.register(..., rules=...)` adds those of other theories."""
 
 SMOOTH = 40

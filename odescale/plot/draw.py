@@ -17,6 +17,7 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
         "overlaps": "trajectory:plot_overlaps",
         "law": "trajectory:plot_law",
         "phases": "peaked:plot_phase_diagram",
+        "drafter": "rollouts:plot_drafter",
     },
     "dict": {
         "loss": "trajectory:plot_loss",
@@ -40,6 +41,9 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
     "BestSchedule": {"schedule": "logs:plot_schedule"},
     "TableFit": {"isoflop": "tables:plot_isoflop", "residuals": "tables:plot_table_residuals"},
     "TableReport": {"frontier": "tables:plot_best_sizes"},
+    "RolloutTimes": {"rollout": "rollouts:plot_rollout"},
+    "PolicyTable": {"gain": "rollouts:plot_policy"},
+    "PolicyMap": {"map": "rollouts:plot_policy_map"},
     "Plan": {"worth": "plans:plot_plan"},
     "Frontier": {"frontier": "frontier:plot_frontier"},
     "FrontierComparison": {"frontier": "frontier:plot_both_frontiers"},

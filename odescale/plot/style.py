@@ -66,8 +66,7 @@ def time_label(clock: Any) -> str:
     """What one unit of t is, from a clock; a bare t without one."""
     if clock is None:
         return "t"
-    steps = float(clock.steps_per_unit)
-    return f"t  (one unit = {steps:g} SGD step{'' if steps == 1 else 's'})"
+    return f"t  (one unit = {clock.unit})"
 
 
 def time_axis(axes: Axes, clock: Any) -> None:

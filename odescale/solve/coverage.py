@@ -27,12 +27,14 @@ JUDGES = {
     "spectral_optimized": "odescale.solve.judges.simple:of_spectral_optimized",
     "kernel": "odescale.solve.judges.simple:of_kernel",
     "pruning": "odescale.solve.judges.simple:of_pruning",
+    "rollout": "odescale.solve.judges.rollout:of_rollout",
+    "drafter": "odescale.solve.judges.rollout:of_drafter",
     "derived": "odescale.solve.judges.simple:of_derived",
 }
 """`system.name` -> where its judge is, a function of (system, t1) to sizes by name. `odescale.register(..., judge=...)` adds those
 of other theories, whose sizes are admissible below 1 unless they have a name of `LIMITS`."""
 
-TIMELESS = ("mean_field", "attention", "kernel", "derived", "spectral_optimized")
+TIMELESS = ("mean_field", "attention", "kernel", "derived", "spectral_optimized", "rollout", "drafter")
 """Theories whose judges do not ask for the end time."""
 
 LIMITS = {
@@ -54,6 +56,8 @@ LIMITS = {
     "saturation": 0.05,
     "window": 0.02,
     "samples": 0.25,
+    "rounds": 0.01,
+    "idle": 0.1,
 }
 """Largest admissible values; `norms` is 1/d_eff for networks that normalise tokens; at the `samples` the drift is off by 5 %."""
 LARGE = 0.3
@@ -83,6 +87,10 @@ EXPLAIN = {
     "mean": "what divides a step holds the mean gradient too, {value:.3g} of its noise (limit {limit:g}): raise d or lower batch",
     "saturation": "the squared mean of a sign is {value:.3g} (limit {limit:g}): signs saturate; raise d or lower batch",
     "memory": "second moments forget in {inverse:.3g} steps (limit {limit:g} of a moment a step): raise beta2",
+    "rounds": "the last round of a request brings {value:.1%} of its mean length too much (limit {limit:.0%}): draft less far, or "
+    "take longer answers",
+    "idle": "the idle time changes by {value:.0%} from one update to the next (limit {limit:.0%}): the flow lags behind the slow "
+    "map; iterate the map (odescale.train) instead",
     "window": "what makes Muon's step orthogonal fluctuates by {value:.3g} (limit {limit:g}): leave closure at auto, or raise "
     "momentum or batch",
 }
@@ -90,6 +98,9 @@ EXPLAIN = {
 UNJUDGED = {
     "kernel": ("whether the network keeps its tangent kernel: odescale.kernel_regime says so without training",),
     "derived": ("gradient noise and its tails: compare with a run",),
+    "drafter": (
+        "relaxation at one rate and drift that adds up: odescale.rollouts.fit_drafter on measured misalignment",
+    ),
 }
 """By `system.name`: what decides as well, and is not known before a run."""
 

@@ -380,7 +380,7 @@ def _trajectory(system, times, values, error, record, rung, tolerances, exponent
         "atol": _number(tolerances[1]),
         "parameters": {} if traced else system.summary(),
         "loss": getattr(system, "loss_label", "excess loss L"),
-        "time_unit": f"one unit of t = {system.clock.steps_per_unit:g} SGD steps",
+        "time_unit": f"one unit of t = {system.clock.unit}",
         "exponents": "exact along the flow" if exact else "differences on the output times",
         "versions": dict(_versions()),
         "device": jax.default_backend(),

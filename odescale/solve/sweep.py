@@ -95,7 +95,7 @@ def sweep_in_memory(
         "system": sample.label,
         "solver": problem.solver,
         "loss": getattr(sample, "loss_label", "excess loss L"),
-        "time_unit": f"one unit of t = {clock.steps_per_unit:g} SGD steps",
+        "time_unit": f"one unit of t = {clock.unit}",
         "members": {name: column.tolist() for name, column in arrays.items()},
         "parameters": {name: value for name, value in sample.summary().items() if name not in arrays},
         "failed": int(np.sum(~np.isin(out["code"], FINISHED))),

@@ -48,9 +48,9 @@ class Trajectory(eqx.Module):
     meta: dict[str, Any]
 
     def __repr__(self) -> str:
-        steps, members = self.clock.steps_per_unit, np.shape(self.loss)[:-1]
+        members = np.shape(self.loss)[:-1]
         one = self if not members else self.member(0)
-        unit = f"one unit of t = {steps:g} SGD step{'' if steps == 1 else 's'}"
+        unit = f"one unit of t = {self.clock.unit}"
         head = f"Trajectory of {self.meta.get('system', 'a system')}: {len(self.t)} times from 0 to {self.t[-1]:.6g} ({unit})"
         shown = np.flatnonzero(np.asarray(one.valid))
         first, last = (shown[0], shown[-1]) if shown.size else (0, 0)
@@ -112,7 +112,7 @@ class Trajectory(eqx.Module):
         if rows:
             coords |= {"row": rows, "column": rows}
         dataset = xarray.Dataset(data, coords, attrs={"meta": json.dumps(self.meta, default=str)})
-        dataset["t"].attrs["long_name"] = f"ODE time, one unit = {self.clock.steps_per_unit:g} SGD steps"
+        dataset["t"].attrs["long_name"] = f"ODE time, one unit = {self.clock.unit}"
         return dataset
 
     def save(self, path: str | os.PathLike) -> Path:
@@ -121,6 +121,7 @@ class Trajectory(eqx.Module):
             "format": FORMAT,
             "meta": self.meta,
             "steps_per_unit": self.clock.steps_per_unit,
+            "step": self.clock.step,
             "schedule": schedule_text(self.clock.schedule),
         }
         arrays = {name: np.asarray(getattr(self, name)) for name in _ARRAYS if getattr(self, name) is not None}
@@ -144,6 +145,7 @@ class Trajectory(eqx.Module):
             parse_schedule(text or "constant"),
             arrays["clock:batch"],
             arrays["clock:tokens"],
+            header.get("step", "SGD step"),  # earlier files do not have it
         )
         observables = {name.split(":", 1)[1]: value for name, value in arrays.items() if name.startswith("observable:")}
         fields = {name: arrays.get(name) for name in _ARRAYS}
@@ -161,7 +163,7 @@ class Trajectory(eqx.Module):
             np.asarray(leaf)[number] if np.ndim(leaf) else leaf
             for leaf in (self.clock.learning_rate, self.clock.batch, self.clock.tokens)
         )
-        clock = Clock(self.clock.steps_per_unit, eta, self.clock.schedule, batch, tokens)
+        clock = Clock(self.clock.steps_per_unit, eta, self.clock.schedule, batch, tokens, self.clock.step)
         observables = {name: value[number] for name, value in self.observables.items()}
         meta = dict(self.meta)
         own = {name: column[number] for name, column in meta.pop("members", {}).items()}

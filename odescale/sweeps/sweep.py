@@ -191,7 +191,7 @@ def _create(path: Path, plan: Plan, columns: Columns, problem: Problem, arrays: 
     sample, clock = problem.sample, problem.sample.clock
     described = {
         "system": sample.label, "loss": getattr(sample, "loss_label", "excess loss L"),
-        "time_unit": f"one unit of t = {clock.steps_per_unit:g} SGD steps",
+        "time_unit": f"one unit of t = {clock.unit}",
         "parameters": {name: value for name, value in sample.summary().items() if name not in columns},
     }  # fmt: skip
     steps = np.asarray(clock.steps(problem.times), dtype=float)

@@ -82,6 +82,11 @@ _OWN = (
           unit="one SGD step"),
     Entry("pruning", "odescale.systems.pruning:pruning", tables.PRUNING,
           "one pass of logistic SGD on examples kept by their margin: easy, hard or any", 40.0, unit="`dimension` SGD steps"),
+    Entry("rollout", "odescale.systems.rollout.fluid:rollout", tables.ROLLOUT,
+          "a rollout of answers with a long tail: live requests, time, idle slots, speculation below a threshold", 32768.0,
+          unit="one token of every live request"),
+    Entry("drafter", "odescale.systems.rollout.drafter:drafter", tables.DRAFTER,
+          "a drafter that learns while workers wait, across updates of the policy", 40.0, unit="one update of the policy"),
 )  # fmt: skip
 SYSTEMS: dict[str, Entry] = {entry.name: entry for entry in _OWN}
 HOOKS: dict[str, dict[str, Any]] = {}

@@ -420,3 +420,109 @@ PRUNING = (
     Parameter("dimension", 500.0, "a number >= 2", lambda x: 2 <= x < inf, "1", "d, SGD steps in one unit of t"),
     Parameter("schedule", "constant", "a schedule such as power:0.5", lambda x: True, "times in t", "eta(t)/eta", str),
 )  # fmt: skip
+
+_COSTS = (
+    Parameter(
+        "saturation",
+        256.0,
+        "a positive finite number",
+        positive,
+        "tokens",
+        "m_0, tokens of a pass where computing takes over",
+    ),
+    Parameter("sharpness", 2.0, "a positive finite number", positive, "1", "q of the roofline (1 + (m/m_0)^q)^(1/q)"),
+    Parameter(
+        "context", 0.008, "a number >= 0", non_negative, "plain rounds", "k_v, keys and values of one more request"
+    ),
+    Parameter("fixed", 0.1, "a number >= 0", non_negative, "plain rounds", "c_0 of a speculative round"),
+    Parameter("draft", 0.03, "a number >= 0", non_negative, "plain rounds", "c_1, one pass of the drafter"),
+    Parameter("crowding", 0.0, "a number >= 0", non_negative, "1", "c_2, growth of a drafter's pass with the batch"),
+)
+_STRATEGY = (
+    Parameter("hazard", 0.02, "a number >= 0", non_negative, "1", "h, fall of log acceptance from place to place"),
+    Parameter("threshold", 32.0, "a number >= 0", non_negative, "requests", "speculate while so many or fewer are live"),
+    Parameter("depth", 6.0, "a number in [0, 64]", lambda x: 0 <= x <= 64, "tokens", "d, drafted one after another; 0: none"),
+    Parameter("verified", 16.0, "a number >= 1", at_least_one, "tokens", "V of a request in one pass, at least d"),
+    Parameter("policy", "", "text such as 8:12x64,32:6x16", lambda x: True, "word",
+              "depths and verified tokens by live requests, in the place of threshold, depth and verified; plain: none", str),
+)  # fmt: skip
+_LENGTHS = (
+    Parameter("lengths", "capped", "lognormal, pareto, capped, or a file of lengths", lambda x: bool(x.strip()), "word",
+              "law of answer lengths", str),
+    Parameter("body", 2000.0, "a positive finite number", positive, "tokens",
+              "mean of the exponential body (capped), median (lognormal), scale (pareto)"),
+    Parameter("spread", 1.0, "a positive finite number", positive, "1", "sigma (lognormal) or index of the tail (pareto)"),
+    Parameter("at_cap", 0.03, "a share in [0, 1)", lambda x: 0 <= x < 1, "1", "share that runs into the cap (capped)"),
+    Parameter("cap", 32768.0, "a positive finite number", positive, "tokens", "longest answer"),
+)  # fmt: skip
+ROLLOUT = (
+    Parameter(
+        "requests",
+        128,
+        "an integer from 1 to 100000",
+        lambda x: 1 <= x <= 1e5,
+        "requests",
+        "of a worker, on average",
+        int,
+    ),
+    Parameter(
+        "workers",
+        1,
+        "an integer from 1 to 4096",
+        lambda x: 1 <= x <= 4096,
+        "1",
+        "devices that wait for each other",
+        int,
+    ),
+    Parameter(
+        "imbalance",
+        0.0,
+        "a share in [0, 1)",
+        lambda x: 0 <= x < 1,
+        "1",
+        "workers get 1 - this to 1 + this of the requests",
+    ),
+    *_LENGTHS,
+    *_COSTS,
+    Parameter(
+        "first",
+        0.85,
+        "a probability in [0, 1]",
+        lambda x: 0 <= x <= 1,
+        "1",
+        "a_1, acceptance of the first drafted token",
+    ),
+    *_STRATEGY,
+)
+DRAFTER = (
+    Parameter("kappa", 0.3, "a positive finite number", positive, "nats", "KL(target || drafter) at the start"),
+    Parameter("floor", 0.02, "a number >= 0", non_negative, "nats", "kappa_inf, that training cannot get below"),
+    Parameter("drift", 0.03, "a number >= 0", non_negative, "nats", "delta of one update of the policy"),
+    Parameter(
+        "rate", 1e-4, "a number >= 0", non_negative, "1/plain round", "r, relaxation in the idle time of a worker"
+    ),
+    Parameter("shape", 0.85, "a number in (0, 1.2533]", lambda x: 0 < x <= 1.2534, "1", "c of TV = c sqrt(kappa/pi)"),
+    Parameter(
+        "requests",
+        32,
+        "an integer from 1 to 4096",
+        lambda x: 1 <= x <= 4096,
+        "requests",
+        "of a worker, on average",
+        int,
+    ),
+    Parameter(
+        "workers", 8, "an integer from 2 to 256", lambda x: 2 <= x <= 256, "1", "devices that wait for each other", int
+    ),
+    Parameter(
+        "imbalance",
+        0.0,
+        "a share in [0, 1)",
+        lambda x: 0 <= x < 1,
+        "1",
+        "workers get 1 - this to 1 + this of the requests",
+    ),
+    *_LENGTHS,
+    *_COSTS,
+    *_STRATEGY,
+)

@@ -30,6 +30,8 @@ EXPERIMENTS = {
     "spectral_optimized": "odescale.training.spectral_optimized:experiment",
     "kernel": "odescale.training.kernel:experiment",
     "pruning": "odescale.training.pruning:experiment",
+    "rollout": "odescale.training.rollout:experiment",
+    "drafter": "odescale.training.rollout:drafter_experiment",
     "derived": "odescale.training.derived:experiment",
 }
 """The function that makes a theory's experiment from one of its systems, by the system's `name`; imported when it is asked for."""

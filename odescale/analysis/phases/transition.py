@@ -152,7 +152,7 @@ def _of_system(system, t1, thresholds, points, rtol, time_unit) -> Transition:
     system = as_system(system)
     asked = system.integration
     trajectory = integrate(system, t1, points=points, rtol=asked.fine_rtol if rtol is None else rtol)
-    unit = time_unit or f"t, one unit = {system.clock.steps_per_unit:g} SGD steps"
+    unit = time_unit or f"t, one unit = {system.clock.unit}"
     if asked.over_nodes:
         return _over_nodes(system, trajectory, thresholds, unit)
     exact = SOLVERS[trajectory.meta["solver"]].exact
@@ -257,7 +257,7 @@ def transition_of_trajectory(
         if SOLVERS[trajectory.meta["solver"]].exact
         else "differences of log L on the output times",
         grid=f"{int(keep.sum())} times from {trajectory.t[keep][0]:.4g} to {trajectory.t[keep][-1]:.4g}",
-        time_unit=time_unit or f"t, one unit = {trajectory.clock.steps_per_unit:g} SGD steps",
+        time_unit=time_unit or f"t, one unit = {trajectory.clock.unit}",
     )
 
 

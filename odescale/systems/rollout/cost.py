@@ -75,11 +75,12 @@ class Acceptance(eqx.Module):
         if not is_traced(self.hazard):
             _domain("hazard", self.hazard, "a number >= 0", np.all(np.isfinite(self.hazard) & (self.hazard >= 0)))
 
-    def kept(self) -> Float[Array, " D"]:
-        """P(j or more of unlimited drafted tokens are accepted), j = 1 ... `MOST_DEPTH`."""
+    def kept(self) -> Float[Array, "... D"]:
+        """P(j or more of unlimited drafted tokens are accepted), j = 1 ... `MOST_DEPTH`; leading axes of an array `first`."""
         place = jnp.arange(1, MOST_DEPTH + 1, dtype=float)
-        safe = jnp.where(self.first > 0, self.first, 1.0)
-        return jnp.where(self.first > 0, formulas.kept(place, safe, self.hazard), 0.0)
+        first = self.first[..., None]
+        safe = jnp.where(first > 0, first, 1.0)
+        return jnp.where(first > 0, formulas.kept(place, safe, self.hazard), 0.0)
 
     def tokens(self, depth: Real[ArrayLike, "..."]) -> Float[Array, "..."]:
         """A(d) = 1 + sum_{j<=d} P(j or more are accepted): tokens that a request takes from a round, 1 at depth 0."""

@@ -169,7 +169,7 @@ def listed_lengths(lengths: ArrayLike, cap: float | None = None) -> ListedLength
     knots, first = np.unique(ordered[take], return_index=True)
     kept = shares[take][first]
     knots, kept = np.concatenate([[0.0], knots]), np.concatenate([[1.0], kept])
-    return ListedLengths(jnp.asarray(knots), jnp.asarray(kept), jnp.asarray(top))
+    return ListedLengths(knots=jnp.asarray(knots), shares=jnp.asarray(kept), cap=jnp.asarray(top))
 
 
 def read_lengths(path: str | os.PathLike, cap: float | None = None) -> ListedLengths:
