@@ -66,17 +66,13 @@ def log_time(
     share = np.exp(q * off - s)
     T = np.exp(s / q)
     tau = T + context * (batch - 1) + np.where(spec, fixed + depth * (draft + crowd * batch), 0.0)
-    slopes = np.stack(
-        [
-            -T * share,
-            T * (share * off - s / q),
-            np.broadcast_to(batch - 1, tau.shape),
-            np.broadcast_to(spec.astype(float), tau.shape),
-            np.broadcast_to(depth * spec, tau.shape),
-            np.broadcast_to(depth * batch * spec, tau.shape),
-        ],
-        axis=-1,
-    )
+    slopes = np.zeros((*tau.shape, 6))
+    slopes[..., 0] = -T * share
+    slopes[..., 1] = T * (share * off - s / q)
+    slopes[..., 2] = batch - 1
+    slopes[..., 3] = spec
+    slopes[..., 4] = depth * spec
+    slopes[..., 5] = depth * batch * spec
     return np.log(tau), slopes / tau[..., None]
 
 
@@ -103,30 +99,33 @@ def least_squares(
     P takes out what enters linearly. A component with equal bounds stays; one at a bound moves only away from it.
     """
     theta = np.clip(start, low, high)
+    f, slopes = model(theta)
+    residual, J = (target - f) @ project, project @ slopes
+    total = np.einsum("cn,cn->c", residual, residual)
     damping = np.full(theta.shape[0], 1e-2)
-    total = np.einsum("cn->c", ((target - model(theta)[0]) @ project) ** 2)
     running = np.arange(theta.shape[0])
     for _ in range(STEPS):
         if not running.size:
             break
-        here = theta[running]
-        f, slopes = model(here)
-        residual = (target[running] - f) @ project
-        J = np.einsum("mn,cnp->cmp", project, slopes)
-        pull = np.einsum("cnp,cn->cp", J, residual)
+        here, old = theta[running], total[running]
+        pull = np.einsum("cnp,cn->cp", J[running], residual[running])
         free = (low < high) & ~((here <= low) & (pull < 0)) & ~((here >= high) & (pull > 0))
         pull = np.where(free, pull, 0.0)
-        H = np.einsum("cnp,cnq->cpq", J, J) * free[:, :, None] * free[:, None, :]
+        slope = J[running] * free[:, None]
+        H = np.swapaxes(slope, 1, 2) @ slope
         size = np.einsum("cpp->cp", H)
         lift = damping[running, None] * size + 1e-14 * size.max(axis=1, keepdims=True) + 1e-300
         H[:, np.arange(low.size), np.arange(low.size)] += np.where(free & (size > 0), lift, 1.0)
         step = np.linalg.solve(H, pull[..., None])[..., 0]
         step[:, :2] = np.clip(step[:, :2], -LONGEST, LONGEST)
         trial = np.clip(here + step, low, high)
-        new = np.einsum("cn->c", ((target[running] - model(trial)[0]) @ project) ** 2)
-        old = total[running]
+        f, slopes = model(trial)
+        left = (target[running] - f) @ project
+        new = np.einsum("cn,cn->c", left, left)
         better = new < old
-        theta[running[better]], total[running[better]] = trial[better], new[better]
+        kept = running[better]
+        theta[kept], total[kept], residual[kept] = trial[better], new[better], left[better]
+        J[kept] = project @ slopes[better]
         damping[running] = np.clip(np.where(better, damping[running] / 5, damping[running] * 4), 1e-12, 1e12)
         # Settled: a step that was nearly free of damping gains nothing, or none gains however short.
         settled = (better & (old - new <= 1e-13 * old + 1e-30) & (damping[running] < 1e-3)) | (
