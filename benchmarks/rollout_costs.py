@@ -237,6 +237,8 @@ def coverage(tables: int, first: int = 0) -> None:
                         continue
                     ends = [fit.interval.get(name, (np.nan, np.nan)) for name in names]
                     truth_values = [float(getattr(costs, name)) for name in names]
+                    if "fixed" not in fit.interval:  # one depth: c_1 stands for both
+                        truth_values[4] += truth_values[3] / DESIGNS[design][0][0][0]
                     held.append(
                         [np.nan if np.isnan(a) else a <= t <= b for (a, b), t in zip(ends, truth_values, strict=True)]
                     )

@@ -288,7 +288,9 @@ def _found(
     level: float,
 ) -> AcceptanceFit:
     values = np.stack([np.exp(drawn[:, 0]), drawn[:, 1]], axis=1)
-    ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0) if len(values) else np.full((2, 2), np.nan)
+    ends = np.full((2, 2), np.nan)
+    if len(values):
+        ends = np.quantile(values, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     interval = {name: (float(ends[0, k]), float(ends[1, k])) for k, name in enumerate(("first", "hazard"))}
     answer = "constant" if p_value > 1 - level else "falls" if theta[1] > 0 else "rises"
     return AcceptanceFit(

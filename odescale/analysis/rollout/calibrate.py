@@ -31,9 +31,10 @@ FREED = 0.99
 """Level at which a held crowding c_2 = 0 is said to miss something."""
 NEVER = 1e15
 """m_0 that stands for no saturation."""
+SURE = 0.99
+"""Level of the F tests for k_v = 0 and m_0 = infinity: at 0.9 a fifth of hopeless tables passes by chance, and is then wrong."""
 WIDE = 10.0
-"""Upper over lower end from which an interval of m_0, with one of k_v as wide, says that they trade. Set on speed-ups of one V with
-1 % noise (`benchmarks/rollout_costs.py`): there the widths are 5 or 100, not in between."""
+"""Upper over lower end from which an interval of m_0, with one of k_v as wide, says that they trade: tables of two V are at 1.3."""
 
 
 def fit_costs(
@@ -58,7 +59,7 @@ def fit_costs(
     **Returns** `CostFit`: costs, intervals, A of every strategy, errors on held-out rows, notes.
     **Raises** `InputError`: holes, no plain rows beside tokens per second, one batch; no accepted length at all (A and the fixed
     cost c_0 + c_1 d then trade: twice both is the same speed); saturation and key/value cost that cannot be told apart: neither
-    k_v = 0 nor m_0 = infinity fits significantly worse (F test at `level`).
+    k_v = 0 nor m_0 = infinity fits significantly worse (F tests at 0.99).
     **Good values**: plain rows from batch 1 to the largest in use, two strategies of different V up to b V of some m_0, 12 rows or
     more, accepted lengths of every strategy. **Failure regime**: c_0 and c_1 need two depths (else c_0 = 0, and the fit holds for
     that depth only); a context that grows with the batch looks like k_v; errors that are alike within a batch make intervals
@@ -88,14 +89,16 @@ def fit_costs(
     free = low < high
     dof = rows.y.size - int(free.sum()) - np.linalg.matrix_rank(rows.linear)
     noise = max(total / dof, ROUNDING**2)
-    _refuse(rows, low, high, theta, total, noise, dof, level)
+    _refuse(rows, low, high, theta, total, noise, dof)
     notes += _remarks(rows, low, high, theta, total, noise, dof, crowding or "crowding" in (known or {}))
     f, _ = rows.model(theta[None])
     linear = rows.inverse @ (rows.y - f[0])
     residual = rows.project @ (rows.y - f[0])
     drawn, drawn_linear = _draws(rows, low, high, theta, f[0] + rows.linear @ linear, total, dof, count, seed)
     spread = as_values(drawn)
-    ends = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0) if count else np.full((2, 6), np.nan)
+    ends = np.full((2, 6), np.nan)
+    if count:
+        ends = np.quantile(spread, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull")
     far = np.exp(high[0]) * 0.99
     interval = {
         name: (float(ends[0, k]), float("inf") if k == 0 and ends[1, k] > far else float(ends[1, k]))
@@ -148,7 +151,6 @@ def _refuse(
     total: float,
     noise: float,
     dof: int,
-    level: float,
 ) -> None:
     free = low < high
     if not (free[0] and free[2]):
@@ -156,7 +158,7 @@ def _refuse(
     without_kv = _restricted(rows, low, high, theta, {2: 0.0})
     without_T = _restricted(rows, low, high, theta, {0: np.log(NEVER), 1: 0.0})
     sure = _worse(without_kv, total, noise, 1, dof), _worse(without_T, total, noise, int(free[:2].sum()), dof)
-    if max(sure) < level:
+    if max(sure) < SURE:
         raise _cannot_tell(
             rows.table, f"growth that either explains alone (F tests: {sure[0]:.0%} and {sure[1]:.0%} sure)"
         )

@@ -118,6 +118,14 @@ def bounds(rows: Rows, known: dict[str, float], crowding: bool) -> tuple[np.ndar
             "accepted_length", expected="tokens of a round of at least one strategy", got="none",
             remedy="pass accepted={(depth, verified): A}: longer A with a larger fixed cost c_0 + c_1 d is nearly the same",
         )  # fmt: skip
+    if not rows.has_unit and np.unique(t.verified).size < 2 and not {"saturation", "context"} & set(known):
+        # Measured in benchmarks/rollout_costs.py: m_0 and k_v trade there, and tables in which they seem not to are often wrong.
+        raise InputError(
+            "table", expected="rows that tell saturation m_0 from the key/value cost k_v",
+            got=f"speed-ups of V = {t.verified[0]:g} alone",
+            remedy="measure plain rows up to the largest batch in tokens per second, or rows of another V, or declare one, "
+            "known={'context': ...}",
+        )  # fmt: skip
     most = float((t.batch * np.where(spec, t.verified, 1.0)).max())
     low = np.array([0.0, np.log(SHARPNESS[0]), 0.0, 0.0, LEAST_DRAFT, 0.0])
     high = np.array([np.log(FAR * most), np.log(SHARPNESS[1]), 10.0, 100.0, 100.0, 100.0])
