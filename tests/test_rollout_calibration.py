@@ -25,7 +25,7 @@ from benchmarks.rollout_costs import (
     top_k_left_out,
     tree_tokens,
 )
-from odescale.analysis.rollout.accepted import fit_acceptance, fit_acceptance_by_place
+from odescale.analysis.rollout.accepted import _lengths, fit_acceptance, fit_acceptance_by_place
 from odescale.analysis.rollout.calibrate import fit_costs
 from odescale.analysis.rollout.rounds import as_theta, log_time, round_times, values_of
 from odescale.analysis.rollout.table import cost_table
@@ -157,7 +157,7 @@ def test_refusals_come_where_rows_cannot_tell_and_not_where_they_can() -> None:
     for design in refused:
         for k in range(8):
             try:
-                fit_costs(simulated(OTHER, design, 0.03, 400 + k), draws=60, seed=k)
+                fit_costs(simulated(OTHER, design, 0.03, 400 + k), draws=0)
             except InputError as error:
                 assert "measure plain rows" in str(error) and "\n" not in str(error)
                 refused[design] += 1
@@ -282,6 +282,15 @@ def test_acceptances_behind_exact_lengths_are_found() -> None:
         place = fit_acceptance_by_place(kept, 1e4)
         assert (place.first, place.hazard) == pytest.approx((first, hazard), abs=1e-6)
         assert fit.answer == ("falls" if hazard else "constant")
+
+
+def test_slopes_of_accepted_lengths_are_right() -> None:
+    theta, depth = np.array([[-0.1, 0.03], [-0.05, -0.013]]), np.array([1.0, 3, 5, 9])
+    _, slopes = _lengths(theta, depth)
+    for k in range(2):
+        step = np.eye(2)[k] * 1e-6
+        rise = (_lengths(theta + step, depth)[0] - _lengths(theta - step, depth)[0]) / 2e-6
+        np.testing.assert_allclose(slopes[..., k], rise, rtol=1e-6, atol=1e-8)
 
 
 def test_intervals_of_acceptances_hold_the_truth() -> None:

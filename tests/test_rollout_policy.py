@@ -94,6 +94,17 @@ def test_draws_say_how_sure_a_choice_is() -> None:
     alone = best_strategies(fit, ACCEPTANCE, batches=[8.0], strategies=[(8, 9), (1, 64)])
     assert alone.sure[0] == 1 and alone.regret[0] == 0
     assert twin.sure[0] < 1 and 0 < twin.regret[0] < 0.02
+    # The estimate chooses, not the draws: it turns at the batch where its own two gains cross.
+    low, high = 1.0, 64.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        deeper = float(speedup(fit.costs, ACCEPTANCE, middle, 9, 10)) > float(
+            speedup(fit.costs, ACCEPTANCE, middle, 8, 9)
+        )
+        low, high = (middle, high) if deeper else (low, middle)
+    assert 1.1 < low < 60
+    beside = best_strategies(fit, ACCEPTANCE, batches=[low - 1e-6, low + 1e-6], strategies=[(7, 8), (8, 9)])
+    assert beside.depth.tolist() == [8, 7]
     law = fit_acceptance_by_place([0.8, 0.6, 0.45, 0.33], 400)
     wide = pays_until(Costs(context=0.0), (4, 64), law)
     assert 1 < wide.interval[0] < wide.batch < wide.interval[1]
