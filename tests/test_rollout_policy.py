@@ -98,9 +98,8 @@ def test_draws_say_how_sure_a_choice_is() -> None:
     low, high = 1.0, 64.0
     for _ in range(60):
         middle = (low + high) / 2
-        deeper = float(speedup(fit.costs, ACCEPTANCE, middle, 9, 10)) > float(
-            speedup(fit.costs, ACCEPTANCE, middle, 8, 9)
-        )
+        eight, seven = (float(speedup(fit.costs, ACCEPTANCE, middle, d, d + 1)) for d in (8, 7))
+        deeper = eight > seven
         low, high = (middle, high) if deeper else (low, middle)
     assert 1.1 < low < 60
     beside = best_strategies(fit, ACCEPTANCE, batches=[low - 1e-6, low + 1e-6], strategies=[(7, 8), (8, 9)])
