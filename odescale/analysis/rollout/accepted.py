@@ -100,7 +100,7 @@ def fit_acceptance(
     ```python
     import jax
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.rollout.accepted import fit_acceptance
+    from odescale.rollouts import fit_acceptance
     print(fit_acceptance([2, 4, 6, 8, 12], [2.6, 3.8, 4.6, 5.1, 5.6]))
     ```
     """
@@ -186,7 +186,7 @@ def fit_acceptance_by_place(
     ```python
     import jax
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.rollout.accepted import fit_acceptance_by_place
+    from odescale.rollouts import fit_acceptance_by_place
     print(fit_acceptance_by_place([0.74, 0.54, 0.41, 0.30, 0.22], rounds=4687))
     ```
     """

@@ -69,8 +69,7 @@ def fit_costs(
     import jax
     import numpy as np
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.rollout.calibrate import fit_costs
-    from odescale.systems.rollout.cost import Costs, round_time
+    from odescale.rollouts import Costs, fit_costs, round_time
     batch, depth = (x.ravel().astype(float) for x in np.meshgrid([1, 4, 16, 64, 256], [0, 4, 8]))
     A = np.where(depth > 0, 1 + depth / 2, 1.0)
     speed = 40 * batch * A / np.asarray(round_time(Costs(), batch, depth, depth + 1))
