@@ -6,8 +6,7 @@ import argparse
 from typing import Any
 
 from odescale.analysis.rollout.calibrate import fit_costs
-from odescale.analysis.rollout.fitted import CostFit
-from odescale.analysis.rollout.policy import PolicyTable, best_strategies
+from odescale.analysis.rollout.policy import best_strategies
 from odescale.analysis.rollout.times import rollout_times
 from odescale.cli.laws import pairs_by_name
 from odescale.cli.output import draw, emit, require_picture
@@ -15,7 +14,6 @@ from odescale.cli.verbs import settings_of
 from odescale.errors import InputError
 from odescale.systems.register import find_system
 from odescale.systems.rollout.fluid import COSTS, rollout
-from odescale.systems.rollout.strategies import Policy
 
 MEASURED = (*COSTS, "first", "hazard")
 """Numbers that a table of speeds takes the place of."""
@@ -37,7 +35,7 @@ def report_rollout(options: argparse.Namespace) -> int:
     own = rollout(**settings)
     table = best_strategies(own.costs if fit is None else fit, own.acceptance if fit is None else None)
     if options.best or (fit is not None and not {"policy", "threshold", "depth", "verified"} & set(settings)):
-        own = rollout(**(settings | {"policy": _policy(table, fit).text()}))
+        own = rollout(**(settings | {"policy": table.policy(fit).text()}))
     found = rollout_times(own, **({} if options.draws is None else {"draws": options.draws}))
     quantiles = {q: found.quantile(q)[0] for q in (0.5, 0.9)}
     lines = [] if fit is None else str(fit).splitlines()
@@ -53,13 +51,3 @@ def report_rollout(options: argparse.Namespace) -> int:
     record |= found.to_dict() | ({} if fit is None else {"costs": fit.to_dict()})
     emit(record, "\n".join(lines), options.json)
     return 0
-
-
-def _policy(table: PolicyTable, fit: CostFit | None) -> Policy:
-    """The best strategies as a policy, with the tokens of a round that the table measured."""
-    best = table.policy()
-    if fit is None:
-        return best
-    pairs = zip(best.depth.tolist(), best.verified.tolist(), strict=True)
-    tokens = [fit.strategies.tokens(d, v)[0] if d > 0 else float("nan") for d, v in pairs]
-    return Policy(best.batch, best.depth, best.verified, tokens)

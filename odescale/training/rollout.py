@@ -96,12 +96,12 @@ class RolloutExperiment(AbstractExperiment):
     def measure(self, states: list[RolloutState], seeds: list[int], step: int) -> dict[str, np.ndarray]:
         rows = []
         for state in states:
-            s = RolloutState(*(np.asarray(x, float) for x in state))
+            length, place, front, time, idle, last = (np.asarray(x, float) for x in state)
             # The last round of a worker may have gone beyond t: that share of it is given back.
-            beyond = np.maximum(s.front - step, 0) / np.maximum(s.last[:, 0], 1.0)
-            time, idle = s.time - beyond * s.last[:, 1], s.idle - beyond * s.last[:, 2]
-            now = (s.place < s.length).sum(axis=1)
-            live = now + beyond * np.maximum(s.last[:, 3] - now, 0)
+            beyond = np.maximum(front - step, 0) / np.maximum(last[:, 0], 1.0)
+            time, idle = time - beyond * last[:, 1], idle - beyond * last[:, 2]
+            now = (place < length).sum(axis=1)
+            live = now + beyond * np.maximum(last[:, 3] - now, 0)
             rows.append((live.sum() / sum(self.held), time.mean(), idle.mean(), time.max(), time.max() - time.mean()))
         return dict(zip(("loss", "time", "idle_slots", "makespan", "idle"), np.array(rows).T, strict=True))
 

@@ -45,8 +45,8 @@ class PolicyTable(eqx.Module):
     regret: Float[np.ndarray, " n"]
     level: float
 
-    def policy(self) -> Policy:
-        """The policy of a rollout: each row up to its batch, plain decoding above the last."""
+    def policy(self, fit: CostFit | None = None) -> Policy:
+        """The policy of a rollout: each row up to its batch, plain decoding above the last; with the tokens of a round of `fit`."""
         rows = zip(self.batch, self.depth, self.verified, strict=True)
         kept: list[tuple[float, float, float]] = []
         for b, d, v in rows:
@@ -55,7 +55,13 @@ class PolicyTable(eqx.Module):
             kept.append((float(b), float(d), float(v)))
         if kept and kept[-1][1] == 0:
             kept.pop()
-        return Policy(*zip(*kept, strict=True)) if kept else Policy()
+        if not kept:
+            return Policy()
+        batch, depth, verified = zip(*kept, strict=True)
+        if fit is None:
+            return Policy(batch, depth, verified)
+        tokens = [fit.strategies.tokens(d, v)[0] if d > 0 else float("nan") for _, d, v in kept]
+        return Policy(batch, depth, verified, tokens)
 
     def __str__(self) -> str:
         known = np.isfinite(self.sure).all()
