@@ -1,6 +1,6 @@
 """Costs of speculative rounds from published and simulated tables: fits, held-out rows, strategies, refusals, intervals, regret.
 
-python -m benchmarks.rollout_costs [published|places|trees|anchors|coverage|threshold|regret] [--tables 100]
+python -m benchmarks.rollout_costs [published|places|trees|anchors|coverage|threshold|values|regret] [--tables 100]
 
 Numbers of the tables: Hu et al. 2025, arXiv 2511.16665. Their depth and, for top-k, their V are declared here, not known.
 """
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from odescale.analysis.rollout.accepted import fit_acceptance, fit_acceptance_by_place
@@ -20,8 +21,12 @@ from odescale.analysis.rollout.bandit import EpsilonGreedy, Mapped, bucketed, fi
 from odescale.analysis.rollout.calibrate import fit_costs
 from odescale.analysis.rollout.fitted import CostFit
 from odescale.analysis.rollout.policy import best_strategies, pays_until
+from odescale.analysis.rollout.value import sensitivity, value_of_worker
 from odescale.errors import InputError
 from odescale.systems.rollout.cost import Acceptance, Costs, round_time
+from odescale.systems.rollout.lengths import CappedLengths
+from odescale.systems.rollout.makespan import draw_chances, tokens_by_live, worker_times
+from odescale.systems.rollout.strategies import token_times
 
 jax.config.update("jax_enable_x64", True)
 
@@ -293,13 +298,48 @@ def regret(seeds: int = 16) -> None:
         )
 
 
+def values(requests: int = 32, workers: int = 4) -> None:
+    """What moves the makespan of a rollout with a long tail, the best strategy at every batch; drawn lengths, the same for all."""
+    lengths, acceptance = (
+        CappedLengths(body=jnp.asarray(2500.0), at_cap=jnp.asarray(0.03), cap=jnp.asarray(32768.0)),
+        Acceptance(0.85, 0.03),
+    )
+    costs = Costs()
+    policy = best_strategies(costs, acceptance, batches=np.arange(1.0, requests * workers + 1)).policy()
+
+    def makespan(costs: Costs, acceptance: Acceptance, share: tuple[int, ...]) -> jax.Array:
+        tokens = tokens_by_live(lengths, jnp.asarray(draw_chances(share, 400, 0)), share)
+        g = token_times(costs, acceptance, policy, max(share))[0]
+        return jnp.mean(worker_times(tokens, g).max(axis=1))
+
+    own = (requests,) * workers
+    print(f"{workers} workers of {requests} requests, policy {policy.text()}")
+    print(sensitivity(lambda c, a: makespan(c, a, own), costs, acceptance))
+
+    def with_workers(count: int) -> float:
+        total = requests * workers
+        share = tuple(total // count + (k < total % count) for k in range(count))
+        return float(makespan(costs, acceptance, share))
+
+    for count in (2, 4, 8):
+        saved, part = value_of_worker(with_workers, count)
+        print(f"one worker more than {count}, same requests: saves {saved:.1f}, {part:.1%}")
+
+
 def main() -> None:
     """Print what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", default=["published", "places", "trees", "anchors", "regret"])
+    parser.add_argument("what", nargs="*", default=["published", "places", "trees", "anchors", "values", "regret"])
     parser.add_argument("--tables", type=int, default=100)
     given = parser.parse_args()
-    alone = {"published": published, "places": places, "trees": trees, "anchors": anchors, "regret": regret}
+    alone = {
+        "published": published,
+        "places": places,
+        "trees": trees,
+        "anchors": anchors,
+        "values": values,
+        "regret": regret,
+    }
     for what in given.what:
         if what in alone:
             alone[what]()

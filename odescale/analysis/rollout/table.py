@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from odescale.errors import InputError
+from odescale.systems.rollout.cost import MOST_DEPTH
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     "batch": ("batch", "batchsize", "bs", "concurrency", "running", "requests", "numseqs", "maxnumseqs", "maxconcurrency"),
@@ -26,6 +27,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "accepted_length": ("acceptedlength", "acceptlength", "acceptancelength", "meanacceptancelength", "meanacceptedlength", "al"),
 }  # fmt: skip
 """Names by which a column is known, letters and digits only."""
+MOST = 1e6
+"""Requests at once, or tokens verified of one: more is a slip of the pen."""
 NEEDED = ("batch", "depth")
 MEASURES = ("tokens_per_second", "speedup")
 
@@ -144,7 +147,7 @@ def _checked(picked: dict[str, Any], constants: dict[str, float], source: str) -
     twice = [name for name in constants if name in picked]
     if twice:
         raise InputError("constants", expected=f"columns that {source} lacks", got=twice[0], remedy="leave it out")
-    size = max((np.size(cells) for cells in picked.values()), default=0)
+    size = max((len(_cells(cells)) for cells in picked.values()), default=0)
     held = ", ".join(picked) or "none that is known"
     measures = [name for name in MEASURES if name in picked]
     for name in NEEDED:
@@ -157,19 +160,21 @@ def _checked(picked: dict[str, Any], constants: dict[str, float], source: str) -
     rows = {name: _numbers(name, cells, size, source) for name, cells in picked.items()}
     rows |= {name: np.full(size, float(value)) for name, value in constants.items()}
     depth = np.nan_to_num(rows["depth"], nan=0.0)
-    verified = np.where(np.isfinite(rows["verified"]), rows["verified"], depth + 1) if "verified" in rows else depth + 1
+    chain = depth + 1
+    verified = np.where(np.isnan(rows["verified"]), chain, rows["verified"]) if "verified" in rows else chain
     if "verified" not in rows:
         notes.append("verified = depth + 1: chains")
     verified, accepted = np.where(depth > 0, verified, 1.0), rows.get("accepted_length", np.full(size, np.nan))
     accepted = np.where(depth > 0, accepted, 1.0)
-    speed = rows[measures[0]]
-    known = np.isfinite(accepted)
+    speed, batch = rows[measures[0]], rows["batch"]
+    whole = (depth >= 0) & (depth <= MOST_DEPTH) & (depth == np.round(depth))
+    known = ~np.isnan(accepted)
     for name, values, bad, expected in (
-        ("batch", rows["batch"], ~(np.isfinite(rows["batch"]) & (rows["batch"] >= 1)), "a number >= 1 in every row"),
+        ("batch", batch, ~((batch >= 1) & (batch <= MOST)), f"a number from 1 to {MOST:g} in every row"),
         (measures[0], speed, ~(np.isfinite(speed) & (speed > 0)), "a number > 0 in every row"),
-        ("depth", depth, (depth < 0) | (depth != np.round(depth)), "a whole number >= 0"),
-        ("verified", verified, ~np.isfinite(verified) | (verified < depth), "a number >= depth"),
-        ("accepted_length", accepted, known & ((accepted < 1) | (accepted > depth + 1)), "1 to depth + 1 tokens, or nothing"),
+        ("depth", depth, ~whole, f"a whole number from 0 to {MOST_DEPTH}"),
+        ("verified", verified, ~((verified >= depth) & (verified <= MOST)), f"a number from depth to {MOST:g}"),
+        ("accepted_length", accepted, known & ~((accepted >= 1) & (accepted <= depth + 1)), "1 to depth + 1 tokens, or nothing"),
     ):  # fmt: skip
         if bad.any():
             row = int(np.flatnonzero(bad)[0])
@@ -189,10 +194,17 @@ def _checked(picked: dict[str, Any], constants: dict[str, float], source: str) -
     return CostTable(*parts, measure=measures[0], notes=tuple(notes), source=source)
 
 
+def _cells(cells: Any) -> list[Any]:
+    """A column as a list, whatever stands in it."""
+    if isinstance(cells, str) or not isinstance(cells, Iterable):
+        return [cells]
+    return np.ravel(np.asarray(cells)).tolist() if hasattr(cells, "dtype") else list(cells)
+
+
 def _numbers(name: str, cells: Any, size: int, source: str) -> Float[np.ndarray, " n"]:
     """Floats of the cells, NaN for empty ones; words are refused."""
     values = np.full(size, np.nan)
-    flat: Sequence[Any] = np.asarray(cells, object).ravel().tolist()
+    flat = _cells(cells)
     if len(flat) != size:
         raise InputError(
             name, expected=f"{size} numbers, one a row of {source}", got=f"{len(flat)}", remedy="match the rows"
