@@ -44,6 +44,14 @@ def test_the_policy_of_a_table_is_the_table() -> None:
     np.testing.assert_array_equal(depth, table.depth)
     np.testing.assert_array_equal(verified, table.verified)
     assert len(table.policy().batch) < 8
+    table_fit = fit_costs(simulated(costs, "9 batches, 3 strategies", 0.0, 0), draws=0)
+    measured = best_strategies(table_fit).policy(table_fit)
+    own = {
+        (d, v): a
+        for d, v, a in zip(*(getattr(table_fit.strategies, x) for x in ("depth", "verified", "accepted")), strict=True)
+    }
+    for d, v, a in zip(measured.depth.tolist(), measured.verified.tolist(), measured.tokens.tolist(), strict=True):
+        assert np.isnan(a) if d == 0 else a == pytest.approx(own[d, v], rel=1e-12)
     never = best_strategies(Costs(fixed=50.0), ACCEPTANCE, batches=[1.0, 2.0])
     assert never.policy().text() == "plain"
 

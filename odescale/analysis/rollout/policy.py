@@ -145,8 +145,7 @@ def best_strategies(
     ```python
     import jax
     jax.config.update("jax_enable_x64", True)
-    from odescale.analysis.rollout.policy import best_strategies
-    from odescale.systems.rollout.cost import Acceptance, Costs
+    from odescale.rollouts import Acceptance, Costs, best_strategies
     print(best_strategies(Costs(), Acceptance(0.85, 0.02)))
     ```
     """
@@ -168,7 +167,7 @@ def best_strategies(
     drawn = chosen[1:]
     interval, sure, regret = np.full((b.size, 2), np.nan), np.full(b.size, np.nan), np.full(b.size, np.nan)
     if len(drawn):
-        interval = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0).T
+        interval = np.quantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0, method="weibull").T
         top = gains[1:].max(axis=1)
         sure, regret = np.mean(drawn >= top, axis=0), np.mean(1 - drawn / top, axis=0)
     depth, verified = np.append(0.0, known.depth)[best], np.append(1.0, known.verified)[best]
