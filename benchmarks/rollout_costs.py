@@ -153,6 +153,9 @@ def anchors() -> None:
             f"| {A} | {fit.rms:.2%} | {float(c.saturation):.0f} | {float(c.sharpness):.2f} | {float(c.context):.4f} | "
             f"{float(c.draft) * DEPTH:.2f} | {worst:.1%} | {strategies_lose(fit).max():.1%} |"
         )
+    for kv in (0.0, 0.0082, 0.02):
+        fit = batch_fit(known={"context": kv}, draws=0)
+        print(f"k_v held at {kv}: rms {fit.rms:.2%}, strategies lose {strategies_lose(fit).max():.1%}")
 
 
 TREES = ((0.75, 0.2, 8), (0.6, 0.35, 8), (0.85, 0.1, 4), (0.7, 0.2, 2), (0.5, 0.4, 16))

@@ -171,6 +171,11 @@ def _table(**changed: Any) -> dict[str, Any]:
     return table
 
 
+def _per_request() -> dict[str, Any]:
+    table = _table()
+    return table | {"tokens_per_second": np.array(table["tokens_per_second"]) / np.array(table["batch"])}
+
+
 @pytest.mark.parametrize(
     ("table", "options", "text"),
     [
@@ -196,6 +201,7 @@ def _table(**changed: Any) -> dict[str, Any]:
         ({"batch": [1, 2, 4], "tps": [1, 2, 3], "depth": [0] * 3}, {}, "rows or more for"),
         ({"batch": [1, 2, 4, 8] * 2, "tps": range(1, 9), "depth": [4] * 8, "al": [2] * 8}, {}, "plain rows"),
         ({"batch": [1, 2], "speedup": [1.5, 2], "depth": [0, 4]}, {}, "speedup: expected 1 in a plain row"),
+        (_per_request(), {}, "tokens of all requests together .*if they are of one request, multiply by the batch"),
         (_table(), {"columns": {"batch": "nope"}}, "columns: "),
         (_table(), {"columns": {"size": "batch"}}, "columns: expected names of"),
         (_table(), {"constants": {"depth": 3}}, "constants: expected columns that table lacks"),

@@ -29,6 +29,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 """Names by which a column is known, letters and digits only."""
 MOST = 1e6
 """Requests at once, or tokens verified of one: more is a slip of the pen."""
+FALLS = 0.9
+"""Speed of plain decoding at the largest batch over that at the smallest below which it is taken to be of one request."""
 NEEDED = ("batch", "depth")
 MEASURES = ("tokens_per_second", "speedup")
 
@@ -189,6 +191,16 @@ def _checked(picked: dict[str, Any], constants: dict[str, float], source: str) -
                 "speedup", expected="1 in a plain row", got=f"{speed[row]:g} in row {row + 1}", remedy="mend it"
             )
         notes.append(f"{int((depth == 0).sum())} plain rows of speed-up 1 say nothing and are left out")
+    plain = np.flatnonzero(depth == 0)
+    if measures[0] == "tokens_per_second" and plain.size:
+        first, last = plain[np.argmin(batch[plain])], plain[np.argmax(batch[plain])]
+        # b/tau(b) rises with b whatever the costs are, as long as a request more costs less than a round.
+        if speed[last] < FALLS * speed[first]:
+            raise InputError(
+                "tokens_per_second", expected=f"tokens of all requests together in {source}",
+                got=f"{speed[first]:g} of plain decoding at batch {batch[first]:g} and {speed[last]:g} at batch {batch[last]:g}",
+                remedy="if they are of one request, multiply by the batch",
+            )  # fmt: skip
     kept = depth > 0 if measures[0] == "speedup" else np.ones(size, bool)
     parts = (x[kept] for x in (rows["batch"], depth, verified, speed, accepted))
     return CostTable(*parts, measure=measures[0], notes=tuple(notes), source=source)
