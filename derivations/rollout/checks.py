@@ -128,6 +128,18 @@ def renewal(extra: sympy.Expr) -> CheckResult:
     return CheckResult(float(abs(z)), 4.0, "rounds until 300 tokens are there, standard errors")
 
 
+def places(per_token: sympy.Expr) -> CheckResult:
+    """Variance of the sum of 200 drawn rounds against its mean times the formula, in standard errors."""
+    rng, depth, runs = np.random.default_rng(9), 6, 20_000
+    a = 0.85 * np.exp(-0.05 * np.arange(depth))
+    tokens = 1 + np.cumprod(rng.random((runs * 200, depth)) < a, axis=1).sum(axis=1)
+    sums = tokens.reshape(runs, 200).sum(axis=1)
+    theory = sums.mean() * _at(per_token, A=tokens.mean(), A_2=(tokens**2.0).mean())
+    return CheckResult(
+        float(abs(sums.var() / theory - 1) * np.sqrt(runs / 2)), 4.0, "variance of places, standard errors"
+    )
+
+
 def slow_map(seen: sympy.Expr, star: sympy.Expr) -> CheckResult:
     """The relaxation by Euler steps and the drift, repeated: where it ends against the fixed point."""
     numbers = {"kappa_inf": 0.1, "delta": 0.03, "r": 0.7, "tau": 0.5}

@@ -154,6 +154,24 @@ def overshoot() -> tuple[Step, sympy.Expr]:
     return step, extra
 
 
+def scatter() -> tuple[Step, sympy.Expr]:
+    """How far drawn acceptances carry the place of a request from the fluid's."""
+    per_token = sympy.simplify((SQUARE - ACCEPTED**2) / ACCEPTED)
+    step = Step(
+        "scatter",
+        "What drawn acceptances scatter",
+        "After l/A rounds of k tokens each the place of a request is l on average and has the variance l (E k^2 - A^2)/A: per "
+        "token of "
+        "the fluid w grows by Var k/A, at the strategy of the moment. Lengths that are spread wider than sqrt(w) do not feel it; "
+        "what "
+        "runs into the cap ends over sqrt(w) tokens around it, one request after the other, and the last of them is late.",
+        (Equation(r"\frac{dw}{dl}", per_token), Equation(r"S(l)", r"S_{\infty}(l)\,\Phi((c-l)/\sqrt w)")),
+        ("fluid",),
+        partial(checks.places, per_token),
+    )
+    return step, per_token
+
+
 def drafter() -> tuple[Step, dict[str, sympy.Expr]]:
     """Relaxation in the idle time, drift at each update: the slow map, its fixed point, and a flow through its points."""
     k = sympy.Function("k")
@@ -256,6 +274,7 @@ def write(found: dict[str, sympy.Expr]) -> tuple[Output, ...]:
         ("acceptance_at", (PLACE, FIRST, HAZARD), "a_i of the i-th drafted token after accepted ones.", found["place"]),
         ("kept", (PLACE, FIRST, HAZARD), "P(i or more drafted tokens are accepted).", found["kept"]),
         ("overshoot", (ACCEPTED, SQUARE), "Tokens of its rounds beyond a request's length; `square` = E k^2.", found["overshoot"]),
+        ("scatter", (ACCEPTED, SQUARE), "dw/dl: variance of a request's place per token of the fluid.", found["scatter"]),
         ("after_idle", (KAPPA, FLOOR, RATE, IDLE), "kappa after an idle time.", found["after"]),
         ("fixed_point", (FLOOR, DRIFT, RATE, IDLE), "kappa that a rollout right after an update sees, for good.", found["star"]),
         ("drafter_flow", (KAPPA, FLOOR, DRIFT, RATE, IDLE), "dkappa/dt, one unit of t is one update of the policy.", found["flow"]),
@@ -276,10 +295,11 @@ def derive() -> Derivation:
     round_step, times = round_time()
     accepted_step, places = accepted_length()
     overshoot_step, extra = overshoot()
+    scatter_step, per_token = scatter()
     drafter_step, slow = drafter()
     variation_step, variation = misalignment()
     gain_step, whole = gain()
-    found = times | places | slow | {"overshoot": extra, "variation": variation, "gain": whole}
+    found = times | places | slow | {"overshoot": extra, "scatter": per_token, "variation": variation, "gain": whole}
     return Derivation(
         name="rollout",
         title="Rollouts with a long tail, speculation, and a drafter that learns in the idle time",
@@ -322,7 +342,8 @@ def derive() -> Derivation:
             Assumption("share", "What is not the rollout takes the same time whatever the rollout does."),
         ),
         steps=(
-            live(), spread(), round_step, acceptance(), accepted_step, overshoot_step, drafter_step, variation_step, gain_step,
+            live(), spread(), round_step, acceptance(), accepted_step, overshoot_step, scatter_step, drafter_step,
+            variation_step, gain_step,
         ),
         outputs=write(found),
         sources=(

@@ -5,7 +5,7 @@ and on the strategy of speculation, as an ODE in tokens; the tokens of a specula
 a drafter that is trained in the idle time while the policy moves.
 """
 
-# derivation: rollout | api: 1 | sha256: 1352491e241c96161510a23e505ebe06a154ebd3e219317ba0900df8d25b2e0a
+# derivation: rollout | api: 1 | sha256: ff165ba263ee4065b98304139dc250706d787b1287b29610b563894ecc56c92e
 # ruff: noqa: E501
 # fmt: off
 
@@ -45,6 +45,11 @@ def kept(i: Array, first: Array, hazard: Array) -> Array:
 def overshoot(accepted: Array, square: Array) -> Array:
     """Tokens of its rounds beyond a request's length; `square` = E k^2."""
     return 0.5 * (-accepted + square) / accepted
+
+
+def scatter(accepted: Array, square: Array) -> Array:
+    """dw/dl: variance of a request's place per token of the fluid."""
+    return -accepted + square / accepted
 
 
 def after_idle(kappa: Array, floor: Array, rate: Array, idle: Array) -> Array:

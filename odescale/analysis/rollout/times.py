@@ -23,7 +23,7 @@ from odescale.solve.trajectory import Trajectory
 from odescale.systems.parameters import is_traced
 from odescale.systems.rollout.fluid import Rollout
 from odescale.systems.rollout.makespan import MOST_NUMBERS, draw_chances, tokens_by_live, worker_times
-from odescale.systems.rollout.strategies import Policy, token_times
+from odescale.systems.rollout.strategies import Policy, round_spread, token_times
 
 
 class RolloutTimes(eqx.Module):
@@ -88,9 +88,23 @@ class RolloutTimes(eqx.Module):
 
 
 @program
-def _drawn(system: Rollout, chances: Any, both: Any) -> Any:
-    tokens = tokens_by_live(system.lengths, chances, system.requests)
-    return jnp.stack([worker_times(tokens, g) for g in both])
+def _drawn(system: Rollout, chances: Any, z: Any, both: Any, curve: Any) -> Any:
+    """Worker times of the draws under the policy, whose acceptances scatter the ends, and without speculation."""
+    t, spread, surplus = curve
+
+    def ends(length: Any) -> Any:
+        return length + jnp.interp(length, t, surplus) + jnp.interp(length, t, spread) * z
+
+    own = tokens_by_live(system.lengths, chances, system.requests, ends)
+    plain = tokens_by_live(system.lengths, chances, system.requests)
+    return jnp.stack([worker_times(own, both[0]), worker_times(plain, both[1])])
+
+
+def _surplus(system: Rollout, live: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """Tokens of the last round beyond a length, at mean numbers of live requests."""
+    most = max(system.requests)
+    each = np.asarray(round_spread(system.acceptance, system.policy, most)[1])
+    return each[np.clip(np.round(live), 1, most).astype(int)]
 
 
 def rollout_times(system: Rollout, *, draws: int = 8192, seed: int = 0) -> RolloutTimes:
@@ -119,16 +133,25 @@ def rollout_times(system: Rollout, *, draws: int = 8192, seed: int = 0) -> Rollo
     draws, seed = whole("draws", draws, 16, 10_000_000), whole("seed", seed, 0)
     system.check()
     cap, most = float(system.lengths.cap), max(system.requests)
+    scatter, extra = (float(x.max()) for x in round_spread(system.acceptance, system.policy, most))
+    beyond = cap + 8 * np.sqrt(cap * scatter) + 2 * extra  # drawn acceptances spread what ends at the cap
     ts = np.concatenate([[0.0], np.geomspace(cap / 1e4, cap, 200)])
     never = eqx.tree_at(lambda s: s.policy.depth, system, jnp.zeros_like(system.policy.depth))
-    found, without = (integrate(own, ts=ts, exponents=False) for own in (system, never))
-    times = found.observables["time"]
+    further = np.linspace(cap, beyond, 40)[1:] if scatter > 0 else np.empty(0)
+    found, without = (
+        integrate(own, ts=t, exponents=False) for own, t in ((system, np.append(ts, further)), (never, ts))
+    )
+    # Where nobody is left the share of live requests is 0, which no logarithm has: the times before are whole.
+    kept = np.flatnonzero(found.valid)
+    times, live, spread = (np.asarray(found.observables[name])[kept] for name in ("time", "live", "spread"))
     both = jnp.stack([token_times(system.costs, system.acceptance, p, most)[0] for p in (system.policy, Policy())])
+    curve = [jnp.asarray(x) for x in (found.t[kept], spread, _surplus(system, live))]
     size = max(1, min(draws, MOST_NUMBERS // (most * len(system.requests))))
     parts = []
     for k, begin in enumerate(range(0, draws, size)):
         chances = draw_chances(system.requests, size, seed + 7919 * k)
-        parts.append(np.asarray(_drawn(system, jnp.asarray(chances), both))[:, : draws - begin])
+        z = np.random.default_rng([seed, k]).standard_normal(chances.shape)
+        parts.append(np.asarray(_drawn(system, jnp.asarray(chances), jnp.asarray(z), both, curve))[:, : draws - begin])
     drawn = np.concatenate(parts, axis=1)
     slowest, wait = drawn.max(axis=2), drawn.max(axis=2) - drawn.mean(axis=2)
     means = np.array([float(times[-1]), float(without.observables["time"][-1])])[:, None]
@@ -139,10 +162,10 @@ def rollout_times(system: Rollout, *, draws: int = 8192, seed: int = 0) -> Rollo
     gain_error = _mean(spans[1] - ratio * spans[0])[1] / makespan
     places = system.policy.batch[(system.policy.batch > 0) & (system.policy.batch < np.mean(system.requests))]
     tokens = [float(system.lengths.quantile(float(b) / np.mean(system.requests))) for b in places]
-    switches = {float(b): (x, float(np.interp(x, found.t, times))) for b, x in zip(places, tokens, strict=True)}
+    switches = {float(b): (x, float(np.interp(x, found.t[kept], times))) for b, x in zip(places, tokens, strict=True)}
     return RolloutTimes(
         system=system, trajectory=found, without=without, time=float(times[-1]), makespan=(makespan, error), idle=_mean(wait),
-        idle_slots=float(found.observables["idle_slots"][-1]), plain=(plain, plain_error), gain=(ratio, gain_error),
+        idle_slots=float(found.observables["idle_slots"][kept[-1]]), plain=(plain, plain_error), gain=(ratio, gain_error),
         drawn=slowest[0], drawn_plain=slowest[1], switches=switches,
     )  # fmt: skip
 

@@ -26,8 +26,8 @@ def _number(x: ArrayLike) -> Float[Array, "..."]:
     return jnp.asarray(x, float)
 
 
-def _domain(name: str, value: Array, expected: str, holds: bool | np.bool_) -> None:
-    if not holds:
+def _domain(name: str, value: Array, expected: str, holds: ArrayLike) -> None:
+    if not bool(holds):
         raise InputError(name, expected=expected, got=np.asarray(value).tolist(), remedy="see odescale.rollouts.Costs")
 
 

@@ -13,7 +13,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.scipy.special import gammaln, xlog1py, xlogy
+from jax.scipy.special import gammaln, ndtr, xlog1py, xlogy
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Real
 
@@ -31,7 +31,7 @@ from odescale.systems.rollout.lengths import (
     ParetoLengths,
     read_lengths,
 )
-from odescale.systems.rollout.strategies import Policy, parse_policy, token_times
+from odescale.systems.rollout.strategies import Policy, parse_policy, round_spread, token_times
 
 TOKEN = "token of every live request"
 COSTS = ("saturation", "sharpness", "context", "fixed", "draft", "crowding")
@@ -51,13 +51,14 @@ class Rollout(AbstractSystem):
     r"""d E T/dl = E g(n), n ~ Bin(N, S(l)): time of a rollout against tokens, with strategies of speculation by batch.
 
     The loss is S(l), the share of answers that are still being written: a body that ends exponentially and a heavy tail are its two
-    phases. State (2, workers of different size): E T and E int (1 - n/N) dT, the time that slots of finished requests stand idle.
+    phases. State (3, workers of different size): E T; E int (1 - n/N) dT, the time that slots of finished requests stand idle; w,
+    the variance that drawn acceptances give the place of a request: what is at the cap ends over sqrt(w) tokens, not at once.
     One unit of t is one token of every live request: no SGD step passes, the whole rollout is one update of the policy.
 
     **Fields**: `lengths` (S), `policy`; the numbers of `costs` (tau) and `acceptance` (A); `requests`: of each worker.
     **Observables**: `time` E T and `idle_slots` in plain rounds at batch 1, means over workers; `live` requests of a worker.
-    **Failure regime**: exact in the mean for independent lengths and a policy that looks at the batch; random acceptances and the
-    last round of a request change it by about d/L. Makespan, idle workers, quantiles: `odescale.rollouts.rollout_times`.
+    **Failure regime**: exact in the mean for independent lengths and a policy that looks at the batch, up to
+    (d/L)^2. Makespan, idle workers, quantiles: `odescale.rollouts.rollout_times`.
     Source: see `sources`.
     """
 
@@ -113,28 +114,52 @@ class Rollout(AbstractSystem):
         return {n: self.requests.count(n) / len(self.requests) for n in sorted(set(self.requests))}
 
     def initial_state(self) -> Float[Array, "2 k"]:
-        """[E T, idle slots] = 0, for every size of worker."""
-        return jnp.zeros((2, len(self.sizes)))
+        """[E T, idle slots, w] = 0, for every size of worker."""
+        return jnp.zeros((3, len(self.sizes)))
 
-    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "2 k"], args: Any = None) -> Float[Array, "2 k"]:
-        """[E g, E (1 - n/N) g] at t tokens."""
-        S, rows = self.lengths.survival(t), []
-        for requests in self.sizes:
-            chance = live_chances(requests, S)
+    def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, "3 k"], args: Any = None) -> Float[Array, "3 k"]:
+        """[E g, E (1 - n/N) g, E v] at t tokens."""
+        rows = []
+        for k, requests in enumerate(self.sizes):
+            chance, scatter, _ = self.live(t, y[2, k], requests)
             g = token_times(self.costs, self.acceptance, self.policy, requests)[0]
             free = 1 - jnp.arange(requests + 1) / requests
-            rows.append(jnp.stack([chance @ g, chance @ (free * g)]))
+            rows.append(jnp.stack([chance @ g, chance @ (free * g), scatter]))
         return jnp.stack(rows, axis=1)
 
-    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "2 k"]) -> Float[Array, ""]:
-        """S(t)."""
-        return self.lengths.survival(t)
+    def live(
+        self, t: Real[ArrayLike, ""], w: Float[Array, ""], requests: int
+    ) -> tuple[Float[Array, " n"], Float[Array, ""], Float[Array, ""]]:
+        """(P(n live), E v, S) of a worker at t tokens; v is that of a worker that is still at work."""
+        scatter, surplus = round_spread(self.acceptance, self.policy, requests)
+        first = live_chances(requests, self.survival(t, w, jnp.zeros(())))
+        going = jnp.maximum(1 - first[0], 1e-300)
+        S = self.survival(t, w, first[1:] @ surplus[1:] / going)
+        return live_chances(requests, S), first[1:] @ scatter[1:] / going, S
 
-    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "2 k"]) -> dict[str, Array]:
-        """`time`, `idle_slots` and `live`, means over the workers."""
+    def survival(self, t: Real[ArrayLike, ""], w: Float[Array, ""], surplus: Float[Array, ""]) -> Float[Array, ""]:
+        """Share still being written at t tokens of the fluid: lengths are longer by the surplus of the last round, and what runs
+        into the cap ends around it, with the standard deviation sqrt(w)."""
+        length = jnp.clip(jnp.asarray(t, float) - surplus, 0.0, None)
+        below = self.lengths.uncapped(jnp.minimum(length, self.lengths.cap))
+        width = jnp.sqrt(jnp.maximum(w, 1e-12))
+        smooth = ndtr((self.lengths.cap - length) / width)
+        return below * jnp.where(w > 1e-9, smooth, jnp.where(length > self.lengths.cap, 0.0, 1.0))
+
+    def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, "3 k"]) -> Float[Array, ""]:
+        """S(t), mean over the workers by their requests."""
+        weight = jnp.asarray([n * share for n, share in self.sizes.items()])
+        each = jnp.stack([self.live(t, y[2, k], n)[2] for k, n in enumerate(self.sizes)])
+        return each @ weight / weight.sum()
+
+    def observables(self, t: Real[ArrayLike, ""], y: Float[Array, "3 k"]) -> dict[str, Array]:
+        """`time`, `idle_slots` and `live`, means over the workers; `spread` sqrt(w) of a request's place, in tokens."""
         share = jnp.asarray(list(self.sizes.values()))
         mean = float(np.mean(self.requests))
-        return {"time": y[0] @ share, "idle_slots": y[1] @ share, "live": mean * self.lengths.survival(t)}
+        return {
+            "time": y[0] @ share, "idle_slots": y[1] @ share, "live": mean * self.excess_loss(t, y),
+            "spread": jnp.sqrt(jnp.maximum(y[2] @ share, 0.0)),
+        }  # fmt: skip
 
     def check(self) -> None:
         if any(is_traced(leaf) for leaf in jax.tree_util.tree_leaves(self)):

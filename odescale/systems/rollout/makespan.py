@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -26,17 +28,24 @@ def draw_chances(requests: tuple[int, ...], draws: int, seed: int) -> Float[np.n
 
 
 def tokens_by_live(
-    lengths: AbstractLengths, chances: Float[Array, "d w n"], requests: tuple[int, ...]
+    lengths: AbstractLengths,
+    chances: Float[Array, "d w n"],
+    requests: tuple[int, ...],
+    ends: Callable[[Float[Array, "d w n"]], Float[Array, "d w n"]] | None = None,
 ) -> Float[Array, "d w m"]:
     """Tokens that pass while 0 ... N requests of a worker are live, from `draw_chances`; N is the largest number of `requests`.
+
+    `ends`: from drawn lengths to the tokens of the fluid at which they end (default: the same).
 
     With them T = sum_n g(n) x tokens(n): the sum over order statistics.
     """
     most = max(requests)
     drawn = lengths.quantile(jnp.where(chances > 0, chances, 0.5))
+    ended = drawn if ends is None else ends(drawn)
     rows = []
     for w, n in enumerate(requests):
-        between = jnp.diff(drawn[:, w, :n], axis=1, prepend=0.0)
+        own = ended[:, w, :n] if ends is None else jnp.sort(ended[:, w, :n], axis=1)
+        between = jnp.diff(own, axis=1, prepend=0.0)
         # The first stretch has all n live, the last one has one.
         rows.append(
             jnp.concatenate([jnp.zeros((len(drawn), 1)), between[:, ::-1], jnp.zeros((len(drawn), most - n))], axis=1)

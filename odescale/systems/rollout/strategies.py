@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Int
 
 from odescale.errors import InputError
+from odescale.generated import rollout as formulas
 from odescale.systems.parameters import is_traced
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs, round_time
 
@@ -117,6 +118,18 @@ def parse_policy(text: str | Sequence[Sequence[float]]) -> Policy:
         return Policy()
     batch, depth, verified, tokens = zip(*filled, strict=True)
     return Policy(batch, depth, verified, tokens if any(a == a for a in tokens) else None)
+
+
+def round_spread(
+    acceptance: Acceptance, policy: Policy, requests: int
+) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
+    """(v, Delta L) with 0 ... `requests` live, in tokens: Var k/A of the tokens k of a round, the scatter of a request's place per
+    token, and what its last round brings too much. Both 0 without speculation."""
+    live = jnp.arange(requests + 1, dtype=float)
+    depth, _ = policy.at(live)
+    own = policy.acceptance(live, acceptance)
+    mean, square = own.tokens(depth), own.square(depth)
+    return formulas.scatter(mean, square), formulas.overshoot(mean, square)
 
 
 def token_times(
