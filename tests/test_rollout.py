@@ -80,7 +80,7 @@ def test_limits() -> None:
     assert end(one)["time"] == pytest.approx(float(one.lengths.mean()), rel=1e-5) and end(one)["idle_slots"] == 0
     sure = rollout(body=300.0, cap=3000.0, requests=1, first=1.0, hazard=0.0, depth=4, verified=5, saturation=1e6)
     # Five tokens a round: the last one brings two too much on average.
-    assert end(sure)["time"] == pytest.approx((float(sure.lengths.mean()) + 2) * (1 + 0.1 + 4 * 0.03) / 5, rel=1e-4)
+    assert end(sure)["time"] == pytest.approx((float(sure.lengths.mean()) + 2) * (1 + 0.1 + 4 * 0.03) / 5, rel=1e-3)
 
 
 def test_costs_and_acceptance() -> None:

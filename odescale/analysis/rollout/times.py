@@ -65,15 +65,15 @@ class RolloutTimes(eqx.Module):
         return float(formulas.end_to_end(jnp.asarray(share), jnp.asarray(self.gain[0])))
 
     def __str__(self) -> str:
-        system, (makespan, error) = self.system, self.makespan
+        system = self.system
         workers = len(system.requests)
         lines = [
             f"{sum(system.requests)} requests on {workers} worker{'' if workers == 1 else 's'}, {system.law} lengths of mean "
             f"{float(system.lengths.mean()):.5g} up to {float(system.lengths.cap):g} tokens, policy {system.policy.text()}",
-            f"  makespan {makespan:.5g} +- {error:.2g} plain rounds at batch 1; without speculation {self.plain[0]:.5g} "
-            f"+- {self.plain[1]:.2g}: gain {self.gain[0]:.3f} +- {self.gain[1]:.2g}",
+            f"  makespan {_said(self.makespan)} plain rounds at batch 1; without speculation {_said(self.plain)}: gain "
+            f"{_said(self.gain, 4)}",
             f"  of it, slots of finished requests stand empty {self.idle_slots:.5g}"
-            + (f"; a worker waits {self.idle[0]:.5g} +- {self.idle[1]:.2g} for the slowest" if workers > 1 else ""),
+            + (f"; a worker waits {_said(self.idle)} for the slowest" if workers > 1 else ""),
         ]
         for live, (tokens, time) in self.switches.items():
             lines.append(f"  {live:g} live requests of a worker: after {tokens:.5g} tokens, at {time:.5g}")
@@ -168,6 +168,11 @@ def rollout_times(system: Rollout, *, draws: int = 8192, seed: int = 0) -> Rollo
         idle_slots=float(found.observables["idle_slots"][kept[-1]]), plain=(plain, plain_error), gain=(ratio, gain_error),
         drawn=slowest[0], drawn_plain=slowest[1], switches=switches,
     )  # fmt: skip
+
+
+def _said(pair: tuple[float, float], digits: int = 5) -> str:
+    value, error = pair
+    return f"{value:.{digits}g}" + (f" +- {error:.2g}" if error > 1e-9 * abs(value) else "")
 
 
 def _mean(x: Float[np.ndarray, " d"]) -> tuple[float, float]:

@@ -133,7 +133,7 @@ class Rollout(AbstractSystem):
         """(P(n live), E v, S) of a worker at t tokens; v is that of a worker that is still at work."""
         scatter, surplus = round_spread(self.acceptance, self.policy, requests)
         first = live_chances(requests, self.survival(t, w, jnp.zeros(())))
-        going = jnp.maximum(1 - first[0], 1e-300)
+        going = jnp.maximum(first[1:].sum(), 1e-300)  # 1 - P(0) would be noise where nearly all are done
         S = self.survival(t, w, first[1:] @ surplus[1:] / going)
         return live_chances(requests, S), first[1:] @ scatter[1:] / going, S
 
