@@ -165,7 +165,7 @@ def test_policies() -> None:
         ({"policy": "32:6"}, "policy"), ({"policy": "32:6x16@9"}, "tokens"), ({"policy": "32:6x4"}, "verified"),
         ({"policy": "plain", "depth": 3}, "depth"),
         ({"at_cap": 0.1, "lengths": "pareto"}, "at_cap"), ({"first": 1.2}, "first"), ({"depth": 9, "verified": 4}, "verified"),
-        ({"spread": 2.0}, "spread"), ({"cap": -1.0}, "cap"),
+        ({"spread": 2.0}, "spread"), ({"cap": -1.0}, "cap"), ({"cap": 1000.0}, "cap"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(given, word: str) -> None:

@@ -178,7 +178,15 @@ class Rollout(AbstractSystem):
 
 
 def lengths_of(law: str, body: Any, spread: Any, at_cap: Any, cap: Any) -> AbstractLengths:
-    """The law by its name with the numbers of the table; anything else is a file of lengths."""
+    """The law by its name with the numbers of the table; anything else is a file of lengths. A cap below the body is refused."""
+    if (
+        law in ("lognormal", "pareto", "capped")
+        and not (is_traced(body) or is_traced(cap))
+        and float(cap) <= float(body)
+    ):
+        raise InputError(
+            "cap", expected=f"a cap above body = {float(body):g}", got=float(cap), remedy="raise it, or lower body"
+        )
     if law == "lognormal":
         return LognormalLengths(median=body, sigma=spread, cap=cap)
     if law == "pareto":
