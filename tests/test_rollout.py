@@ -139,6 +139,8 @@ def test_a_list_of_lengths(tmp_path) -> None:
     (tmp_path / "bare.txt").write_text("\n".join(map(str, values)))
     first, second = read_lengths(tmp_path / "own.csv"), read_lengths(tmp_path / "bare.txt")
     assert np.array_equal(first.knots, own.knots) and np.array_equal(second.shares, own.shares)
+    whole = rollout(lengths=str(tmp_path / "own.csv"), requests=8)  # the default cap lies beyond the longest
+    assert float(whole.lengths.cap) == values.max() and float(whole.lengths.survival(values.max() + 1)) == 0
     cut = rollout(lengths=str(tmp_path / "own.csv"), cap=1000.0, requests=8)
     assert end(cut, 1000.0)["time"] > 0 and float(cut.lengths.cap) == 1000.0
 
@@ -165,7 +167,7 @@ def test_policies() -> None:
         ({"policy": "32:6"}, "policy"), ({"policy": "32:6x16@9"}, "tokens"), ({"policy": "32:6x4"}, "verified"),
         ({"policy": "plain", "depth": 3}, "depth"),
         ({"at_cap": 0.1, "lengths": "pareto"}, "at_cap"), ({"first": 1.2}, "first"), ({"depth": 9, "verified": 4}, "verified"),
-        ({"spread": 2.0}, "spread"), ({"cap": -1.0}, "cap"), ({"cap": 1000.0}, "cap"),
+        ({"spread": 2.0}, "spread"), ({"cap": -1.0}, "cap"), ({"cap": 1000.0}, "cap"), ({"imbalance": 0.2}, "imbalance"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(given, word: str) -> None:

@@ -113,7 +113,7 @@ class Rollout(AbstractSystem):
         """Requests of a worker -> share of the workers that have so many."""
         return {n: self.requests.count(n) / len(self.requests) for n in sorted(set(self.requests))}
 
-    def initial_state(self) -> Float[Array, "2 k"]:
+    def initial_state(self) -> Float[Array, "3 k"]:
         """[E T, idle slots, w] = 0, for every size of worker."""
         return jnp.zeros((3, len(self.sizes)))
 
@@ -224,6 +224,7 @@ def rollout(
     law = type(built).__name__ if built else v["lengths"]
     unread(None if built else law, given, v["policy"] != "")
     law_of = built or lengths_of(law, v["body"], v["spread"], v["at_cap"], v["cap"])
+    alone(v["workers"], given)
     below = Policy([v["threshold"]], [v["depth"]], [v["verified"]]) if not v["policy"] else None
     return Rollout(
         lengths=law_of,
@@ -236,6 +237,14 @@ def rollout(
 
 def text_of(policy: Policy | str | None) -> str | None:
     return policy.text() if isinstance(policy, Policy) else policy
+
+
+def alone(workers: int, given: dict[str, Any]) -> None:
+    """One worker has no imbalance."""
+    if workers == 1 and "imbalance" in given and float(given["imbalance"]) != 0:
+        raise InputError(
+            "imbalance", expected="two workers or more beside it", got=given["imbalance"], remedy="set workers"
+        )
 
 
 def unread(law: str | None, given: dict[str, Any], by_policy: bool) -> None:

@@ -137,7 +137,7 @@ class ListedLengths(AbstractLengths):
 
 
 def listed_lengths(lengths: ArrayLike, cap: float | None = None) -> ListedLengths:
-    """The law of measured lengths (n,), in tokens, cut at `cap` (default: the longest). Those that are not positive are refused."""
+    """The law of measured lengths (n,), in tokens, cut at `cap` (default, and at most: the longest). Those that are not positive are refused."""
     values = np.asarray(lengths, float).ravel()
     if values.size < 2:
         raise InputError(
@@ -155,6 +155,7 @@ def listed_lengths(lengths: ArrayLike, cap: float | None = None) -> ListedLength
         raise InputError(
             "cap", expected=f"a cap above the mean length, {values.mean():.6g}", got=top, remedy="raise it"
         )
+    top = min(top, float(values.max()))  # beyond its longest a list knows nothing
     ordered = np.sort(values)
     # Between its order statistics a sample says nothing: the share at the k-th of n is put at its middle, (n - k + 1/2)/n.
     shares = (values.size - np.arange(values.size) - 0.5) / values.size
