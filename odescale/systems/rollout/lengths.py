@@ -137,7 +137,7 @@ class ListedLengths(AbstractLengths):
 
 
 def listed_lengths(lengths: ArrayLike, cap: float | None = None) -> ListedLengths:
-    """The law of measured lengths (n,), in tokens, cut at `cap` (default, and at most: the longest). Those that are not positive are refused."""
+    """The law of measured lengths (n,), in tokens, all positive, cut at `cap` (default, and at most: the longest)."""
     values = np.asarray(lengths, float).ravel()
     if values.size < 2:
         raise InputError(
