@@ -103,16 +103,16 @@ def test_a_regression_of_after_on_before_would_be_biased():
 def test_forecasts_cover_as_they_say():
     """Fitted to 60 steps, the next 60, measured: 50 and 95 % intervals hold their share and not another."""
     shares = {0.5: [], 0.95: []}
-    for seed in range(12):
+    for seed in range(10):
         before, after, idle = simulate(120, 100 + seed)
         fit = fit_drafter(before[:60], after[:60], idle[:60], draws=20)
         for level, found in shares.items():
             told = replace(fit, level=level).forecast(60, idle[60:])
             found.append(told.covered(before[60:], after[60:]))
-    # 12 runs of 120 correlated values: the scatter between runs is the error.
+    # 10 runs of 120 correlated values: the scatter between runs is the error.
     for level, found in shares.items():
-        assert abs(np.mean(found) - level) < 3 * max(np.std(found, ddof=1), 0.01) / np.sqrt(12), level
-    assert np.std(shares[0.5], ddof=1) / np.sqrt(12) < 0.04
+        assert abs(np.mean(found) - level) < 3 * max(np.std(found, ddof=1), 0.01) / np.sqrt(10), level
+    assert np.std(shares[0.5], ddof=1) / np.sqrt(10) < 0.04
 
 
 def test_it_says_when_the_map_does_not_hold():
@@ -120,10 +120,10 @@ def test_it_says_when_the_map_does_not_hold():
     assert "delta changes along the run" in growing.verdict and growing.checks["delta"] < 1e-4
     for power, bounds in ((3.0, (0.0, 1e-3)), (1.0, (0.1, 1.0))):
         words = {"power": power, "low": 5.0, "high": 40.0, "delta": 0.2}
-        fits = [fit_drafter(*simulate(120, seed, **words), draws=20) for seed in range(5)]
+        fits = [fit_drafter(*simulate(120, seed, **words), draws=20) for seed in range(3)]
         low, high = bounds
         assert low <= np.median([fit.checks["exponential"] for fit in fits]) <= high
-        assert sum("not exponential" in fit.verdict for fit in fits) >= 3 if power > 1 else "holds" in fits[0].verdict
+        assert sum("not exponential" in fit.verdict for fit in fits) == 3 if power > 1 else "holds" in fits[0].verdict
 
 
 def test_still_drafters_leave_r_open():

@@ -79,7 +79,7 @@ def keep_all(p: jax.Array, q: jax.Array) -> jax.Array:
 
 @pytest.mark.parametrize(
     ("tree", "decoding"),
-    [((1, 1, 1), {}), ((3, 2), {}), ((2, 1), {"temperature": 0.7, "banned": (2,)})],
+    [((1, 1, 1), {}), ((2, 2), {}), ((3, 1), {"temperature": 0.7, "banned": (2,)})],
 )
 def test_tokens_are_the_targets(tree, decoding):
     """Three tokens from chains and trees by chi-square against the target's exact distribution."""
@@ -104,7 +104,7 @@ def test_plain_samples_are_the_targets():
 
 def test_one_token_is_accepted_as_often_as_the_distributions_overlap():
     """1 - TV for every first token; a whole chain with sum over paths of prod min(p, q); two candidates by hand."""
-    for start in range(V):
+    for start in (0, 1):
         prompt = jnp.full((TRIALS, 1), start, jnp.int32)
         run = speculate(TARGET, DRAFTER, prompt, jax.random.key(start), new=1, branching=(1, 1, 1))
         p, q = table("target")[start,], table("drafter")[start,]
@@ -212,14 +212,21 @@ def test_the_drafter_is_distilled_from_what_the_target_writes(pair):
     assert abs(each.mean() - pair.kappa[0]) < 4 * each.std() * np.sqrt(1 / 400 + 1 / 256)
 
 
-def count_x(tokens: jax.Array) -> jax.Array:
-    return jnp.mean(tokens == TEXT.alphabet.index("x"), axis=1).astype(float)
+class Share(eqx.Module):
+    """Of one token among those that a sequence adds."""
+
+    token: int = eqx.field(static=True)
+
+    def __call__(self, tokens: jax.Array) -> jax.Array:
+        return jnp.mean(tokens == self.token, axis=1).astype(float)
 
 
 def test_the_target_climbs_and_a_run_goes_on_where_it_stopped(pair):
     """Twelve steps in one piece and in two are the same bits; the reward rises; the idle phase lowers kappa."""
-    words = {"reward": count_x, "prompts": 4, "group": 8, "kept": 32, "learning_rate": 3e-2, "drafter_rate": 1e-2,
-             "drafter_batch": 16, "memory": 3, "branching": (1, 1)}  # fmt: skip
+    words = {
+        "reward": Share(TEXT.alphabet.index("x")), "prompts": 4, "group": 8, "kept": 32, "learning_rate": 3e-2,
+        "drafter_rate": 1e-2, "drafter_batch": 16, "memory": 3, "branching": (1, 1),
+    }  # fmt: skip
     idle = np.tile([2, 6, 0], 4)
     whole = reinforce(pair, TEXT, 12, idle=idle, **words)
     half = reinforce(pair, TEXT, 5, idle=idle[:5], **words)

@@ -79,8 +79,8 @@ def minimise(
     def single(theta: Array, series: Series) -> tuple[Array, Array]:
         objective = partial(negative_log, series=series)
 
-        def one(_: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-            theta, value, damping = carry
+        def one(carry: tuple[Array, ...]) -> tuple[Array, ...]:
+            theta, value, damping, count, _ = carry
             gradient, curvature = jax.grad(objective)(theta), jax.hessian(objective)(theta)
             sizes, axes = jnp.linalg.eigh(curvature)
             # By the size of the curvature: a saddle is left downhill.
@@ -88,10 +88,17 @@ def minimise(
             step = step * jnp.minimum(1.0, 1.0 / jnp.linalg.norm(step))
             new = objective(theta + step)
             better = new < value
+            left = jnp.where(better, value - new, jnp.where(damping > 1e6, 0.0, jnp.inf))
             damping = jnp.clip(jnp.where(better, damping / 8, damping * 8), 1e-6, 1e9)
-            return jnp.where(better, theta + step, theta), jnp.where(better, new, value), damping
+            theta, value = jnp.where(better, theta + step, theta), jnp.where(better, new, value)
+            return theta, value, damping, count + 1, left
 
-        end, value, _ = lax.fori_loop(0, iterations, one, (theta, objective(theta), jnp.asarray(1.0)))
+        def more(carry: tuple[Array, ...]) -> Array:
+            # A part of the log likelihood that no interval would feel.
+            return (carry[3] < iterations) & (carry[4] > 1e-9)
+
+        start = (theta, objective(theta), jnp.asarray(1.0), jnp.asarray(0), jnp.asarray(jnp.inf))
+        end, value, *_ = lax.while_loop(more, one, start)
         return end, value
 
     return jax.vmap(single)(starts, series)
