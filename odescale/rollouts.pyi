@@ -1,11 +1,16 @@
 from odescale.analysis.rollout.accepted import AcceptanceFit as AcceptanceFit
 from odescale.analysis.rollout.accepted import fit_acceptance as fit_acceptance
 from odescale.analysis.rollout.accepted import fit_acceptance_by_place as fit_acceptance_by_place
+from odescale.analysis.rollout.bandit import EpsilonGreedy as EpsilonGreedy
+from odescale.analysis.rollout.bandit import Mapped as Mapped
+from odescale.analysis.rollout.bandit import Regret as Regret
 from odescale.analysis.rollout.bandit import bucketed as bucketed
 from odescale.analysis.rollout.bandit import fixed_threshold as fixed_threshold
 from odescale.analysis.rollout.bandit import oracle as oracle
 from odescale.analysis.rollout.bandit import regrets as regrets
 from odescale.analysis.rollout.calibrate import fit_costs as fit_costs
+from odescale.analysis.rollout.drafter import DrafterFit as DrafterFit
+from odescale.analysis.rollout.drafter import fit_drafter as fit_drafter
 from odescale.analysis.rollout.fitted import CostFit as CostFit
 from odescale.analysis.rollout.policy import PolicyTable as PolicyTable
 from odescale.analysis.rollout.policy import best_strategies as best_strategies
@@ -30,3 +35,9 @@ from odescale.systems.rollout.lengths import listed_lengths as listed_lengths
 from odescale.systems.rollout.lengths import read_lengths as read_lengths
 from odescale.systems.rollout.strategies import Policy as Policy
 from odescale.systems.rollout.strategies import parse_policy as parse_policy
+from odescale.training.speculative.distributions import Decoding as Decoding
+from odescale.training.speculative.distributions import misalignment as misalignment
+from odescale.training.speculative.pair import train_pair as train_pair
+from odescale.training.speculative.policy import brackets as brackets
+from odescale.training.speculative.policy import reinforce as reinforce
+from odescale.training.speculative.sampling import speculate as speculate

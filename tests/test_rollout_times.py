@@ -69,6 +69,13 @@ def test_pictures(found) -> None:
     )
     drawn = odescale.plot(rollouts.policy_map(rollouts.Costs(), batches=[1, 4, 16], firsts=[0.5, 0.9]))["map"]
     assert "batch" in drawn.get_xlabel() and "a_1" in drawn.get_ylabel()
+    rng, idle, kappa, rows = np.random.default_rng(0), np.arange(2.0, 26.0) % 9 + 1, 0.5, []
+    for t in idle:
+        after = 0.1 + (kappa - 0.1) * np.exp(-0.1 * t)
+        rows.append(np.array([kappa, after]) + rng.normal(0, 0.01, 2))
+        kappa = after + 0.05
+    panel = odescale.plot(rollouts.fit_drafter(*np.transpose(rows), idle, draws=20))["kappa"]
+    assert "updates" in panel.get_xlabel() and "nats" in panel.get_ylabel()
     course = odescale.integrate(rollouts.drafter(requests=4, workers=2, body=60.0, cap=400.0, rate=2e-3), 20.0)
     assert "updates" in odescale.plot(course, kind="drafter")["kappa"].get_xlabel()
 

@@ -42,6 +42,7 @@ DRAWINGS: dict[str, dict[str, str | Callable[..., Any]]] = {
     "TableFit": {"isoflop": "tables:plot_isoflop", "residuals": "tables:plot_table_residuals"},
     "TableReport": {"frontier": "tables:plot_best_sizes"},
     "RolloutTimes": {"rollout": "rollouts:plot_rollout"},
+    "DrafterFit": {"kappa": "rollouts:plot_drafter_fit"},
     "PolicyTable": {"gain": "rollouts:plot_policy"},
     "PolicyMap": {"map": "rollouts:plot_policy_map"},
     "Plan": {"worth": "plans:plot_plan"},

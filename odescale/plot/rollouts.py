@@ -157,3 +157,35 @@ def plot_drafter(found: Any, axes: Any = None, *, title: str = "") -> dict[str, 
             panel.legend(fontsize=8.5)
         panel.figure.suptitle(title or "a drafter that learns while workers wait", fontsize=11)
     return drawn
+
+
+def plot_drafter_fit(found: Any, axes: Any = None, *, steps: int = 0, title: str = "") -> dict[str, Axes]:
+    """Measured misalignment before and after the idle phases of a run, the fixed point, and what the fit expects of further steps
+    (axes "kappa"). `found`: `DrafterFit`; `steps` ahead, at the mean idle time (default: a third of those measured)."""
+    with shared_style():
+        panel = panels(axes, ("kappa",), 7.6, 4.4)["kappa"]
+        before, after = found.scale * np.asarray(found.series.before), found.scale * np.asarray(found.series.after)
+        n = np.arange(before.size)
+        panel.plot(n, before, "o", markersize=3.5, color=COLOURS["run"], label="before the idle phase")
+        panel.plot(n, after, "o", markersize=3.5, color=COLOURS["theory"], label="after it")
+        ahead = steps or max(1, before.size // 3)
+        then = found.forecast(ahead, found.mean_idle)
+        later = before.size + np.arange(ahead)
+        for name, colour in (("before", COLOURS["run"]), ("after", COLOURS["theory"])):
+            panel.plot(later, getattr(then, name), color=colour)
+            low, high = getattr(then, f"{name}_low"), getattr(then, f"{name}_high")
+            panel.fill_between(
+                later, low, high, color=colour, alpha=0.15, linewidth=0, label=f"expected {name}, {found.level:.0%}"
+            )
+        if found.identified:
+            panel.axhline(
+                found.kappa_inf, color=COLOURS["formula"], linestyle=":", linewidth=1.0, label=r"floor $\kappa_\infty$"
+            )
+        panel.set_xlabel("updates of the policy")
+        panel.set_ylabel(r"$\kappa$ = KL(target || drafter), nats per token")
+        panel.set_title(
+            title or f"r = {found.r:.3g} per idle unit, delta = {found.delta:.3g} per update", fontsize=10.5
+        )
+        panel.set_ylim(bottom=0)
+        panel.legend(fontsize=8.5)
+    return {"kappa": panel}

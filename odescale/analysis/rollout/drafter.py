@@ -149,7 +149,7 @@ def fit_drafter(
     idle, x, rows = rng.uniform(2, 20, 80), 0.5, []
     for t in idle:
         after = 0.1 + (x - 0.1) * np.exp(-0.05 * t)
-        rows.append((x, after) + rng.normal(0, 0.01))
+        rows.append(np.array([x, after]) + rng.normal(0, 0.01, 2))
         x = after + 0.05 + rng.normal(0, 0.005)
     print(fit_drafter(*np.transpose(rows), idle, draws=50))
     ```
