@@ -18,7 +18,7 @@ import numpy as np
 
 jax.config.update("jax_enable_x64", True)
 
-from benchmarks.rollout_costs import batch_fit  # noqa: E402
+from benchmarks.rollout_costs import DEPTH, batch_fit  # noqa: E402
 from odescale import train  # noqa: E402
 from odescale.analysis.rollout.policy import best_strategies  # noqa: E402
 from odescale.analysis.rollout.times import rollout_times  # noqa: E402
@@ -111,21 +111,25 @@ def quantiles(seeds: int) -> None:
 SETTINGS = [(n, body, cap) for n in (64, 128, 256) for body in (1500.0, 2500.0, 4000.0) for cap in (0.01, 0.03, 0.06)]
 """Requests of a worker, mean of the body, share at a cap of 32768: declared, the paper does not print them."""
 COST_MODELS = {
-    "all costs fitted to the batch table": {},
-    "k_v = .0082 (keys and values of 2000 to 2500 tokens over the weights of a 7 B model), q = 1": {
-        "context": 0.0082,
-        "sharpness": 1.0,
-    },
-}
+    "all costs fitted to the batch table, best strategy at every batch": ({}, None),
+    "k_v = .0082 (keys and values of 2000 to 2500 tokens over the weights of a 7 B model), q = 1.2, best strategy": (
+        {"context": 0.0082, "sharpness": 1.2}, None,
+    ),
+    "the same costs, V = 16 up to 32 live": ({"context": 0.0082, "sharpness": 1.2}, 16.0),
+}  # fmt: skip
+"""Costs that are held, and the one V of the policy, if it has one; q = 1.2 leaves 6.1 % rms, as the theory notes have it."""
 STALE = 4.59 / 6.53
 """Accepted length of a stale drafter over that of an adapted one (arXiv 2511.16665)."""
 
 
 def declared(seeds: int) -> None:
     """The case of 128 requests, speculation below 32, and 27 settings end to end: consistency with the paper, no reproduction."""
-    for words, known in COST_MODELS.items():
+    for words, (known, single) in COST_MODELS.items():
         fit = batch_fit(known=known)
-        policy = best_strategies(fit, batches=[1, 2, 4, 8, 16, 32]).policy(fit)
+        if single is None:
+            policy = best_strategies(fit, batches=[1, 2, 4, 8, 16, 32]).policy(fit)
+        else:
+            policy = Policy([32.0], [DEPTH], [single], [fit.strategies.tokens(DEPTH, single)[0]])
         stale = Policy(policy.batch, policy.depth, policy.verified, jnp.maximum(policy.tokens * STALE, 1.01))
         print(f"\n{words}\n\n{fit}\n\npolicy {policy.text()}\n")
         print(
