@@ -10,7 +10,7 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float, Real
 
-from odescale.analysis.phases.bootstrap import block_length
+from odescale.analysis.phases.bootstrap import block_length, student_factor
 from odescale.analysis.rollout.map_checks import checks_of, words_of
 from odescale.analysis.rollout.slow_map import Series, gains, generate, innovations, minimise
 from odescale.errors import MOST_DRAWS, InputError, require_number, whole
@@ -137,8 +137,9 @@ def fit_drafter(
     **Returns** `DrafterFit`. **Raises** `InputError`.
     **Good values**: 50 steps or more whose idle times vary by a factor of three, or that begin far from the fixed point.
     **Failure regime**: constant idle at the fixed point leaves r and kappa_inf open (`identified`); a target that settles, so
-    that delta or kappa_inf falls, ends the forecast (`verdict`). Source: Hu et al., arXiv 2511.16665, for the setting; Stoffer
-    and Wall 1991, J. Amer. Statist. Assoc. 86, 1024, for resampled innovations.
+    that delta or kappa_inf falls, ends the forecast (`verdict`). A drafter far from its floor approaches it at many rates (.13
+    down to .005 per gradient step: `python -m benchmarks.speculative recovery`), and r is that of where it was. Source: Hu et
+    al., arXiv 2511.16665, for the setting; Stoffer and Wall 1991, J. Amer. Statist. Assoc. 86, 1024, for resampled innovations.
 
     ```python
     import jax
@@ -181,9 +182,11 @@ def fit_drafter(
     rng = np.random.default_rng(seed)
     found = _refit(theta, series, inflated, draws, rng)
     ends = [(1 - level) / 2, (1 + level) / 2]
-    r = np.exp(found[:, 0]) / mean_idle
-    kappa_inf, delta = scale * found[:, 1], scale * found[:, 2]
-    spans = [(float(low), float(high)) for low, high in (np.quantile(values, ends) for values in (r, kappa_inf, delta))]
+    # As many independent values as blocks: few of them ask for Student's factor.
+    wider = student_factor(max(len(inflated) // block_length(len(inflated)), 3))
+    low, high = theta[:3] + wider * (np.quantile(found[:, :3], ends, axis=0) - theta[:3])
+    units = (lambda x: np.exp(x) / mean_idle, lambda x: scale * x, lambda x: scale * x)
+    spans = [(float(unit(start)), float(unit(end))) for unit, start, end in zip(units, low, high, strict=True)]
     identified = spans[0][1] < OPEN * spans[0][0]
     checks = checks_of(shocks, np.asarray(series.idle))
     return DrafterFit(
