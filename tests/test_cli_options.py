@@ -20,7 +20,17 @@ from odescale.systems.register import SYSTEMS, as_system
 ROOT = Path(__file__).parents[1]
 OUTSIDE = f"{ROOT / 'tests' / 'phase_retrieval.py'}:phase_retrieval"
 NAMES = (*(name for name in SYSTEMS if name != "phase_retrieval"), OUTSIDE)
-NEEDED = {"sweep": ("--vary", "learning_rate=0.01:0.02:2")}
+KNOBS = {"rollout": "context", "drafter": "drift"}
+"""What is varied of systems that no SGD trains."""
+
+
+def varied(text: str, name: str) -> str:
+    return text.replace("learning_rate", KNOBS.get(name, "learning_rate"))
+
+
+def needed_by(verb: str, name: str) -> tuple[str, ...]:
+    return ("--vary", varied("learning_rate=0.01:0.02:2", name)) if verb == "sweep" else ()
+
 
 # Option -> (a value outside its domain, a good one, the argument of the verb that it becomes and its value there).
 TABLE: dict[str, tuple[str | None, str | None, tuple[str, Any] | None]] = {
@@ -91,11 +101,13 @@ def test_the_table_has_every_option() -> None:
 
 @pytest.mark.parametrize(("verb", "name"), PAIRS)
 def test_a_value_outside_its_domain_is_refused_by_name(verb, name, one_system, tmp_path, capsys) -> None:
-    needed = NEEDED.get(verb, ())
+    needed = needed_by(verb, name)
     for option in OPTIONS[verb]:
         bad = TABLE[option][0]
         if bad is not None:
-            status, out, err = call(capsys, verb, name, *(needed if option != "--vary" else ()), option, bad)
+            status, out, err = call(
+                capsys, verb, name, *(needed if option != "--vary" else ()), option, varied(bad, name)
+            )
             assert status == 2 and out == "" and err.count("\n") == 1, (option, err)
             known = "no_such_parameter" if option == "--set" else option.removeprefix("--")
             assert known in err or known.replace("-", "_") in err, (option, err)
@@ -143,10 +155,12 @@ def test_a_good_value_reaches_the_verb(verb, name, one_system, monkeypatch, caps
         if wanted is None or (name == "kernel" and option == "--vary"):
             continue
         reached.clear()
-        status, _, err = call(capsys, verb, name, *(NEEDED.get(verb, ()) if option != "--vary" else ()), option, good)
+        status, _, err = call(
+            capsys, verb, name, *(needed_by(verb, name) if option != "--vary" else ()), option, varied(good, name)
+        )
         assert status == 2 and "nothing more" in err, (option, err)
         found = reached[wanted[0]]
-        assert (list(found["learning_rate"]) if option == "--vary" else found) == wanted[1], option
+        assert (list(found[varied("learning_rate", name)]) if option == "--vary" else found) == wanted[1], option
 
 
 @pytest.mark.parametrize("page", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))])

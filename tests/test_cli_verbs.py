@@ -30,8 +30,10 @@ def test_every_system_solves_with_its_defaults_alone(cli, system):
     assert status == 0 and err == "" and record["system"] == system and record["code"] == 0
     assert record["t"][0] == 0 and record["t"][-1] == entry.t1 and len(record["t"]) == entry.points
     loss = np.array(record["loss"])
-    assert np.isfinite(loss).all() and loss[-1] < 0.1 * loss[0]
-    assert record["time_unit"].startswith("one unit of t = ") and "SGD steps" in record["time_unit"]
+    # A drafter settles at a fixed point above its floor.
+    assert np.isfinite(loss).all() and loss[-1] < (0.5 if system == "drafter" else 0.1) * loss[0]
+    step = {"rollout": "token of every live request", "drafter": "update of the policy"}.get(system, "SGD step")
+    assert record["time_unit"].startswith("one unit of t = ") and step in record["time_unit"]
     if system in ("attention", "quickstart", "logistic_pair"):
         rows = record["parameters"]["rows"]
         steps = 64 if system == "quickstart" else 200
