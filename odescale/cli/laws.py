@@ -113,6 +113,7 @@ def _numbers(texts: Sequence[str] | None) -> np.ndarray | None:
 
 
 def rows_of(text: str | None) -> Any:
+    """What --leave-out means: a word that `fit_table` knows, row numbers, or None."""
     if text is None or text in ("outliers", "marked"):
         return text
     try:
@@ -124,6 +125,7 @@ def rows_of(text: str | None) -> Any:
 
 
 def pairs_of(texts: Sequence[str], flag: str, form: str) -> list[tuple[str, str]]:
+    """NAME=VALUE texts as pairs, in their order; others are refused with the `form` that `flag` takes."""
     found = []
     for text in texts:
         name, sign, value = text.partition("=")
@@ -134,4 +136,5 @@ def pairs_of(texts: Sequence[str], flag: str, form: str) -> list[tuple[str, str]
 
 
 def pairs_by_name(texts: Sequence[str], flag: str, form: str) -> dict[str, str]:
+    """The same by name, the last one of a name being kept."""
     return dict(pairs_of(texts, flag, form))

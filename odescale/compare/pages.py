@@ -66,6 +66,7 @@ def png(axes: Any) -> bytes:
 
 
 def stem_of(name: str) -> str:
+    """A file name from a name: letters, digits, - and _, at most 60."""
     return "".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:60]
 
 
@@ -76,6 +77,7 @@ def _cell(value: Any) -> str:
 
 
 def to_markdown(parts: Sequence[Part], title: str) -> str:
+    """The page in Markdown."""
     lines = [f"# {in_markdown(title)}", ""]
     for part in parts:
         lines += [f"## {in_markdown(part.title)}", ""]
@@ -94,6 +96,7 @@ def to_markdown(parts: Sequence[Part], title: str) -> str:
 
 
 def to_html(parts: Sequence[Part], title: str) -> str:
+    """The page as one HTML file, without anything from elsewhere."""
     out = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">',
         f"<title>{_escaped(title)}</title><style>{STYLE}</style></head><body><h1>{_escaped(title)}</h1>",
