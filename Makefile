@@ -60,7 +60,7 @@ test-uncached:
 
 # At least one test file per room; what refuses bad input is not checked (tests/conftest.py).
 TYPED := clock networks library row_networks expectations closure tangent_kernel spectrum kernel integrate sweep spectral peaked \
-	two_tokens risk_law frontier_numeric schedule_law logs training training_peaked language
+	two_tokens risk_law frontier_numeric schedule_law logs training training_peaked language rollout rollout_times
 
 test-types:
 	$(MAKE) test TEST="--jaxtyping-packages=odescale,typecheck.checked $(TYPED:%=tests/test_%.py) $(TEST)"

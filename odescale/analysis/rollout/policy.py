@@ -15,10 +15,11 @@ from jaxtyping import Bool, Float
 
 from odescale.analysis.rollout.accepted import AcceptanceFit
 from odescale.analysis.rollout.fitted import CostFit
-from odescale.analysis.rollout.rounds import Numbers, round_times, values_of
+from odescale.analysis.rollout.rounds import round_times, values_of
 from odescale.errors import InputError, require_number
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs
+from odescale.systems.rollout.strategies import Numbers as Batches
 from odescale.systems.rollout.strategies import Policy
 
 Strategy = tuple[float, float]
@@ -130,7 +131,7 @@ def best_strategies(
     costs: Costs | CostFit,
     accepted: Acceptance | AcceptanceFit | None = None,
     *,
-    batches: Numbers | None = None,
+    batches: Batches | None = None,
     strategies: Sequence[Strategy] | None = None,
     level: float = 0.9,
 ) -> PolicyTable:

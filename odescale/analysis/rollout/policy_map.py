@@ -6,12 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.typing import ArrayLike
 from jaxtyping import Float
 
 from odescale.errors import InputError, whole
 from odescale.precision import require_x64
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs, speedup
+from odescale.systems.rollout.strategies import Numbers
 
 
 class PolicyMap(eqx.Module):
@@ -32,7 +32,7 @@ class PolicyMap(eqx.Module):
 
 
 def policy_map(
-    costs: Costs, *, hazard: float = 0.02, batches: ArrayLike | None = None, firsts: ArrayLike | None = None, deepest: int = 16,
+    costs: Costs, *, hazard: float = 0.02, batches: Numbers | None = None, firsts: Numbers | None = None, deepest: int = 16,
     extra: int = 0,
 ) -> PolicyMap:  # fmt: skip
     """argmax_d A(d) tau(b)/tau(b; d, V), V = d + 1 + extra, at all batches and acceptances of a grid; plain where none pays.

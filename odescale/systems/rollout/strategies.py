@@ -15,7 +15,7 @@ from odescale.generated import rollout as formulas
 from odescale.systems.parameters import is_traced
 from odescale.systems.rollout.cost import MOST_DEPTH, Acceptance, Costs, round_time
 
-Numbers = ArrayLike | Sequence[float]
+Numbers = ArrayLike | Sequence[ArrayLike]
 
 FORM = "BATCH:DEPTHxVERIFIED[@TOKENS], e.g. 8:12x64,32:6x16 or 32:6x16@4.2"
 
