@@ -22,8 +22,8 @@ from benchmarks.rollout_costs import DEPTH, batch_fit  # noqa: E402
 from odescale import train  # noqa: E402
 from odescale.analysis.rollout.policy import best_strategies  # noqa: E402
 from odescale.analysis.rollout.times import rollout_times  # noqa: E402
-from odescale.systems.rollout.cost import round_time  # noqa: E402
-from odescale.systems.rollout.fluid import COSTS, Rollout, rollout  # noqa: E402
+from odescale.systems.rollout.cost import COSTS, round_time  # noqa: E402
+from odescale.systems.rollout.fluid import Rollout, rollout  # noqa: E402
 from odescale.systems.rollout.strategies import Policy  # noqa: E402
 
 CAP, LAST = 4096.0, 4900.0

@@ -13,7 +13,8 @@ from odescale.cli.output import draw, emit, require_picture
 from odescale.cli.verbs import settings_of
 from odescale.errors import InputError
 from odescale.systems.register import find_system
-from odescale.systems.rollout.fluid import COSTS, rollout
+from odescale.systems.rollout.cost import COSTS
+from odescale.systems.rollout.fluid import rollout
 
 MEASURED = (*COSTS, "first", "hazard")
 """Numbers that a table of speeds takes the place of."""

@@ -5,7 +5,7 @@ and on the strategy of speculation, as an ODE in tokens; the tokens of a specula
 a drafter that is trained in the idle time while the policy moves.
 """
 
-# derivation: rollout | api: 1 | sha256: ff165ba263ee4065b98304139dc250706d787b1287b29610b563894ecc56c92e
+# derivation: rollout | api: 1 | sha256: 4c078bd033b7206f933baf5a7e3b706a96077019febb4f00bea9b04d1d663a94
 # ruff: noqa: E501
 # fmt: off
 
@@ -32,11 +32,6 @@ def speculative_time(b: Array, depth: Array, verified: Array, m0: Array, q: Arra
     return c0 + kv * (b - 1) + c1 * depth * (b * c2 + 1) + ((verified * b / m0) ** q + 1) ** (1 / q)
 
 
-def acceptance_at(i: Array, first: Array, hazard: Array) -> Array:
-    """a_i of the i-th drafted token after accepted ones."""
-    return first * jnp.exp(-hazard * (i - 1))
-
-
 def kept(i: Array, first: Array, hazard: Array) -> Array:
     """P(i or more drafted tokens are accepted)."""
     return jnp.exp(0.5 * i * (2 * hazard - hazard * (i + 1) + 2 * jnp.log(first)))
@@ -55,11 +50,6 @@ def scatter(accepted: Array, square: Array) -> Array:
 def after_idle(kappa: Array, floor: Array, rate: Array, idle: Array) -> Array:
     """kappa after an idle time."""
     return floor + (kappa - floor) * jnp.exp(-rate * idle)
-
-
-def fixed_point(floor: Array, drift: Array, rate: Array, idle: Array) -> Array:
-    """kappa that a rollout right after an update sees, for good."""
-    return floor + drift / (-jnp.exp(-rate * idle) + 1)
 
 
 def drafter_flow(kappa: Array, floor: Array, drift: Array, rate: Array, idle: Array) -> Array:

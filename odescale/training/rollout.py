@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from odescale.cache.aside import Aside
 from odescale.clock import Clock
+from odescale.generated import rollout as formulas
 from odescale.systems.rollout.drafter import Drafter
 from odescale.systems.rollout.fluid import Rollout
 from odescale.systems.rollout.makespan import draw_chances, tokens_by_live, worker_times
@@ -160,7 +161,7 @@ class DrafterExperiment(AbstractExperiment):
         stretches = tokens_by_live(own.lengths, -jnp.sort(-u, axis=2), own.requests)
         times = worker_times(stretches, own.token_time(state.kappa))[0].astype(dtype)
         idle = times.max() - times.mean()
-        kappa = own.floor + (state.kappa - own.floor) * jnp.exp(-own.rate * idle) + own.drift
+        kappa = formulas.after_idle(state.kappa, own.floor, own.rate, idle) + own.drift
         return DrafterState(kappa.astype(dtype), idle, times.max()), state.kappa - own.floor.astype(dtype)
 
     def measure(self, states: list[DrafterState], seeds: list[int], step: int) -> dict[str, np.ndarray]:

@@ -61,6 +61,7 @@ def with_accepted(table: CostTable, accepted: Any) -> CostTable:
 
 
 def held_rows(table: CostTable, hold_out: Mapping[str, float] | None) -> np.ndarray:
+    """(n,) True for the rows that have all the values of `hold_out`; one that names no row is refused."""
     out = np.zeros(len(table), bool)
     for k, (name, value) in enumerate((hold_out or {}).items()):
         if name not in ("batch", "depth", "verified"):
@@ -73,6 +74,7 @@ def held_rows(table: CostTable, hold_out: Mapping[str, float] | None) -> np.ndar
 
 
 def problem(table: CostTable) -> Rows:
+    """The rows as a least-squares problem: what enters linearly, the unit and tokens that nobody measured, as a projection."""
     spec = table.depth > 0
     open_ = sorted(
         {(d, v) for d, v, a in zip(table.depth, table.verified, table.accepted, strict=True) if d > 0 and np.isnan(a)}

@@ -14,9 +14,9 @@ import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Float
 
-from odescale.systems.rollout.cost import Costs
+from odescale.systems.rollout.cost import COSTS, Costs
 
-NAMES = ("saturation", "sharpness", "context", "fixed", "draft", "crowding")
+NAMES = COSTS
 LEAST_DRAFT = 1e-9
 """c_1 below which c_2 = (c_1 c_2)/c_1 would leave the numbers."""
 STEPS = 200
@@ -44,10 +44,12 @@ def as_values(theta: Float[np.ndarray, "... 6"]) -> Float[np.ndarray, "... 6"]:
 
 
 def values_of(costs: Costs) -> Float[np.ndarray, " 6"]:
+    """The costs in the order of `NAMES`."""
     return np.array([float(getattr(costs, name)) for name in NAMES])
 
 
 def costs_of(values: Float[np.ndarray, " 6"]) -> Costs:
+    """The way back from `values_of`."""
     return Costs(**dict(zip(NAMES, map(float, values), strict=True)))
 
 

@@ -8,6 +8,8 @@ Derived in `derivations/rollout/script.py`. The unit of time is a plain round at
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +22,10 @@ from odescale.systems.parameters import is_traced
 
 MOST_DEPTH = 64
 """Drafted tokens of a round: A(d) is a sum of that many terms whatever d is, so that depths can be swept in one program."""
+
+
+COSTS = ("saturation", "sharpness", "context", "fixed", "draft", "crowding")
+"""The numbers of `Costs`, which stand in a system under the same names: a sweep finds them there."""
 
 
 def _number(x: ArrayLike) -> Float[Array, "..."]:
@@ -50,13 +56,18 @@ class Costs(eqx.Module):
     crowding: Float[Array, ""] = eqx.field(converter=_number, default=0.0)  # type: ignore[assignment]
 
     def __check_init__(self) -> None:
-        for name in ("saturation", "sharpness", "context", "fixed", "draft", "crowding"):
+        for name in COSTS:
             value = getattr(self, name)
             if is_traced(value):
                 continue
             least = 0.0 if name in ("saturation", "sharpness") else -np.inf
             holds = np.all(np.isfinite(value)) and np.all(value > least) and np.all(value >= 0)
             _domain(name, value, "a positive number" if least == 0 else "a number >= 0", holds)
+
+
+def costs_in(system: Any) -> Costs:
+    """The costs that stand in a system under their own names."""
+    return Costs(**{name: getattr(system, name) for name in COSTS})
 
 
 class Acceptance(eqx.Module):

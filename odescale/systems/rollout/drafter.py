@@ -24,8 +24,8 @@ from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, complete, is_traced, shown
-from odescale.systems.rollout.cost import Acceptance, Costs
-from odescale.systems.rollout.fluid import COSTS, lengths_of, requests_of, text_of, unread
+from odescale.systems.rollout.cost import COSTS, Acceptance, Costs, costs_in
+from odescale.systems.rollout.fluid import lengths_of, requests_of, text_of, unread
 from odescale.systems.rollout.lengths import AbstractLengths
 from odescale.systems.rollout.makespan import draw_chances, idle_time, tokens_by_live, worker_times
 from odescale.systems.rollout.strategies import Policy, parse_policy, token_times
@@ -88,7 +88,7 @@ class Drafter(AbstractSystem):
     @property
     def costs(self) -> Costs:
         """tau."""
-        return Costs(self.saturation, self.sharpness, self.context, self.fixed, self.draft, self.crowding)
+        return costs_in(self)
 
     def initial_state(self) -> Float[Array, " 1"]:
         """[kappa(0)]."""
@@ -112,13 +112,11 @@ class Drafter(AbstractSystem):
 
     def vector_field(self, t: Real[ArrayLike, ""], y: Float[Array, " 1"], args: Any = None) -> Float[Array, " 1"]:
         """[dkappa/dt]."""
-        kappa = y[0]
-        flow = formulas.drafter_flow(kappa, self.floor, self.drift, self.rate, self.safe_idle(kappa))
-        return jnp.where(self.rate * self.idle(kappa) > 1e-12, flow, self.drift)[None]
-
-    def safe_idle(self, kappa: Float[Array, ""]) -> Float[Array, ""]:
-        """The idle time, kept above 0: without any the flow's limit is the drift."""
-        return jnp.maximum(self.idle(kappa), 1e-12 / jnp.maximum(self.rate, 1e-300))
+        kappa, idle = y[0], self.idle(y[0])
+        # Without any idle time the flow's limit is the drift.
+        safe = jnp.maximum(idle, 1e-12 / jnp.maximum(self.rate, 1e-300))
+        flow = formulas.drafter_flow(kappa, self.floor, self.drift, self.rate, safe)
+        return jnp.where(self.rate * idle > 1e-12, flow, self.drift)[None]
 
     def excess_loss(self, t: Real[ArrayLike, ""], y: Float[Array, " 1"]) -> Float[Array, ""]:
         """kappa - kappa_inf."""

@@ -23,7 +23,7 @@ from odescale.precision import require_x64
 from odescale.systems import tables
 from odescale.systems.base import AbstractSystem, Integration
 from odescale.systems.parameters import Parameter, complete, is_traced, shown
-from odescale.systems.rollout.cost import Acceptance, Costs
+from odescale.systems.rollout.cost import COSTS, Acceptance, Costs, costs_in
 from odescale.systems.rollout.lengths import (
     AbstractLengths,
     CappedLengths,
@@ -34,8 +34,6 @@ from odescale.systems.rollout.lengths import (
 from odescale.systems.rollout.strategies import Policy, parse_policy, round_spread, token_times
 
 TOKEN = "token of every live request"
-COSTS = ("saturation", "sharpness", "context", "fixed", "draft", "crowding")
-"""The numbers of `Costs`, which stand in a system under the same names: a sweep finds them there."""
 
 
 def live_chances(requests: int, survival: Float[Array, "..."]) -> Float[Array, "... n"]:
@@ -101,7 +99,7 @@ class Rollout(AbstractSystem):
     @property
     def costs(self) -> Costs:
         """tau."""
-        return Costs(self.saturation, self.sharpness, self.context, self.fixed, self.draft, self.crowding)
+        return costs_in(self)
 
     @property
     def acceptance(self) -> Acceptance:
@@ -236,6 +234,7 @@ def rollout(
 
 
 def text_of(policy: Policy | str | None) -> str | None:
+    """A policy as the text of its parameter; None where none is given."""
     return policy.text() if isinstance(policy, Policy) else policy
 
 
