@@ -13,18 +13,21 @@ from odescale.logs.table import Table
 
 ROLES = ("step", "loss", "learning_rate", "tokens", "flops", "logit_scale", "gradient_norm")
 
+SELDOM = 0.2
+"""Share of the rows of the most frequent training loss below which another one is a summary."""
+
 # Lower-case letters and digits only, in order of preference; matched against the whole name, then its last part.
 NAMES: dict[str, tuple[str, ...]] = {
     "step": (
         "step", "steps", "globalstep", "traininglobalstep", "trainglobalstep", "trainerglobalstep", "trainstep", "trainingstep",
         "optimizerstep", "optimizersteps", "iteration", "iterations", "iter", "iters", "it", "its", "itnum", "iternum", "nsteps",
         "numsteps", "stepnum", "stepidx", "update", "updates", "numupdates", "nupdates", "batch", "batches", "numbatches",
-        "nbatches", "batchidx", "batchnum", "t",
+        "nbatches", "batchidx", "batchnum", "completedstep", "trainstepcount", "t",
     ),
     "loss": (
         "trainloss", "trainingloss", "losstrain", "trainlossstep", "traincrossentropyloss", "traincrossentropy", "traince",
-        "trainnll", "trainlmloss", "lmloss", "loss", "losses", "trainlosses", "batchloss", "totalloss", "lossmean", "meanloss",
-        "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent", "xentloss", "celoss", "ce", "nllloss",
+        "trainnll", "trainlmloss", "lmloss", "loss", "losses", "trainlosses", "batchloss", "totalloss", "lossmean", "meanloss", "reducedtrainloss",
+        "trainceloss", "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent", "xentloss", "celoss", "ce", "nllloss",
         "nll", "trainlossepoch", "valloss", "validationloss", "evalloss", "devloss", "testloss", "lossval", "losseval",
         "losstest", "evalcrossentropyloss", "valcrossentropyloss", "valnll", "evalnll", "valce",
     ),
@@ -49,6 +52,9 @@ NAMES: dict[str, tuple[str, ...]] = {
 _RATE = re.compile(
     r"(train|training|optim|optimizer|sched|scheduler)?(lr|learningrate)(s|(group|pg|param|params)?\d*|(sgd|adam|adamw|lion|muon).*)"
 )
+# "lr/embed", "learning_rate_hidden", "optim/muon_lr": one rate of several.
+_RATE_WORD = re.compile(r"(^|[/._ \-])(lr|learning[_ ]?rate)s?([/._ \-]|$)", re.I)
+_MULTIPLIER = re.compile(r"(train|training|optim|optimizer|sched|scheduler)?(lrm|lrmult|lrmultiplier|lrmultiple|lrscale|lrfactor)")
 _MULTIPLES = {"gflops": 1e9, "tflops": 1e12, "pflops": 1e15}
 _NOT_LOSS = re.compile(
     r"scale|aux|zloss|weight|std|var|min$|max$|count|norm|grad|time|acc|lr|rate|step|iter|epoch|token|flop|seed|ppl|perplex|"
@@ -82,10 +88,17 @@ def choose_columns(table: Table, given: dict[str, object]) -> tuple[dict[str, st
             chosen[role] = find_column(table, role, wanted)
             continue
         found = [name for name in candidates(role, free) if name not in chosen.values()]
+        if role == "learning_rate":
+            found, said = _rates(table, found, free)
+            notes += said
         # A value logged once (the mean over the run, at its end) is no curve.
         found.sort(
             key=lambda name: table.columns[name].dtype.kind == "f" and np.isfinite(table.columns[name]).sum() < 2
         )
+        if role == "loss":
+            found = _often_first(table, found)
+        if role == "step":
+            found.sort(key=lambda name: _fractional(table.columns[name]))
         if role in ("tokens", "flops"):
             counted = [name for name in found if _counts_up(table.columns[name])]
             notes += [f"column {name} does not count up: not taken as {role}" for name in found if name not in counted]
@@ -108,10 +121,10 @@ def candidates(role: str, columns: list[str]) -> list[str]:
     found = [name for known in names for name in columns if plain(name) == known]
     if role != "step" or not found:
         # "eval/loss" ends on "loss" as "train/loss" does, and must come after it.
-        ends = [name for known in names for name in columns if tail(name) == known and not _held_out(name)]
+        ends = [name for known in names for name in columns if tail(name) == known and not is_held_out(name)]
         found += ends
     if role == "loss":
-        found += [n for n in columns if "loss" in plain(n) and not _NOT_LOSS.search(plain(n)) and not _held_out(n)]
+        found += [n for n in columns if "loss" in plain(n) and not _NOT_LOSS.search(plain(n)) and not is_held_out(n)]
         found += [n for n in columns if "loss" in plain(n) and not _NOT_LOSS.search(plain(n))]
         found += [n for n in columns if plain(n) == "value"]
     return _unique(found)
@@ -137,8 +150,55 @@ def find_column(table: Table, role: str, wanted: str) -> str:
     )
 
 
-def _held_out(name: str) -> bool:
+def is_held_out(name: str) -> bool:
+    """Whether the name is of validation, evaluation or test."""
     return bool(re.search(r"(^|[^a-z])(val|valid|validation|eval|test|dev|heldout)([^a-z]|$)", name.lower()))
+
+
+def looks_like_rate(name: str) -> bool:
+    """Whether the name is of a learning rate, of one of several, or of a multiplier of one."""
+    forms = (plain(name), tail(name))
+    return any(_RATE.fullmatch(form) or _MULTIPLIER.fullmatch(form) for form in forms) or bool(_RATE_WORD.search(name))
+
+
+def _rates(table: Table, found: list[str], free: list[str]) -> tuple[list[str], list[str]]:
+    """The rate's columns and what is said of them: one of several groups is the caller's to name, a multiplier has no unit."""
+    if found:
+        return found, []
+    numbers = [name for name in free if table.columns[name].dtype.kind == "f" and np.isfinite(table.columns[name]).sum() > 1]
+    groups = [name for name in numbers if _RATE_WORD.search(name) and not is_held_out(name)]
+    multipliers = [name for name in numbers if any(_MULTIPLIER.fullmatch(form) for form in (plain(name), tail(name)))]
+    if len(groups) == 1:
+        return groups, []
+    if groups:
+        named = f"{', '.join(groups[:6])}{' and more' if len(groups) > 6 else ''} look like rates: name one (learning_rate=, --lr)"
+        shapes = [_in_units_of_its_peak(table.columns[name]) for name in groups]
+        same = all(np.allclose(shapes[0], shape, rtol=1e-3, atol=1e-6, equal_nan=True) for shape in shapes[1:])
+        return [], [named + ("; they are multiples of one another, so tau differs by a factor only" if same else "")]
+    if multipliers:
+        return multipliers[:1], [f"rate: column {multipliers[0]!r} is a multiplier, so the rate is in units of its peak"]
+    return [], []
+
+
+def _in_units_of_its_peak(values: np.ndarray) -> np.ndarray:
+    top = np.nanmax(np.abs(values[np.isfinite(values)]), initial=0.0)
+    return values / top if top else values
+
+
+def _often_first(table: Table, found: list[str]) -> list[str]:
+    """Training losses logged at hardly any row (an epoch's mean, an evaluation's) after the one of every row."""
+    counts = {name: int(np.isfinite(v).sum()) if (v := table.columns[name]).dtype.kind == "f" else v.size for name in found}
+    training = [name for name in found if not is_held_out(name)]
+    most = max((counts[name] for name in training), default=0)
+    return sorted(found, key=lambda name: name in training and counts[name] < SELDOM * most)
+
+
+def _fractional(values: np.ndarray) -> bool:
+    """Numbers that are mostly no whole ones: fairseq's "update" .096 is a share of an epoch beside `num_updates`."""
+    if values.dtype.kind != "f":
+        return False
+    finite = values[np.isfinite(values)]
+    return finite.size > 0 and float(np.mean(finite == np.round(finite))) < 0.5
 
 
 def _unique(names: list[str]) -> list[str]:

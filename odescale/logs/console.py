@@ -1,66 +1,115 @@
-"""Printed training output ("iter 100: loss 4.125, lr 3e-4") as a `Table`: names and numbers picked out of every line."""
+"""Printed training output ("iter 100: loss 4.125, lr 3e-4") as a `Table`: records told from text, joined where they span lines."""
 
 from __future__ import annotations
 
-import re
+from collections import Counter
+from collections.abc import Iterable
 
 import numpy as np
 
-from odescale.logs.columns import NAMES, plain
+from odescale.logs.columns import NAMES, is_held_out, looks_like_rate, plain, tail
 from odescale.logs.limits import check_sparse
+from odescale.logs.lines import Record, is_known, is_loss, is_step, member_of, record_of
 from odescale.logs.table import Table
 
-# A number that is not part of a word, behind a letter and : or = or a space; "100/ 50000" counts as 100. Possessive, and begun
-# behind a letter only, so that a line of any length is read once: no place of it is tried twice.
-_VALUE = re.compile(
-    r"(?<=[A-Za-z_])(?:\s*+[:=]\s*+|(?=[^\S ]* )\s++)"
-    r"(?P<value>[+-]?(?:\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?\d++)?+|nan|inf)(?![\w.]*[A-Za-z])", re.I,
-)  # fmt: skip
-_KEY = re.compile(r"[A-Za-z_/.\- ]*+")
-_LEVEL = re.compile(r"^(INFO|DEBUG|WARNING|ERROR|NOTICE)[ :.-]+")
-SAMPLE = 200
-LONGEST = 400
-"""Characters of a name that are read."""
-
-
-def looks_printed(data: bytes) -> bool:
-    """Whether lines of the beginning name a step and a loss, each followed by its number, and are no table."""
-    lines = [line.decode(errors="replace") for line in data[:65536].split(b"\n")[:SAMPLE] if line.strip()]
-    return sum(_is_record(_pairs(line)) for line in lines) >= max(2, len(lines) // 20)
+ROW = "row"
+STEP = "\0"
+"""The counter of a record while its printed names are not yet one; no name is that character."""
+SUMMARY = "train_runtime"
+"""The mean over the whole run that Hugging Face's trainer prints last."""
 
 
 def read_printed(data: bytes, file: str, name: str, notes: list[str]) -> Table:
-    """Lines with a step and a loss; the others are text and left out."""
-    records, rows = [], []
-    for number, line in enumerate(data.decode().split("\n"), 1):
-        pairs = _pairs(line)
-        if _is_record(pairs):
-            records.append(pairs)
-            rows.append(number)
+    """Records with a step and a loss (or rate, tokens, norm beside one); the others are text and left out."""
+    records, rows, preamble = gather(data.decode().split("\n"))
+    stepped = [record for record in records if STEP in record]
+    said: list[str] = []
+    if not stepped and records:
+        records, rows, said = _counted(records, rows)
+    else:
+        rows = [row for record, row in zip(records, rows, strict=True) if STEP in record]
+        records = stepped
+    records, rows = _joined(records, rows)
+    names = Counter(key for record in records for key in record if is_step(key))
     filled = sum(map(len, records))
     check_sparse(len(records), len({key for record in records for key in record}), filled, file)
     columns: dict[str, np.ndarray] = {}
+    counter = names.most_common(1)[0][0] if names else ROW
     for place, record in enumerate(records):
         for key, value in record.items():
-            columns.setdefault(key, np.full(len(records), np.nan))[place] = float(value)
-    said = f"printed output: {len(rows)} lines with a step and a loss read, the others left out"
-    return Table(file, name, columns, np.array(rows), "line", notes=(*notes, said), source="printed")
+            key = counter if key == STEP else key
+            columns.setdefault(key, np.full(len(records), np.nan))[place] = value
+    if counter != ROW:
+        # nanoGPT prints "step 2000: val loss" between "iter 2000: loss": one counter under two names.
+        columns = {key: values for key, values in columns.items() if key == counter or key not in names}
+    losses = sum(any(is_loss(key) for key in record) for record in records)
+    said.insert(0, f"printed output: {losses} lines with a {'loss' if counter == ROW else 'step and a loss'} read, the others left out")
+    if preamble > 1:
+        said.append(f"first record on line {preamble}: the lines before it are no records")
+    return Table(file, name, columns, np.array(rows, dtype=int), "line", notes=(*notes, *said), source="printed")
 
 
-def _pairs(line: str) -> dict[str, str]:
-    """Name and number of every pair: the number first, then the letters, blanks and / . - _ that stand before it."""
-    pairs: dict[str, str] = {}
-    begin = place = 0
-    while match := _VALUE.search(line, place):
-        before = line[max(begin, match.start() - LONGEST) : match.start()]
-        key = before[len(before) - _KEY.match(before[::-1]).end() :].lstrip("_/.- ")  # type: ignore[union-attr]
-        if key:
-            pairs.setdefault(_LEVEL.sub("", key), match["value"])
-            begin = place = match.end()
-        else:
-            place = match.start() + 1
-    return pairs
+def gather(lines: Iterable[str]) -> tuple[list[Record], list[int], int]:
+    """(records, their line numbers, line of the first): what has a loss, rate, tokens or norm; indented lines go to theirs."""
+    records: list[Record] = []
+    rows: list[int] = []
+    opened: Record | None = None
+    for number, line in enumerate(lines, 1):
+        if opened is not None and line[:1] in (" ", "\t") and (member := member_of(line)):
+            opened.update({key: value for key, value in member.items() if key not in opened})
+            continue
+        record = record_of(line) if line else {}
+        if not record or SUMMARY in record:
+            continue
+        if (step := step_of(record)) is not None:
+            record[STEP] = step
+            opened = record
+        elif not any(is_loss(key) for key in record) or not line.lstrip().startswith("{"):
+            continue
+        records.append(record)
+        rows.append(number)
+    kept = [place for place, record in enumerate(records) if any(is_known(key) for key in record if key != STEP)]
+    return [records[i] for i in kept], [rows[i] for i in kept], rows[kept[0]] if kept else 0
 
 
-def _is_record(pairs: dict[str, str]) -> bool:
-    return any(plain(key) in NAMES["step"] for key in pairs) and any("loss" in plain(key) for key in pairs)
+def step_of(record: Record) -> float | None:
+    """The counter of a record: the best name, whole numbers before fractions (an `update` of .096 is an epoch's share)."""
+    found = [(value != np.round(value), _rank(key), value) for key, value in record.items() if is_step(key) and value == value]
+    if not found:
+        return None
+    fraction, _, value = min(found)
+    return None if fraction or value < 0 else value
+
+
+def _rank(key: str) -> int:
+    names = NAMES["step"]
+    return names.index(plain(key)) if plain(key) in names else len(names) + names.index(tail(key))
+
+
+def _counted(records: list[Record], rows: list[int]) -> tuple[list[Record], list[int], list[str]]:
+    """Records without any step: training rows counted from 1; what is logged between them stands at the row before."""
+    count = 0.0
+    for record in records:
+        count += any(is_loss(key) and not is_held_out(key) for key in record)
+        record[STEP] = count
+    units = [key for key in ("epoch",) if any(key in record for record in records)]
+    other = ", or --step epoch with --steps-per-epoch" if units else ""
+    return records, rows, [
+        f"no step logged: rows counted from 1; say --steps-per-row K where a row is logged every K steps{other}"
+    ]
+
+
+def _joined(records: list[Record], rows: list[int]) -> tuple[list[Record], list[int]]:
+    """Neighbours of one step that name different things are one record: the rate on one line, the loss on the next."""
+    result: list[Record] = []
+    places: list[int] = []
+    for record, row in zip(records, rows, strict=True):
+        if result and result[-1][STEP] == record[STEP]:
+            shared = {key for key in record.keys() & result[-1].keys() if not is_step(key) and key != STEP}
+            if not any(is_loss(key) or looks_like_rate(key) for key in shared):
+                result[-1] |= {key: value for key, value in record.items() if key not in result[-1]}
+                continue
+        result.append(dict(record))
+        places.append(row)
+    return result, places
+

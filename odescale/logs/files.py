@@ -12,10 +12,11 @@ from pathlib import Path
 
 from odescale.errors import InputError
 from odescale.logs.columns import choose_columns
-from odescale.logs.console import looks_printed, read_printed
+from odescale.logs.console import read_printed
 from odescale.logs.events import looks_like_events, read_events
-from odescale.logs.json_lines import looks_like_json, read_json
+from odescale.logs.json_lines import read_json
 from odescale.logs.limits import MOST_BYTES, MOST_FILES, refuse_bytes
+from odescale.logs.recognise import shape_of, without_noise
 from odescale.logs.table import Table, refuse, short_path
 from odescale.logs.text import decode, read_delimited
 
@@ -147,9 +148,12 @@ def _file(path: Path, kind: str | None, max_bytes: int) -> Table:
         raise refuse("TensorBoard events", f"{file} with a damaged first record", "copy it again")
     data, more = decode(data, file)
     notes += more
-    # "[2025-01-02 10:00] step=10 loss=4.1" begins as a JSON list does.
-    if kind == "printed" or (kind is None and not data.lstrip().startswith(b"{") and looks_printed(data)):
+    shape = kind or shape_of(data)
+    if shape == "printed":
         return read_printed(data, file, name, notes)
-    if kind in ("json", "jsonl") or (kind is None and looks_like_json(data)):
+    if shape in ("json", "jsonl"):
         return read_json(data, file, name, notes, lines=kind == "jsonl" if kind else None)
+    if kind is None:
+        data, gone = without_noise(data)
+        notes += [f"{gone} lines that are no rows of the table left out"] if gone else []
     return read_delimited(data, file, name, notes)

@@ -16,11 +16,6 @@ from odescale.logs.table import Table, refuse, whole_text
 _SUMMARY = "train_runtime"
 
 
-def looks_like_json(data: bytes) -> bool:
-    """Whether the text begins as JSON does."""
-    return data.lstrip()[:1] in (b"{", b"[")
-
-
 def read_json(data: bytes, file: str, name: str, notes: list[str], *, lines: bool | None = None) -> Table:
     """A document when the text is one, else one object per line; `lines` decides where the caller knows."""
     if lines is None:

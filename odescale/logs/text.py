@@ -19,6 +19,7 @@ from odescale.logs.table import Table, ranges, refuse
 DELIMITERS = ("\t", ";", ",", "|")
 SPACES = "whitespace"
 SAMPLE = 200
+_ESCAPES = re.compile(rb"\x1b(?:\[[0-?]*+[ -/]*+[@-~]|\][^\x07\x1b]*+(?:\x07|\x1b\\\\)|[@-Z\\\\^_])")
 _NAMES = {"\t": "tab", " ": "space", SPACES: "white space"}
 
 
@@ -36,6 +37,11 @@ def decode(data: bytes, file: str) -> tuple[bytes, list[str]]:
     if data[1:2] == b"\0" and data[3:4] == b"\0" and data[:1] != b"\0":  # UTF-16 without a mark
         data = data.decode("utf-16-le", errors="replace").encode()
         notes.append("UTF-16 read")
+    if b"\x1b" in data:
+        data = _ESCAPES.sub(b"", data)
+        notes.append("colours and cursor codes of a terminal removed")
+    if b"\x08" in data:
+        data = data.replace(b"\x08", b"")
     head = data[:65536]
     control = sum(head.count(bytes([code])) for code in (*range(9), *range(14, 32)))
     if b"\0" in head or control > 0.01 * len(head):
