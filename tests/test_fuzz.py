@@ -129,15 +129,15 @@ def test_the_limit_of_bytes_is_an_argument_and_counts_what_is_unpacked(tmp_path:
 
 def test_printed_names_and_numbers_are_those_of_a_plain_search() -> None:
     """Against the definition, tried at every place: letters, one separator, a number that no word goes on from."""
-    from odescale.logs.console import _pairs
+    from odescale.logs.lines import pairs
 
-    assert _pairs("step:100/ 50000 loss: 3.25, lr 1e-3 12tok tok/s=3.5k, grad-norm=.5") == {
-        "step": "100", "loss": "3.25", "lr": "1e-3", "grad-norm": ".5",
+    assert pairs("step:100/ 50000 loss: 3.25, lr 1e-3 12tok tok/s=3.5k, grad-norm=.5") == {
+        "step": 100, "loss": 3.25, "lr": 1e-3, "grad-norm": 0.5,
     }  # fmt: skip
-    assert _pairs("INFO - step = 7  val loss : -inf, train_loss  nan x  +4") == {
-        "step": "7", "train_loss": "nan", "x": "+4",
-    }  # fmt: skip
-    assert _pairs("a1b: 2 _: 3 a:: 4 a 5. b 1.5.2x c 2e c2 7") == {"b": "2", "a": "5."}
+    found = pairs("INFO - step = 7  val loss : -inf, train_loss  nan x  +4 tokens=1,234,567 lr_1: 2 a-2")
+    assert found.pop("train_loss") != found.get("train_loss")
+    assert found == {"step": 7, "val loss": float("-inf"), "x": 4, "tokens": 1234567, "lr_1": 2}
+    assert pairs("a1b: 2 _: 3 a:: 4 a 5. b 1.5.2x c 2e c2 7") == {"a1b": 2, "a": 5, "c2": 7}
 
 
 def test_an_event_record_with_a_number_of_endless_bytes(tmp_path: Path) -> None:

@@ -142,6 +142,19 @@ def _compare(command: Parser) -> None:
     _thresholds(command)
 
 
+READ_COLUMNS = {
+    "tokens": "tokens seen", "flops": "FLOP spent", "logit_scale": "the size of logits", "gradient_norm": "the gradient's norm",
+}  # fmt: skip
+READ_CLOCKS = {
+    "batch_tokens": "tokens per SGD step: tokens as the clock, or of a log of steps",
+    "batch_samples": "samples per SGD step, with samples as the clock",
+    "steps_per_epoch": "SGD steps per epoch, with epochs as the clock",
+    "steps_per_row": "SGD steps per row, in a log that counts nothing",
+    "step_flops": "FLOP per SGD step, with FLOP as the clock",
+}
+"""Options of `read_logs` that the command line passes on under their own names."""
+
+
 def _logs(command: Parser) -> None:
     """How logs are read, and which of them are fitted."""
     add = command.add_argument
@@ -149,9 +162,17 @@ def _logs(command: Parser) -> None:
         help="files or folders: CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard")  # fmt: skip
     add("--step", metavar="COLUMN", help="column of steps (default: guessed, and said)")
     add("--loss", metavar="COLUMN", help="column of the loss (default: guessed, and said)")
-    add("--learning-rate", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
+    add("--learning-rate", "--lr", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
+    for name, what in READ_COLUMNS.items():
+        add(f"--{name.replace('_', '-')}", metavar="COLUMN", help=f"column of {what}")
+    add(
+        "--format",
+        help="how the file is read: csv, jsonl, json, printed, tensorboard, ... (default: told by the content)",
+    )
     add("--run", metavar="NAME", help="only runs of this name or pattern")
     add("--warmup-steps", type=_number, help="linear warm-up before the first row, for tau")
+    for name, what in READ_CLOCKS.items():
+        add(f"--{name.replace('_', '-')}", type=_number, metavar="N", help=what)
     add("--max-bytes", type=_whole, help="longest file, unpacked (default 128 MiB)")
     add("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
     add("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")

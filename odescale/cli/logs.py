@@ -17,6 +17,7 @@ from odescale.analysis.forecast.law_mean import law_mean
 from odescale.analysis.forecast.laws import law_named
 from odescale.analysis.forecast.loss_curve import LossCurve, planned_curve
 from odescale.analysis.forecast.predict import forecast
+from odescale.cli.arguments import READ_CLOCKS, READ_COLUMNS
 from odescale.cli.output import aligned, draw, emit, require_picture, table
 from odescale.cli.thresholds import thresholds
 from odescale.clock import ConstantSchedule, WarmedSchedule, parse_schedule
@@ -60,7 +61,8 @@ def _report_on_table(options: argparse.Namespace) -> int:
     """A table of finished runs has no curve: its page is that of `odescale laws`."""
     from odescale.cli.laws import show_report
 
-    for name in ("step", "learning_rate", "warmup_steps", "fit_on", "predict", "law", "after"):
+    own = ("step", "learning_rate", "warmup_steps", "format", "fit_on", "predict", "law", "after")
+    for name in (*own, *READ_COLUMNS, *READ_CLOCKS):
         if getattr(options, name) is not None:
             raise InputError(f"--{name.replace('_', '-')}", expected="to be left out with a table of finished runs",
                              got=getattr(options, name), remedy="odescale laws has the options of tables")  # fmt: skip
@@ -158,8 +160,9 @@ def _read(options: argparse.Namespace) -> tuple[TrainingLog, ...]:
         except ValueError:
             pass
     return read_logs(
-        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run,
+        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run, format=options.format,
         warmup_steps=options.warmup_steps, max_bytes=options.max_bytes,
+        **{name: getattr(options, name) for name in (*READ_COLUMNS, *READ_CLOCKS)},
     )  # fmt: skip
 
 

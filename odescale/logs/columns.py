@@ -26,8 +26,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     ),
     "loss": (
         "trainloss", "trainingloss", "losstrain", "trainlossstep", "traincrossentropyloss", "traincrossentropy", "traince",
-        "trainnll", "trainlmloss", "lmloss", "loss", "losses", "trainlosses", "batchloss", "totalloss", "lossmean", "meanloss", "reducedtrainloss",
-        "trainceloss", "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent", "xentloss", "celoss", "ce", "nllloss",
+        "trainnll", "trainlmloss", "lmloss", "loss", "losses", "trainlosses", "batchloss", "totalloss", "lossmean", "meanloss",
+        "reducedtrainloss", "trainceloss", "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent", "xentloss", "celoss", "ce",
+        "nllloss",
         "nll", "trainlossepoch", "valloss", "validationloss", "evalloss", "devloss", "testloss", "lossval", "losseval",
         "losstest", "evalcrossentropyloss", "valcrossentropyloss", "valnll", "evalnll", "valce",
     ),
@@ -54,7 +55,9 @@ _RATE = re.compile(
 )
 # "lr/embed", "learning_rate_hidden", "optim/muon_lr": one rate of several.
 _RATE_WORD = re.compile(r"(^|[/._ \-])(lr|learning[_ ]?rate)s?([/._ \-]|$)", re.I)
-_MULTIPLIER = re.compile(r"(train|training|optim|optimizer|sched|scheduler)?(lrm|lrmult|lrmultiplier|lrmultiple|lrscale|lrfactor)")
+_MULTIPLIER = re.compile(
+    r"(train|training|optim|optimizer|sched|scheduler)?(lrm|lrmult|lrmultiplier|lrmultiple|lrscale|lrfactor)"
+)
 _MULTIPLES = {"gflops": 1e9, "tflops": 1e12, "pflops": 1e15}
 _NOT_LOSS = re.compile(
     r"scale|aux|zloss|weight|std|var|min$|max$|count|norm|grad|time|acc|lr|rate|step|iter|epoch|token|flop|seed|ppl|perplex|"
@@ -165,7 +168,9 @@ def _rates(table: Table, found: list[str], free: list[str]) -> tuple[list[str], 
     """The rate's columns and what is said of them: one of several groups is the caller's to name, a multiplier has no unit."""
     if found:
         return found, []
-    numbers = [name for name in free if table.columns[name].dtype.kind == "f" and np.isfinite(table.columns[name]).sum() > 1]
+    numbers = [
+        name for name in free if table.columns[name].dtype.kind == "f" and np.isfinite(table.columns[name]).sum() > 1
+    ]
     groups = [name for name in numbers if _RATE_WORD.search(name) and not is_held_out(name)]
     multipliers = [name for name in numbers if any(_MULTIPLIER.fullmatch(form) for form in (plain(name), tail(name)))]
     if len(groups) == 1:
@@ -176,7 +181,9 @@ def _rates(table: Table, found: list[str], free: list[str]) -> tuple[list[str], 
         same = all(np.allclose(shapes[0], shape, rtol=1e-3, atol=1e-6, equal_nan=True) for shape in shapes[1:])
         return [], [named + ("; they are multiples of one another, so tau differs by a factor only" if same else "")]
     if multipliers:
-        return multipliers[:1], [f"rate: column {multipliers[0]!r} is a multiplier, so the rate is in units of its peak"]
+        return multipliers[:1], [
+            f"rate: column {multipliers[0]!r} is a multiplier, so the rate is in units of its peak"
+        ]
     return [], []
 
 
@@ -187,7 +194,9 @@ def _in_units_of_its_peak(values: np.ndarray) -> np.ndarray:
 
 def _often_first(table: Table, found: list[str]) -> list[str]:
     """Training losses logged at hardly any row (an epoch's mean, an evaluation's) after the one of every row."""
-    counts = {name: int(np.isfinite(v).sum()) if (v := table.columns[name]).dtype.kind == "f" else v.size for name in found}
+    counts = {
+        name: int(np.isfinite(v).sum()) if (v := table.columns[name]).dtype.kind == "f" else v.size for name in found
+    }
     training = [name for name in found if not is_held_out(name)]
     most = max((counts[name] for name in training), default=0)
     return sorted(found, key=lambda name: name in training and counts[name] < SELDOM * most)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import lru_cache
+from math import isfinite
 
 import numpy as np
 
@@ -33,17 +35,22 @@ def read_printed(data: bytes, file: str, name: str, notes: list[str]) -> Table:
     names = Counter(key for record in records for key in record if is_step(key))
     filled = sum(map(len, records))
     check_sparse(len(records), len({key for record in records for key in record}), filled, file)
-    columns: dict[str, np.ndarray] = {}
     counter = names.most_common(1)[0][0] if names else ROW
+    columns: dict[str, np.ndarray] = {}
     for place, record in enumerate(records):
         for key, value in record.items():
             key = counter if key == STEP else key
-            columns.setdefault(key, np.full(len(records), np.nan))[place] = value
+            if (column := columns.get(key)) is None:
+                column = columns[key] = np.full(len(records), np.nan)
+            column[place] = value
     if counter != ROW:
         # nanoGPT prints "step 2000: val loss" between "iter 2000: loss": one counter under two names.
         columns = {key: values for key, values in columns.items() if key == counter or key not in names}
     losses = sum(any(is_loss(key) for key in record) for record in records)
-    said.insert(0, f"printed output: {losses} lines with a {'loss' if counter == ROW else 'step and a loss'} read, the others left out")
+    said.insert(
+        0,
+        f"printed output: {losses} lines with a {'loss' if counter == ROW else 'step and a loss'} read, the others left out",
+    )
     if preamble > 1:
         said.append(f"first record on line {preamble}: the lines before it are no records")
     return Table(file, name, columns, np.array(rows, dtype=int), "line", notes=(*notes, *said), source="printed")
@@ -74,13 +81,16 @@ def gather(lines: Iterable[str]) -> tuple[list[Record], list[int], int]:
 
 def step_of(record: Record) -> float | None:
     """The counter of a record: the best name, whole numbers before fractions (an `update` of .096 is an epoch's share)."""
-    found = [(value != np.round(value), _rank(key), value) for key, value in record.items() if is_step(key) and value == value]
+    found = [
+        (value != int(value), _rank(key), value) for key, value in record.items() if is_step(key) and isfinite(value)
+    ]
     if not found:
         return None
     fraction, _, value = min(found)
     return None if fraction or value < 0 else value
 
 
+@lru_cache(1 << 12)
 def _rank(key: str) -> int:
     names = NAMES["step"]
     return names.index(plain(key)) if plain(key) in names else len(names) + names.index(tail(key))
@@ -94,9 +104,11 @@ def _counted(records: list[Record], rows: list[int]) -> tuple[list[Record], list
         record[STEP] = count
     units = [key for key in ("epoch",) if any(key in record for record in records)]
     other = ", or --step epoch with --steps-per-epoch" if units else ""
-    return records, rows, [
-        f"no step logged: rows counted from 1; say --steps-per-row K where a row is logged every K steps{other}"
-    ]
+    return (
+        records,
+        rows,
+        [f"no step logged: rows counted from 1; say --steps-per-row K where a row is logged every K steps{other}"],
+    )
 
 
 def _joined(records: list[Record], rows: list[int]) -> tuple[list[Record], list[int]]:
@@ -112,4 +124,3 @@ def _joined(records: list[Record], rows: list[int]) -> tuple[list[Record], list[
         result.append(dict(record))
         places.append(row)
     return result, places
-

@@ -6,26 +6,27 @@ import ast
 import json
 import re
 from collections.abc import Callable
+from functools import lru_cache
 
 from odescale.logs.columns import NAMES, is_held_out, looks_like_rate, plain, tail
 
 Record = dict[str, float]
 
 # Everything is possessive, and a value begins right behind a separator, so that a line of any length is read once.
-_NUMBER = r"[+-]?(?:\d{1,3}+(?:,\d{3}(?!\d))++(?:\.\d++)?+|\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?\d++)?+|nan|inf"
-_VALUE = re.compile(
-    rf"(?<=[A-Za-z_0-9)])(?:\s*+[:=]\s*+|(?=[^\S ]* )\s++)(?P<value>{_NUMBER})(?![\w.]*[A-Za-z])", re.I
+_NUMBER = (
+    r"[+-]?(?:\d{1,3}+(?:,\d{3}(?!\d))++(?:\.\d++)?+|\d++(?:\.\d*+)?+|\.\d++)(?:e[+-]?\d++)?+|[+-]?(?:nan|inf)(?!\w)"
 )
+_VALUE = re.compile(rf"(?<=[A-Za-z_0-9)])(?:\s*+[:=]\s*+|(?=[^\S ]* )\s++)(?P<value>{_NUMBER})(?![\w.]*[A-Za-z])", re.I)
 _KEY = re.compile(r"[A-Za-z0-9_/.\- ]*+")
 _INDENTED = re.compile(rf"\s+(?P<key>[^=:\s][^=:]{{0,200}}?)\s*+[=:]\s*+(?P<value>{_NUMBER})\s*", re.I)
-_LIST = re.compile(r"(?P<key>[A-Za-z_]++)=\[(?P<values>[^\[\]()]{1,400}+)\]")
+_LIST = re.compile(r"(?<![A-Za-z_])(?P<key>[A-Za-z_]++)=\[(?P<values>[^\[\]()]{1,400}+)\]")
 _WORD_ROW = re.compile(rf"\s*(?P<step>\d++)\s++(?P<word>[A-Za-z_]++)\s++(?P<value>{_NUMBER})\s*", re.I)
-_OBJECT = re.compile(r"\{.*\}\s*$")
 _TAG = re.compile(r"\| (?P<tag>train|valid\w*|dev|test\w*) \| ")
 _HEADER = re.compile(r"\[step=(?P<step>\d++)")
 # "10/4000 [00:10<01:00, ..." of tqdm, "1.20kit/10.0kit rate:" of its log-friendly relative, "10/100 ---- 1s 5ms/step" of Keras.
 _BAR = re.compile(
-    r"(?P<step>\d++(?:\.\d++)?+)(?P<unit>[kM]?)(?:it)?/(?:\d[\d.]*+[kM]?|\?)(?:it)?(?= \[\d+:\d|\s+rate:| \S{0,60} ?\d+\w*s?[ :].*loss)"
+    r"(?<![\d.])(?P<step>\d++(?:\.\d++)?+)(?P<unit>[kM]?)(?:it)?/(?:\d[\d.]*+[kM]?|\?)(?:it)?"
+    r"(?= \[\d+:\d|\s+rate:| \S{0,60} ?\d+\w*s?[ :].*loss)"
 )
 _UPDATE = re.compile(r"\]\s*\[(?P<step>\d++)\](?: collection=\S++)? (?=\w)")
 _POSTFIX = re.compile(rf"postfix:(?P<key>\w+)=(?P<value>{_NUMBER})", re.I)
@@ -44,8 +45,9 @@ def number(text: str) -> float:
 
 def record_of(line: str) -> Record:
     """Names and numbers of a line, empty where there are none; a progress bar's counter and "[100]" are its `step`."""
-    if "{" in line and (found := _OBJECT.search(line)) and found.end() - found.start() <= LONGEST_OBJECT:
-        entry = _object(found[0])
+    place = line.find("{")
+    if place >= 0 and len(line) - place <= LONGEST_OBJECT and line.rstrip().endswith("}"):
+        entry = _object(line[place:])
         if entry:
             return entry
     if (row := _WORD_ROW.fullmatch(line)) is not None:
@@ -88,26 +90,32 @@ def pairs(line: str) -> Record:
     return found
 
 
+@lru_cache(1 << 12)
 def is_step(name: str) -> bool:
     """Whether a printed name is that of the counter of steps."""
     return plain(name) in NAMES["step"] or tail(name) in NAMES["step"]
 
 
+@lru_cache(1 << 12)
 def is_loss(name: str) -> bool:
     """Whether a printed name has a loss in it, of training or held out."""
     return "loss" in plain(name) or plain(name) in NAMES["loss"] or tail(name) in NAMES["loss"]
 
 
+@lru_cache(1 << 12)
 def is_known(name: str) -> bool:
     """Whether a printed name is of something that a log of training is read for."""
-    known = any(plain(name) in NAMES[role] or tail(name) in NAMES[role] for role in ("tokens", "gradient_norm", "flops"))
+    known = any(
+        plain(name) in NAMES[role] or tail(name) in NAMES[role] for role in ("tokens", "gradient_norm", "flops")
+    )
     return known or is_loss(name) or looks_like_rate(name) or is_held_out(name)
 
 
+@lru_cache(1 << 12)
 def _name(text: str) -> str:
     """The last words of what stands before a number: behind " - ", behind a word without a letter, and no log level."""
     words = text.rsplit(" - ", 1)[-1].split(" ")
-    last = max((place for place, word in enumerate(words) if word and not re.search("[A-Za-z]", word)), default=-1)
+    last = max((place for place, word in enumerate(words) if re.match(r"\d|[^A-Za-z]+$", word)), default=-1)
     words = [word for word in words[last + 1 :] if word not in ("INFO", "DEBUG", "WARNING", "ERROR", "NOTICE")]
     name = " ".join(words).strip("/.- ").lstrip("_")
     return name if re.search("[A-Za-z]", name) else ""
@@ -152,7 +160,9 @@ def _object(text: str) -> Record:
 
 def _literal(text: str) -> object:
     """A Python literal with nan and inf, which `repr` writes and `literal_eval` does not know."""
-    return ast.literal_eval(re.sub(r"(?<=[:\[,\s-])(nan|inf)(?=\s*[,}\]])", lambda m: {"nan": "'nan'", "inf": "1e999"}[m[0]], text))
+    return ast.literal_eval(
+        re.sub(r"(?<=[:\[,\s-])(nan|inf)(?=\s*[,}\]])", lambda m: {"nan": "'nan'", "inf": "1e999"}[m[0]], text)
+    )
 
 
 def _plain_number(raw: object) -> float | None:

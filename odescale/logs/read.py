@@ -17,7 +17,8 @@ from jaxtyping import Float
 
 from odescale.analysis.forecast.loss_curve import LossCurve, curve_from_rates
 from odescale.errors import InputError, require_number
-from odescale.logs.columns import choose_columns, flop_unit
+from odescale.logs.clocks import check_clocks, counted_in_steps, remedies
+from odescale.logs.columns import choose_columns, flop_unit, is_held_out
 from odescale.logs.files import FORMATS, open_tables
 from odescale.logs.limits import check_bytes
 from odescale.logs.run_columns import looks_like_runs
@@ -124,6 +125,10 @@ def read_logs(
     format: str | None = None,
     warmup_steps: float | None = None,
     batch_tokens: float | None = None,
+    batch_samples: float | None = None,
+    steps_per_epoch: float | None = None,
+    steps_per_row: float | None = None,
+    step_flops: float | None = None,
     max_bytes: int | None = None,
 ) -> tuple[TrainingLog, ...]:
     """Every run in a file, a folder or several files, in order of appearance.
@@ -136,6 +141,8 @@ def read_logs(
     (`"25M/*"`) or a part of names. `format`, where the guess is wrong: csv, tsv, wandb, mlflow, jsonl, json, trainer_state,
     tensorboard, printed. `warmup_steps`: linear warm-up from zero before the first row, for `TrainingLog.tau`. `batch_tokens` per
     SGD step: gives tokens where they were not logged, and steps where only tokens were. `step="row"` counts rows from 1.
+    Other clocks, converted into SGD steps and said: `batch_samples` (samples per step), `steps_per_epoch`,
+    `steps_per_row` (a row every so many steps), `step_flops` (FLOP per step), each of the column of that name, or of the one that `step` names.
     `max_bytes`: a longer file, or one that unpacks to more, is refused (default `odescale.logs.limits.MOST_BYTES`, 128 MiB).
 
     **Returns** `TrainingLog`s; read `notes`: every guess and repair stands there. **Errors**: `InputError` naming file and row.
@@ -146,8 +153,11 @@ def read_logs(
     }  # fmt: skip
     if format is not None and format not in FORMATS:
         raise InputError("format", expected=f"one of {', '.join(FORMATS)}", got=format, remedy="leave it out")
-    if batch_tokens is not None:
-        require_number("batch_tokens", batch_tokens, open_=True)
+    clocks = {
+        "batch_tokens": batch_tokens, "batch_samples": batch_samples, "steps_per_epoch": steps_per_epoch,
+        "steps_per_row": steps_per_row, "step_flops": step_flops,
+    }  # fmt: skip
+    check_clocks(clocks)
     if warmup_steps is not None:
         require_number("warmup_steps", warmup_steps)
     paths = [path] if isinstance(path, str | os.PathLike) else list(path)
@@ -156,7 +166,7 @@ def read_logs(
     most = check_bytes(max_bytes)
     tables = [table for entry in paths for table in open_tables(Path(entry), FORMATS.get(format or ""), most)]
     tables = join_charts([part for table in tables for part in reshape(table)])
-    logs = [log for table in tables for log in _runs(table, given, warmup_steps, batch_tokens)]
+    logs = [log for table in tables for log in _runs(table, given, warmup_steps, clocks)]
     logs = _distinct(logs)
     if run is None:
         return tuple(logs)
@@ -180,29 +190,34 @@ def read_log(path: str | os.PathLike | Sequence[str | os.PathLike], **options: A
     return logs[0]
 
 
-def _runs(table: Table, given: dict[str, Any], warmup: float | None, batch_tokens: float | None) -> list[TrainingLog]:
+def _runs(
+    table: Table, given: dict[str, Any], warmup: float | None, clocks: dict[str, float | None]
+) -> list[TrainingLog]:
     """The runs of one table, columns chosen once for all of them."""
     table = replace(table, columns={key: _bounded(values) for key, values in table.columns.items()})
-    if given["step"] == "row" and "row" not in table.columns:
+    if "row" not in table.columns and (given["step"] == "row" or clocks["steps_per_row"] is not None):
         table = replace(table, columns=table.columns | {"row": np.arange(1.0, table.rows.size + 1)})
-    # Who names the step, or says what a step is in tokens, means a curve.
-    if given["step"] is None and batch_tokens is None and (roles := looks_like_runs(table)) is not None:
+    # Who names the step, or says what a step is in another unit, means a curve.
+    told = given["step"] is not None or any(value is not None for value in clocks.values())
+    if not told and (roles := looks_like_runs(table)) is not None:
         raise refuse(
             "a log with a row a step", f"{table.file}, a table of finished runs ({', '.join(roles.values())})",
             "read it with read_table, or name the step column",
         )  # fmt: skip
+    # Rows that a reader counted, for want of anything else, are the last choice.
+    counted = table.columns.pop("row", None) if given["step"] is None and clocks["steps_per_row"] is None else None
     chosen, notes = choose_columns(table, given)
+    if counted is not None:
+        table = replace(table, columns=table.columns | {"row": counted})
+        chosen = {"step": "row"} | chosen
+    table, step, said = counted_in_steps(table, given, clocks, chosen.get("step"))
+    notes = [*notes, *said]
+    if step is not None:
+        chosen["step"] = step
     for role in ("step", "loss"):
         if role in chosen:
             continue
-        if role == "step" and batch_tokens is not None and "tokens" in chosen:
-            steps = table.columns[chosen["tokens"]] / batch_tokens
-            table = replace(table, columns=table.columns | {"tokens / batch_tokens": steps})
-            chosen["step"] = "tokens / batch_tokens"
-            continue
-        remedy = f'name it: read_log(path, {role}="...")'
-        if role == "step":
-            remedy += ', step="row" to count rows' + (", or batch_tokens=..." if "tokens" in chosen else "")
+        remedy = remedies(table) if role == "step" else f'name it: read_log(path, {role}="...") or --{role} COLUMN'
         columns = ", ".join(list(table.columns)[:8])
         raise refuse(f"a {role} column", f"{table.file} with columns {columns or 'none'}", remedy)
     for role, column in chosen.items():
@@ -225,7 +240,7 @@ def _runs(table: Table, given: dict[str, Any], warmup: float | None, batch_token
     first: InputError | None = None
     for part in runs:
         try:
-            logs += _pieces(part, chosen, given, (*part.notes, *notes), warmup, batch_tokens)
+            logs += _pieces(part, chosen, given, (*part.notes, *notes), warmup, clocks["batch_tokens"])
         except InputError as error:
             if len(runs) == 1 or "at least two rows" not in error.expected:
                 raise
@@ -244,7 +259,13 @@ def _pieces(
     kept = np.isfinite(loss) & np.isfinite(step)
     said = list(notes)
     lost = np.isfinite(loss) & ~np.isfinite(step)
-    for gone, why in ((~np.isfinite(loss), "without a finite loss"), (lost, "with a loss but no step")):
+    other = ~np.isfinite(loss) & _held_out_rows(table, chosen["loss"])
+    if other.any():
+        said.append(
+            f"{int(other.sum())} rows of evaluation left out of the training curve ({ranges(table.rows[other], table.unit)})"
+        )
+    bare = ~np.isfinite(loss) & ~other
+    for gone, why in ((bare, "without a finite loss"), (lost, "with a loss but no step")):
         if gone.any():
             count = int(gone.sum())
             said.append(f"{count} row{'s' if count > 1 else ''} {why} dropped ({ranges(table.rows[gone], table.unit)})")
@@ -325,6 +346,15 @@ def _series(table: Table, column: str, step: np.ndarray, places: np.ndarray, not
             f"column {column!r} empty at {int(np.sum(~exact))} rows with a loss: interpolated linearly, ends held"
         )
     return np.where(empty, filled, here)
+
+
+def _held_out_rows(table: Table, loss: str) -> np.ndarray:
+    """Rows that hold something of validation or evaluation: no training loss is missing there."""
+    found = np.zeros(table.rows.size, bool)
+    for name in table.numeric():
+        if name != loss and is_held_out(name):
+            found |= np.isfinite(table.columns[name])
+    return found
 
 
 def _bounded(values: np.ndarray) -> np.ndarray:

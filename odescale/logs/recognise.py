@@ -15,6 +15,8 @@ from odescale.logs.numbers import plain_number
 MOST_LINES = 6000
 """Lines that are scored; of a longer file, blocks of whole lines from all of it."""
 BLOCK = 200
+LONGEST = 2000
+"""Characters of a line that are scored."""
 _DELIMITERS = (",", ";", "\t", "|")
 
 
@@ -29,7 +31,7 @@ def shape_of(data: bytes) -> str | None:
     if head == b"[" and re.match(rb"\[\s*(\{|\]|\[|-?\d+(\.\d+)?\s*[,\]]|\")", data.lstrip()) and not _printed(lines):
         return "json"
     printed = _printed(lines)
-    if printed >= 2 and printed >= _cells(lines):
+    if printed >= 2 and printed >= table_in(lines)[1]:
         return "printed"
     return "json" if head in (b"{", b"[") and not printed else None
 
@@ -38,12 +40,12 @@ def sampled(data: bytes) -> list[str]:
     """At most `MOST_LINES` lines: all, or blocks at equal distances, the first and the last among them."""
     size = data.count(b"\n") + 1
     if size <= MOST_LINES:
-        return data.decode(errors="replace").split("\n")
+        return [line[:LONGEST] for line in data.decode(errors="replace").split("\n")]
     pieces: list[str] = []
     width = max(1, len(data) // size) * BLOCK
     for start in np.linspace(0, max(0, len(data) - width), MOST_LINES // BLOCK).astype(int):
         block = data[start : start + min(width, 1 << 20)].decode(errors="replace").split("\n")
-        pieces += block[(1 if start else 0) : -1 if start + width < len(data) else None]
+        pieces += [line[:LONGEST] for line in block[(1 if start else 0) : -1 if start + width < len(data) else None]]
     return pieces
 
 
@@ -55,21 +57,25 @@ def without_noise(data: bytes) -> tuple[bytes, int]:
     """
     sample = sampled(data)
     counts = Counter(_shape(line) for line in sample if line.strip())
-    rows = {shape: count for shape, count in counts.items() if shape is not None}
-    if not rows:
+    shape, _ = table_in(sample)
+    if shape is None:
         return data, 0
-    (mark, width), most = max(rows.items(), key=lambda item: item[1])
-    if most < 2:
-        return data, 0
+    mark, width = shape
     first = next((line for line in sample if line.strip()), "")
     if _cell_count(first, mark) == width and len(counts) <= 2:
         return data, 0
     lines = data.split(b"\n")
     begin = next(i for i, line in enumerate(lines) if _shape(line.decode(errors="replace")) == (mark, width))
     above = [i for i in range(begin) if lines[i].strip()]
-    header = above[-1] if above and _cell_count(lines[above[-1]].decode(errors="replace"), mark) == width else None
-    if header is None and above:
-        # Noise may stand between the header and the first row too.
+    named = [i for i in above if _is_header(lines[i].decode(errors="replace"), mark, width)]
+    header = (
+        named[-1]
+        if named
+        else above[-1]
+        if above and _cell_count(lines[above[-1]].decode(errors="replace"), mark) == width
+        else None
+    )
+    if header is None and above:  # a header of unknown names, with noise between it and the first row
         fits = [i for i in above if _cell_count(lines[i].decode(errors="replace"), mark) == width]
         header = fits[-1] if fits else None
     if header is None and above and _names_a_column(lines[above[-1]].decode(errors="replace")):
@@ -97,10 +103,21 @@ def _printed(lines: list[str]) -> int:
     return sum(any(is_loss(key) for key in record) for record in records)
 
 
-def _cells(lines: list[str]) -> int:
-    """Lines that are rows of one table: the most frequent shape of rows with numbers."""
-    counts = Counter(shape for line in lines if (shape := _shape(line)) is not None and not pairs(line) and not member_of(line))
-    return max(counts.values(), default=0)
+def table_in(lines: list[str]) -> tuple[tuple[str, int] | None, int]:
+    """(delimiter and number of cells, rows) of the table among the lines: one whose header names a step or a loss, else one that
+    most lines belong to; (None, 0) where there is none."""
+    found = [(line, _shape(line)) for line in lines if line.strip()]
+    counts = Counter(shape for line, shape in found if shape is not None and not pairs(line) and not member_of(line))
+    headed = {shape for line, own in found if own is None for shape in counts if _is_header(line, *shape)}
+    for shape, count in counts.most_common():
+        if shape in headed or (count > 1 and 2 * count >= len(found)):
+            return shape, count
+    return None, 0
+
+
+def _is_header(line: str, mark: str, width: int) -> bool:
+    cells = [cell.strip().strip('"') for cell in _cells_of(line, mark)]
+    return len(cells) == width and any(plain(cell) in NAMES[role] for role in ("step", "loss") for cell in cells)
 
 
 def _shape(line: str) -> tuple[str, int] | None:
