@@ -27,9 +27,9 @@ NAMES: dict[str, tuple[str, ...]] = {
     "loss": (
         "trainloss", "trainingloss", "losstrain", "trainlossstep", "traincrossentropyloss", "traincrossentropy", "traince",
         "trainnll", "trainlmloss", "lmloss", "loss", "losses", "trainlosses", "batchloss", "totalloss", "lossmean", "meanloss",
-        "reducedtrainloss", "trainceloss", "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent", "xentloss", "celoss", "ce",
-        "nllloss",
-        "nll", "trainlossepoch", "valloss", "validationloss", "evalloss", "devloss", "testloss", "lossval", "losseval",
+        "reducedtrainloss", "trainceloss", "avgloss", "lossavg", "globalavgloss", "crossentropyloss", "crossentropy", "xent",
+        "xentloss", "celoss", "ce", "nllloss", "nll", "trainlossepoch", "valloss",
+        "validationloss", "evalloss", "devloss", "testloss", "lossval", "losseval",
         "losstest", "evalcrossentropyloss", "valcrossentropyloss", "valnll", "evalnll", "valce",
     ),
     "tokens": (

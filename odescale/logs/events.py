@@ -103,17 +103,17 @@ def _records(data: bytes, file: str, notes: list[str]) -> Iterator[tuple[int, by
 
 def _event(data: bytes) -> tuple[int, list[tuple[str, float]]]:
     step, scalars = 0, []
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == 2:
             step = value - (1 << 64) if value >= 1 << 63 else value
         elif field == 5:
-            scalars += [scalar for key, entry in _fields(value) if key == 1 for scalar in _scalar(entry)]
+            scalars += [scalar for key, entry in fields(value) if key == 1 for scalar in _scalar(entry)]
     return step, scalars
 
 
 def _scalar(data: bytes) -> Iterator[tuple[str, float]]:
     tag, number = "", None
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == 1:
             tag = value.decode()
         elif field == 2:
@@ -127,7 +127,7 @@ def _scalar(data: bytes) -> Iterator[tuple[str, float]]:
 def _tensor(data: bytes) -> float | None:
     """The one number of a scalar tensor; None for any other tensor (text, histograms, images)."""
     kind, content = 0, b""
-    for field, value in _fields(data):
+    for field, value in fields(data):
         if field == 1:
             kind = value
         elif field in (4, 5, 6):
@@ -143,7 +143,7 @@ def _shortest(number: float) -> float:
     return float(str(single)) if float(single) == number else number
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, Any]]:
+def fields(data: bytes) -> Iterator[tuple[int, Any]]:
     """(field number, value) of a protobuf message: an int for varints, bytes for the other wire types."""
     place = 0
     while place < len(data):

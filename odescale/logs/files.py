@@ -15,10 +15,12 @@ from odescale.logs.columns import choose_columns
 from odescale.logs.console import read_printed
 from odescale.logs.events import looks_like_events, read_events
 from odescale.logs.json_lines import read_json
-from odescale.logs.limits import MOST_BYTES, MOST_FILES, refuse_bytes
+from odescale.logs.limits import MOST_BYTES, MOST_FILES, check_runs, refuse_bytes
 from odescale.logs.recognise import shape_of, without_noise
 from odescale.logs.table import Table, refuse, short_path
 from odescale.logs.text import decode, read_delimited
+from odescale.logs.trackers.mlflow_store import SQLITE, mlflow_runs, read_mlflow_database, read_mlflow_folder
+from odescale.logs.trackers.wandb_run import HEAD, read_wandb, wandb_files
 
 FORMATS = {
     "csv": "csv", "tsv": "csv", "wandb": "csv", "mlflow": "csv", "jsonl": "jsonl", "json": "json", "trainer_state": "json",
@@ -44,6 +46,8 @@ def open_tables(path: Path, kind: str | None, max_bytes: int = MOST_BYTES) -> li
     """
     try:
         if path.is_dir():
+            if kind is None and (tracked := _tracked(path, max_bytes)):
+                return tracked
             return _folder(path, kind, max_bytes)
         if not path.is_file():
             raise refuse(
@@ -53,6 +57,15 @@ def open_tables(path: Path, kind: str | None, max_bytes: int = MOST_BYTES) -> li
         return [_file(path, kind, max_bytes)]
     except OSError as error:
         raise refuse("a readable path", f"{short_path(path)}: {error.strerror}", "check it") from error
+
+
+def _tracked(folder: Path, max_bytes: int) -> list[Table]:
+    """The runs that a tracker left in the folder; none where it is a folder of logs."""
+    if files := wandb_files(folder):
+        check_runs(len(files), short_path(folder))
+        return [_file(path, None, max_bytes) for path in files]
+    runs = mlflow_runs(folder)
+    return [read_mlflow_folder(folder, runs)] if runs else []
 
 
 def _folder(folder: Path, kind: str | None, max_bytes: int) -> list[Table]:
@@ -136,6 +149,10 @@ def _file(path: Path, kind: str | None, max_bytes: int) -> Table:
     if packed:
         name = re.sub(r"\.gz$", "", name, flags=re.I)
         notes = ["gzip unpacked"]
+    if data.startswith(HEAD):
+        return read_wandb(data, file, Path(name).stem)
+    if data.startswith(SQLITE):
+        return read_mlflow_database(path)
     for mark, container in CONTAINERS.items():
         if data.startswith(mark):
             raise refuse("a text log", f"{container} file {file}", "unpack it or export it as CSV")

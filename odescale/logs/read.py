@@ -133,7 +133,8 @@ def read_logs(
 ) -> tuple[TrainingLog, ...]:
     """Every run in a file, a folder or several files, in order of appearance.
 
-    **Formats** (told by the content): CSV with , ; tab | or spaces; JSON lines; Weights & Biases chart export; MLflow metric
+    **Formats** (told by all lines of the content): runs of Weights & Biases and
+    MLflow on disk; CSV with , ; tab | or spaces; JSON lines; Weights & Biases chart export; MLflow metric
     table; Hugging Face trainer_state.json; TensorBoard events; printed lines ("iter 100: loss 4.1"); any of them gzipped.
 
     **Arguments**: `step`, `loss`, `tokens`, `flops`, `logit_scale`, `gradient_norm`: column names, guessed where None;
@@ -142,7 +143,8 @@ def read_logs(
     tensorboard, printed. `warmup_steps`: linear warm-up from zero before the first row, for `TrainingLog.tau`. `batch_tokens` per
     SGD step: gives tokens where they were not logged, and steps where only tokens were. `step="row"` counts rows from 1.
     Other clocks, converted into SGD steps and said: `batch_samples` (samples per step), `steps_per_epoch`,
-    `steps_per_row` (a row every so many steps), `step_flops` (FLOP per step), each of the column of that name, or of the one that `step` names.
+    `steps_per_row` (a row every so many steps), `step_flops` (FLOP per step), each of the column of that name, or of
+    the one that `step` names.
     `max_bytes`: a longer file, or one that unpacks to more, is refused (default `odescale.logs.limits.MOST_BYTES`, 128 MiB).
 
     **Returns** `TrainingLog`s; read `notes`: every guess and repair stands there. **Errors**: `InputError` naming file and row.
