@@ -9,6 +9,9 @@ from odescale.analysis.forecast.loss_curve import curve_from_rates as curve_from
 from odescale.analysis.forecast.loss_curve import planned_curve as planned_curve
 from odescale.analysis.forecast.ode import solve_schedule as solve_schedule
 from odescale.analysis.forecast.optimal_schedule import optimal_schedule_of as optimal_schedule_of
+from odescale.analysis.forecast.spikes import Spike as Spike
+from odescale.analysis.forecast.spikes import Spikes as Spikes
+from odescale.analysis.forecast.spikes import find_spikes as find_spikes
 from odescale.analysis.phases.power_floor import fit_power_floor as fit_power_floor
 from odescale.analysis.tables.batch import CriticalBatch as CriticalBatch
 from odescale.analysis.tables.batch import fit_critical_batch as fit_critical_batch

@@ -274,3 +274,21 @@ def test_mutated_files_are_read_or_refused_in_one_line_within_a_second(tmp_path:
             except InputError as refused:
                 assert "\n" not in str(refused)
             assert time.process_time() - began < 1.0
+
+
+@pytest.mark.parametrize(
+    ("name", "scale", "flag"), [("tokens", 4096, "--batch-tokens"), ("epoch", 0.01, "--steps-per-epoch")]
+)
+def test_the_command_line_has_the_option_that_its_error_names(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, scale: float, flag: str
+) -> None:
+    from odescale.cli.main import main
+
+    path = tmp_path / "run.csv"
+    steps = np.arange(10, 1010, 10)
+    path.write_text(f"{name},loss\n" + "".join(f"{s * scale:.12g},{2.5 + 8 * s**-0.4}\n" for s in steps))
+    command = ["report", str(path), "--out", str(tmp_path / "page"), "--json"]
+    assert main(command) == 2
+    assert f"({flag} " in capsys.readouterr().err
+    assert main([*command, flag, f"{scale if name == 'tokens' else 1 / scale:g}"]) == 0
+    assert np.allclose(json.loads(capsys.readouterr().out)["t"], steps)

@@ -155,11 +155,9 @@ READ_CLOCKS = {
 """Options of `read_logs` that the command line passes on under their own names."""
 
 
-def _logs(command: Parser) -> None:
-    """How logs are read, and which of them are fitted."""
+def _reading(command: Parser) -> None:
+    """How a log is read: every option of `read_logs`."""
     add = command.add_argument
-    add("logs", nargs="+", metavar="LOG",
-        help="files or folders: CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard")  # fmt: skip
     add("--step", metavar="COLUMN", help="column of steps (default: guessed, and said)")
     add("--loss", metavar="COLUMN", help="column of the loss (default: guessed, and said)")
     add("--learning-rate", "--lr", metavar="COLUMN|NUMBER", help="column of rates, or the one rate")
@@ -174,9 +172,54 @@ def _logs(command: Parser) -> None:
     for name, what in READ_CLOCKS.items():
         add(f"--{name.replace('_', '-')}", type=_number, metavar="N", help=what)
     add("--max-bytes", type=_whole, help="longest file, unpacked (default 128 MiB)")
+
+
+def _logs(command: Parser) -> None:
+    """How logs are read, and which of them are fitted."""
+    add = command.add_argument
+    add("logs", nargs="+", metavar="LOG",
+        help="files or folders: CSV, JSON lines, W&B, MLflow, trainer_state, TensorBoard")  # fmt: skip
+    _reading(command)
     add("--fit-on", action="append", metavar="NAMES", help="runs to fit, by commas (repeat)")
     add("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
     add("--after", type=_number, help="first step to fit (default: past warm-up and 1/20 of the run)")
+
+
+def _watch(command: Parser) -> None:
+    """A log that grows, and when to stop looking at it."""
+    add = command.add_argument
+    add("log", metavar="LOG", help="the file that the run appends to")
+    _reading(command)
+    add(
+        "--with",
+        dest="beside",
+        action="append",
+        metavar="LOG",
+        help="finished runs that are fitted together with it (repeat)",
+    )
+    add(
+        "--final",
+        type=_number,
+        metavar="STEP",
+        help="last SGD step of the run, which the forecast is for (default: the last one logged)",
+    )
+    add(
+        "--schedule",
+        help="the run's whole learning rate in units of its peak (default: held at its last value, and said)",
+    )
+    add("--law", help="instant, relaxing, spectral, ... (default: by cross-validation)")
+    add("--every", type=_number, default=30.0, metavar="SECONDS", help="between two looks")
+    add("--idle", type=_number, metavar="SECONDS", help="stop when nothing was written for so long")
+    add("--once", action="store_true", help="look once and stop")
+    add("--gate", action="store_true",
+        help="exit with 3 on divergence, 4 on a forecast above --limit, 5 where the loss left its earlier forecast")  # fmt: skip
+    add("--limit", type=_number, metavar="LOSS", help="highest final loss that the gate lets pass")
+    add(
+        "--out",
+        default="results/watch",
+        metavar="FOLDER",
+        help="the page, and what was read (a restarted watch goes on from it)",
+    )
 
 
 def _predicted(command: Parser) -> None:
@@ -337,6 +380,8 @@ COMMANDS: dict[str, Command] = {
                        "rollouts:report_rollout", (_rollout, _plot)),
     "forecast": Command("the loss of another run, schedule or horizon from the runs you have",
                         "logs:forecast_runs", (_logs, _predicted, _forecast, _planned, _plot)),
+    "watch": Command("a log that is still growing: forecast of its final loss, spikes, a page that reloads itself, a gate for CI",
+                     "watch:watch_run", (_watch,)),
     "schedule": Command("the best learning-rate schedule for a budget, under the law that your runs identify",
                         "logs:plan_schedule", (_logs, _schedule, _planned, _plot)),
     "frontier": Command("the least risk at a given compute: sizes, time, C*, exponents of a risk law",

@@ -153,17 +153,19 @@ def _check_numbers(options: argparse.Namespace) -> None:
 
 
 def _read(options: argparse.Namespace) -> tuple[TrainingLog, ...]:
+    return read_logs(options.logs, **read_options(options))
+
+
+def read_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `read_logs` takes, from the command line."""
     rate: Any = options.learning_rate
     if rate is not None:
         try:
             rate = float(rate)
         except ValueError:
             pass
-    return read_logs(
-        options.logs, step=options.step, loss=options.loss, learning_rate=rate, run=options.run, format=options.format,
-        warmup_steps=options.warmup_steps, max_bytes=options.max_bytes,
-        **{name: getattr(options, name) for name in (*READ_COLUMNS, *READ_CLOCKS)},
-    )  # fmt: skip
+    same = ("step", "loss", "run", "format", "warmup_steps", "max_bytes", *READ_COLUMNS, *READ_CLOCKS)
+    return {name: getattr(options, name) for name in same} | {"learning_rate": rate}
 
 
 def _names(words: list[str] | None) -> tuple[str, ...] | None:

@@ -2,7 +2,8 @@
 
 A file is ":W&B", a magic number and a version (7 bytes), then the log format of LevelDB: blocks of 32 KiB with records of checksum
 (4 bytes), length (2), kind (1: whole, 2: first, 3: middle, 4: last part) and data. The data are protobuf `Record`s: 2 = history
-with items (1) of key (1) or nested keys (2) and a JSON value (16), and a step (2); 17 = run with id (1), configuration (4) and display
+with items (1) of key (1) or nested keys (2) and a JSON value (16), and a step (2); 17 = run with id (1), configuration (4) and
+display
 name (8). Source: wandb/proto/wandb_internal.proto, which wandb ships; its own reader is no part of the Python package any more.
 """
 
