@@ -292,3 +292,38 @@ def test_the_command_line_has_the_option_that_its_error_names(
     assert f"({flag} " in capsys.readouterr().err
     assert main([*command, flag, f"{scale if name == 'tokens' else 1 / scale:g}"]) == 0
     assert np.allclose(json.loads(capsys.readouterr().out)["t"], steps)
+
+
+SHARED = Path(os.environ.get("ODESCALE_DATA", Path(__file__).resolve().parents[1] / "../shared/data")) / "logs"
+# file: (column of the step, of the loss, of the rate, points, first and last step)
+CASES: dict[str, tuple[str, str, str | None, int, float, float]] = {
+    "llmc_main.log": ("step", "train_loss", "lr", 400, 10, 4000),
+    "modded_long_preamble.txt": ("step", "train_loss", None, 400, 10, 4000),
+    "warnings_preamble_nanogpt.log": ("iter", "loss", None, 400, 10, 4000),
+    "buildnanogpt_log.txt": ("step", "train_loss", None, 400, 10, 4000),
+    "hf_console.log": ("row", "loss", "learning_rate", 400, 1, 400),
+    "olmo_console.log": ("step", "train/CrossEntropyLoss", "optim/learning_rate_group0", 400, 10, 4000),
+    "torchtitan_ansi.log": ("step", "loss", None, 400, 10, 4000),
+    "maxtext.log": ("completed step", "loss", None, 400, 10, 4000),
+    "tqdm_cr.log": ("step", "loss", "lr", 400, 10, 4000),
+    "multi_lr_groups.csv": ("step", "loss", None, 400, 10, 4000),
+    "nanochat_lrm.csv": ("step", "train/loss", "train/lrm", 400, 10, 4000),
+    "resume_epochs_reset.csv": ("step", "loss", "lr", 500, 10, 5000),
+    "finetune_trainer_state.json": ("step", "loss", "learning_rate", 200, 20, 4000),
+}
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="no shared data beside this checkout")
+def test_the_cases_of_the_collection_are_read_as_it_says() -> None:
+    for name, (step, loss, rate, points, first, last) in CASES.items():
+        log = read_log(SHARED / name)
+        columns = dict(log.columns)
+        assert (columns["step"], columns["loss"], columns.get("learning_rate")) == (step, loss, rate), name
+        assert (log.step.size, log.step[0], log.step[-1]) == (points, first, last), name
+        assert log.loss[0] > log.loss[-1] and log.loss[-1] > 1, name
+    assert any("4000 added" in note for note in read_log(SHARED / "resume_epochs_reset.csv").notes)
+    for name, words in (
+        ("keras_training.csv", "steps_per_epoch"), ("table_CNDL.csv", "finished runs"), ("table_isoflop.csv", "finished runs"),
+    ):  # fmt: skip
+        with pytest.raises(InputError, match=words):
+            read_log(SHARED / name)
