@@ -190,6 +190,7 @@ def _watch(command: Parser) -> None:
     add = command.add_argument
     add("log", metavar="LOG", help="the file that the run appends to")
     _reading(command)
+    _short_warmup(command)
     add(
         "--with",
         dest="beside",
@@ -226,8 +227,15 @@ def _predicted(command: Parser) -> None:
     command.add_argument("--predict", action="append", metavar="NAMES", help="runs to predict, by commas (repeat)")
 
 
+def _short_warmup(command: Parser) -> None:
+    """Beside a planned run, `--warmup` is that run's; elsewhere it is the log's."""
+    same = "the same as --warmup-steps"
+    command.add_argument("--warmup", dest="warmup_steps", type=_number, default=argparse.SUPPRESS, help=same)
+
+
 def _report(command: Parser) -> None:
     add = command.add_argument
+    _short_warmup(command)
     _thresholds(command)
     add("--irreducible", type=_number, default=0.0, help="irreducible loss to subtract")
     add("--title", help="of the page")

@@ -121,6 +121,6 @@ def _joined(records: list[Record], rows: list[int]) -> tuple[list[Record], list[
             if not any(is_loss(key) or looks_like_rate(key) for key in shared):
                 result[-1] |= {key: value for key, value in record.items() if key not in result[-1]}
                 continue
-        result.append(dict(record))
+        result.append(record)
         places.append(row)
     return result, places

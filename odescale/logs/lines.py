@@ -50,14 +50,15 @@ def record_of(line: str) -> Record:
         entry = _object(line[place:])
         if entry:
             return entry
-    if (row := _WORD_ROW.fullmatch(line)) is not None:
+    # Plain searches first: a log may have a million lines.
+    if line.lstrip()[:1].isdigit() and (row := _WORD_ROW.fullmatch(line)) is not None:
         return {"step": float(row["step"]), _word(row["word"]): number(row["value"])}
-    if (header := _HEADER.search(line)) is not None:
+    if "[step=" in line and (header := _HEADER.search(line)) is not None:
         return {"step": float(header["step"])} | _rest(pairs(line[header.end() :]))
     record = pairs(line)
     if record.keys() <= _LLMC.keys() and {"s"} < record.keys():
         return {_LLMC[key]: value for key, value in record.items()}
-    if (tag := _TAG.search(line)) is not None:
+    if " | " in line and (tag := _TAG.search(line)) is not None:
         record = {f"{tag['tag']}_{key}" if "loss" in key else key: value for key, value in record.items()}
     if not any(is_step(key) for key in record):
         for pattern in (_UPDATE, _BAR):
