@@ -146,6 +146,29 @@ def mlflow_folder(folder: Path) -> None:
         (place / "metrics" / "lr").write_text("".join(f"17{s} {r!r} {s}\n" for s, _, r in pairs) + "17")
 
 
+def test_a_trackio_project_by_hand(tmp_path: Path) -> None:
+    path = tmp_path / "project.db"
+    connection = sqlite3.connect(path)
+    connection.execute(
+        "CREATE TABLE metrics (id INTEGER PRIMARY KEY, run_id TEXT, timestamp TEXT, run_name TEXT, step INTEGER, metrics TEXT)"
+    )
+    for s, x, r in zip(STEPS.tolist(), LOSSES.tolist(), RATES.tolist(), strict=True):
+        for run in ("tiny", "other"):
+            logged = json.dumps({"train/loss": x, "lr": r, "val_loss": "NaN", "note": "text"})
+            row = (run * 8, "2031", run, s, logged)
+            connection.execute(
+                "INSERT INTO metrics (run_id, timestamp, run_name, step, metrics) VALUES (?, ?, ?, ?, ?)", row
+            )
+    connection.commit()
+    for log, name in zip(read_logs(path), ("tiny", "other"), strict=True):
+        same(log, name)
+    connection.execute("UPDATE metrics SET metrics = '{' WHERE id = 7")
+    connection.commit()
+    connection.close()
+    with pytest.raises(InputError, match="row 7 of"):
+        read_log(path)
+
+
 @pytest.mark.parametrize("kind", ["folder", "database"])
 def test_mlflow_stores_by_hand(tmp_path: Path, kind: str) -> None:
     path = tmp_path / ("mlruns" if kind == "folder" else "mlflow.db")
@@ -189,21 +212,28 @@ with mlflow.start_run(run_name="tiny"):
     for s, x, r in rows:
         mlflow.log_metrics({"train/loss": x, "lr": r}, step=s)
 """,
+    "trackio": """
+import trackio
+trackio.init(project="p", name="tiny")
+for s, x, r in rows:
+    trackio.log({"train/loss": x, "lr": r}, step=s)
+trackio.finish()
+""",
 }
 
 
-@pytest.mark.parametrize("store", ["wandb", "sqlite", "mlruns"])
+@pytest.mark.parametrize("store", ["wandb", "sqlite", "mlruns", "trackio"])
 def test_stores_that_the_trackers_wrote_are_read_back_equal(tmp_path: Path, store: str) -> None:
-    library = "wandb" if store == "wandb" else "mlflow"
+    library = store if store in WRITERS else "mlflow"
     found = subprocess.run([PYTHON, "-c", f"import {library}"], capture_output=True, cwd=tmp_path, check=False)
     if found.returncode:
         pytest.skip(f"{library} is not installed: the extra `trackers`")
     uri = f"sqlite:///{tmp_path}/mlflow.db" if store == "sqlite" else f"file://{tmp_path}/mlruns"
     rows = list(zip(STEPS.tolist(), LOSSES.tolist(), RATES.tolist(), strict=True))
     script = f"folder, uri, rows = {str(tmp_path)!r}, {uri!r}, {rows!r}\n{WRITERS[library]}"
-    wanted = {"MLFLOW_ALLOW_FILE_STORE": "true", "WANDB_SILENT": "true", "PYTHONPATH": ""}
+    wanted = {"MLFLOW_ALLOW_FILE_STORE": "true", "WANDB_SILENT": "true", "PYTHONPATH": "", "TRACKIO_DIR": str(tmp_path)}
     done = subprocess.run(
         [PYTHON, "-c", script], capture_output=True, text=True, cwd=tmp_path, env=os.environ | wanted, check=False
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    same(read_log(tmp_path / {"wandb": "wandb", "sqlite": "mlflow.db", "mlruns": "mlruns"}[store]), "tiny")
+    same(read_log(tmp_path / {"sqlite": "mlflow.db", "trackio": "p.db"}.get(store, store)), "tiny")

@@ -20,6 +20,7 @@ from odescale.logs.recognise import shape_of, without_noise
 from odescale.logs.table import Table, refuse, short_path
 from odescale.logs.text import decode, read_delimited
 from odescale.logs.trackers.mlflow_store import SQLITE, mlflow_runs, read_mlflow_database, read_mlflow_folder
+from odescale.logs.trackers.trackio_store import is_trackio, read_trackio
 from odescale.logs.trackers.wandb_run import HEAD, read_wandb, wandb_files
 
 FORMATS = {
@@ -152,7 +153,7 @@ def _file(path: Path, kind: str | None, max_bytes: int) -> Table:
     if data.startswith(HEAD):
         return read_wandb(data, file, Path(name).stem)
     if data.startswith(SQLITE):
-        return read_mlflow_database(path)
+        return read_trackio(path) if is_trackio(path) else read_mlflow_database(path)
     for mark, container in CONTAINERS.items():
         if data.startswith(mark):
             raise refuse("a text log", f"{container} file {file}", "unpack it or export it as CSV")

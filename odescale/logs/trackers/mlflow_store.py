@@ -43,13 +43,13 @@ def read_mlflow_folder(folder: Path, runs: Sequence[Path]) -> Table:
     names = [_named(run / "meta.yaml", run.name) for run in runs]
     kept = [(run, name) for run, (name, gone) in zip(runs, names, strict=True) if not gone]
     deleted = len(runs) - len(kept)
-    for (run, _), name in zip(kept, _distinct([(name, run.name) for run, name in kept]), strict=True):
+    for (run, _), name in zip(kept, distinct([(name, run.name) for run, name in kept]), strict=True):
         files = sorted(path for path in (run / "metrics").rglob("*") if path.is_file())
         if len(files) > MOST_FILES:
             raise refuse(f"at most {MOST_FILES} metrics in a run", short_path(run), "pass one run's folder")
         for path in files:
             points += _lines(path, name, path.relative_to(run / "metrics").as_posix())
-    return _long(points, short_path(folder), folder.name, "MLflow file store", deleted)
+    return long_table(points, short_path(folder), folder.name, "MLflow file store", deleted)
 
 
 def read_mlflow_database(path: Path) -> Table:
@@ -69,16 +69,16 @@ def read_mlflow_database(path: Path) -> Table:
     except sqlite3.Error as error:
         raise refuse("the SQLite store of MLflow", f"{file}: {error}", "pass mlflow.db, or copy it again") from error
     found = list(dict.fromkeys((row[1] or row[0], row[0]) for row in rows))
-    names = dict(zip((identity for _, identity in found), _distinct(found), strict=True))
+    names = dict(zip((identity for _, identity in found), distinct(found), strict=True))
     check_runs(len(names), file)
     points = [
         (names[run], str(key), float("nan") if nan else float(value), float(step))
         for run, _, key, value, step, nan in rows
     ]
-    return _long(points, file, path.stem, "MLflow SQLite store", deleted)
+    return long_table(points, file, path.stem, "MLflow SQLite store", deleted)
 
 
-def _long(points: Iterable[Point], file: str, name: str, kind: str, deleted: int) -> Table:
+def long_table(points: Iterable[Point], file: str, name: str, kind: str, deleted: int) -> Table:
     """Rows (run, key, value, step), which `reshape` turns into a table per run."""
     rows = list(points)
     if not rows:
@@ -116,7 +116,7 @@ def _named(meta: Path, identity: str) -> tuple[str, bool]:
     return (found[1].strip() if found else identity), stage is not None and stage[1] == "deleted"
 
 
-def _distinct(runs: Sequence[tuple[str, str]]) -> list[str]:
+def distinct(runs: Sequence[tuple[str, str]]) -> list[str]:
     """Names; where several runs have one, with the beginning of their identities."""
     counts = Counter(name for name, _ in runs)
     return [name if counts[name] == 1 else f"{name} {identity[:8]}" for name, identity in runs]
