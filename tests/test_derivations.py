@@ -143,6 +143,7 @@ def test_unknown_name_is_one_line_and_status_2(capsys):
         "kernel",
         "spectral",
         "schedule",
+        "in_context",
         "optimizers",
         "pruning",
         "rollout",

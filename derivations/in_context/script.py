@@ -35,13 +35,17 @@ def stream() -> tuple[Step, sympy.Expr]:
     predicted = sympy.Symbol("f", real=True) + heard
     # What context still carries and what the query has heard add up to the label after every layer.
     if sympy.expand(context + predicted - LABEL - sympy.Symbol("f", real=True)) != 0:
-        raise InputError("stream", expected="context and query move oppositely", got=str(context), remedy="check the signs")
+        raise InputError(
+            "stream", expected="context and query move oppositely", got=str(context), remedy="check the signs"
+        )
     factor = sympy.expand(context / LABEL)
     step = Step(
         "stream",
         "What a layer leaves of the error",
-        "Labels are y = w.x. With G_l = gamma_l I each layer takes (gamma_l/L) S_hat v from v in the context's residuals r_nu = "
-        "v.x_nu and adds it to the query's prediction, S_hat = (1/P) sum_nu x_nu x_nu^T. v + (what was predicted) = w is conserved, so "
+        "Labels are y = w.x. With G_l = gamma_l I each layer takes (gamma_l/L) S_hat v from v in the context's "
+        "residuals r_nu = "
+        "v.x_nu and adds it to the query's prediction, S_hat = (1/P) sum_nu x_nu x_nu^T. v + (what was "
+        "predicted) = w is conserved, so "
         "the error of the prediction is x.prod_l (1 - gamma_l S_hat/L) w.",
         (Equation("v", sympy.Mul(factor, LABEL, evaluate=False)),),
         ("decoupled", "isotropic"),
@@ -77,8 +81,10 @@ def averages() -> tuple[Step, dict[int, sympy.Expr]]:
     step = Step(
         "moments",
         "Moments of the sample covariance, exact and in the limit",
-        "Stein's lemma on the first X of tr (X X^T)^k gives a recursion over products of traces (partitions), each step of one degree "
-        "less: the average of any product of traces of a real Wishart matrix is a polynomial in D and P. Its terms of the highest "
+        "Stein's lemma on the first X of tr (X X^T)^k gives a recursion over products of traces (partitions), "
+        "each step of one degree "
+        "less: the average of any product of traces of a real Wishart matrix is a polynomial in D and P. Its "
+        "terms of the highest "
         "degree are the moments of Marchenko and Pastur, Narayana numbers times powers of D/P (compared to k = 12).",
         (
             Equation("m_2", sympy.factor(exact[2])),
@@ -98,9 +104,12 @@ def gradient(factor: sympy.Expr) -> tuple[Step, sympy.Expr]:
     step = Step(
         "flow",
         "Gradient flow of the strengths",
-        "dG_l/dt = -D dLoss/dG_l keeps G_l = gamma_l I (the loss is unchanged when data are rotated) and gives dgamma_l/dt = "
-        "-dLoss/dgamma_l. Loss = sum_k (-1/L)^k m_k sum_j e_j e_(k-j), e_j the elementary symmetric polynomials of gamma_1..gamma_L; "
-        "tied layers: sum_k C(2L, k) (-gamma/L)^k m_k. In the module the average is a sum over the nodes of a quadrature: L + 1 Gauss "
+        "dG_l/dt = -D dLoss/dG_l keeps G_l = gamma_l I (the loss is unchanged when data are rotated) and gives "
+        "dgamma_l/dt = "
+        "-dLoss/dgamma_l. Loss = sum_k (-1/L)^k m_k sum_j e_j e_(k-j), e_j the elementary symmetric polynomials "
+        "of gamma_1..gamma_L; "
+        "tied layers: sum_k C(2L, k) (-gamma/L)^k m_k. In the module the average is a sum over the nodes of a "
+        "quadrature: L + 1 Gauss "
         "nodes are exact, and nothing cancels as it does in the alternating sum.",
         (Equation(r"\mathcal{L}_{L=2}", loss_in_moments(factor, 2, tied=True)), Equation(r"\dot\gamma_1\ (L=3)", flow)),
         ("decoupled", "isotropic", "gradient flow"),
@@ -114,7 +123,7 @@ def modes(factor: sympy.Expr) -> tuple[Step, dict[str, sympy.Expr]]:
     loss = OM * LAM * factor ** (2 * DEPTH)
     flow = sympy.simplify(-sympy.diff(loss, GAMMA))
     # u = 1 - gamma lam/L moves by -c u^(2L-1); separation of variables from u = 1 at gamma = 0.
-    speed = sympy.simplify((-sympy.diff(factor, GAMMA) * flow / factor ** (2 * DEPTH - 1)))
+    speed = sympy.simplify(-sympy.diff(factor, GAMMA) * flow / factor ** (2 * DEPTH - 1))
     base = 1 + (2 * DEPTH - 2) * speed * TIME
     u = base ** (-1 / (2 * DEPTH - 2))
     if sympy.simplify((sympy.diff(u, TIME) / (-speed * u ** (2 * DEPTH - 1))).subs({DEPTH: 3, LAM: 2, OM: 5}) - 1) != 0:
@@ -124,8 +133,10 @@ def modes(factor: sympy.Expr) -> tuple[Step, dict[str, sympy.Expr]]:
     step = Step(
         "modes",
         "Fixed covariance, infinite context: one ODE per mode",
-        "S_hat is the covariance itself; tied G has the strength gamma in the direction of eigenvalue lam, task power om. Separation of "
-        "variables from gamma = 0: exponential exp(-4 om lam^3 t) at one layer (the limit L -> 1), a power law from t_c on at L >= 2.",
+        "S_hat is the covariance itself; tied G has the strength gamma in the direction of eigenvalue lam, task "
+        "power om. Separation of "
+        "variables from gamma = 0: exponential exp(-4 om lam^3 t) at one layer (the limit L -> 1), a power law "
+        "from t_c on at L >= 2.",
         (
             Equation(r"\dot\gamma", flow), Equation(r"\mathcal{L}(t)", closed), Equation("t_c", handover),
             Equation(r"\mathcal{L}_{L=1}(t)", sympy.simplify(OM * LAM * sympy.exp(-2 * speed.subs(DEPTH, 1) * TIME))),
@@ -166,7 +177,8 @@ def write(factor: sympy.Expr, exact: dict[int, sympy.Expr], mode: dict[str, symp
             [f"return {to_jax(mode['flow'], plain)}"], "Array",
         ),
         "mode_loss": function_source(
-            "mode_loss", ("t: Array", "lam: Array", "om: Array", "L: Array"), "Loss of a mode at time t, started at gamma = 0, L >= 2.",
+            "mode_loss", ("t: Array", "lam: Array", "om: Array", "L: Array"),
+            "Loss of a mode at time t, started at gamma = 0, L >= 2.",
             [f"return {to_jax(mode['closed'], plain)}"], "Array",
         ),
         "hand_over": function_source(
@@ -195,7 +207,8 @@ def derive() -> Derivation:
     return Derivation(
         name="in_context",
         title="Regression learned in context by linear attention",
-        summary="L layers of linear attention that learn to regress on the labelled tokens of their context: the closed ODE of the layer "
+        summary="L layers of linear attention that learn to regress on the labelled tokens of their context: "
+        "the closed ODE of the layer "
         "strengths gamma_1..gamma_L, with the exact moments of a context of P tokens in D dimensions.",
         states=(Parameter(GAMMA, "strength of a layer, G_l = gamma_l I", "real"),),
         parameters=(
