@@ -39,7 +39,9 @@ def _average(parts: tuple[int, ...]) -> PolyElement:
 def wishart_moment(k: int) -> sympy.Expr:
     """m_k = E tr (S/P)^k / D, exact."""
     return sympy.expand(
-        trace_average((k,) if k else ()).as_expr() / (DIMENSION * CONTEXT**k) if k else sympy.Integer(1)
+        trace_average((k,) if k else ()).as_expr(DIMENSION, CONTEXT) / (DIMENSION * CONTEXT**k)
+        if k
+        else sympy.Integer(1)
     )
 
 

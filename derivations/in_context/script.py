@@ -14,7 +14,8 @@ from odescale.symbolic.record import Assumption, Derivation, Equation, Output, P
 from odescale.symbolic.scalar_writer import to_jax
 
 GAMMA, LAM, OM, DEPTH, TIME = sympy.symbols("gamma lam om L t", positive=True)
-SHRINK, LABEL = sympy.symbols("u v", real=True)
+SHRINK = sympy.Symbol("u", positive=True)
+LABEL = sympy.Symbol("v", real=True)
 
 
 def strengths(depth: int, tied: bool) -> tuple[sympy.Symbol, ...]:
@@ -87,8 +88,8 @@ def averages() -> tuple[Step, dict[int, sympy.Expr]]:
         "terms of the highest "
         "degree are the moments of Marchenko and Pastur, Narayana numbers times powers of D/P (compared to k = 12).",
         (
-            Equation("m_2", sympy.factor(exact[2])),
-            Equation("m_3", sympy.factor(exact[3])),
+            Equation("m_2", sympy.factor(sympy.cancel(exact[2]))),
+            Equation("m_3", sympy.factor(sympy.cancel(exact[3]))),
             Equation("m_3^{\\infty}", limit_moment(3)),
         ),
         ("isotropic",),
@@ -120,13 +121,16 @@ def gradient(factor: sympy.Expr) -> tuple[Step, sympy.Expr]:
 
 def modes(factor: sympy.Expr) -> tuple[Step, dict[str, sympy.Expr]]:
     """Fixed structured covariance, infinite context: every eigenvector by itself."""
-    loss = OM * LAM * factor ** (2 * DEPTH)
-    flow = sympy.simplify(-sympy.diff(loss, GAMMA))
+    loss = OM * LAM * SHRINK ** (2 * DEPTH)
+    # By the chain rule in u: the power stays whole, where expanding it would overflow at large depth.
+    flow = -sympy.powsimp(sympy.diff(loss, SHRINK)) * sympy.diff(factor, GAMMA)
+    flow = sympy.powsimp(flow).subs(SHRINK, factor)
     # u = 1 - gamma lam/L moves by -c u^(2L-1); separation of variables from u = 1 at gamma = 0.
     speed = sympy.simplify(-sympy.diff(factor, GAMMA) * flow / factor ** (2 * DEPTH - 1))
     base = 1 + (2 * DEPTH - 2) * speed * TIME
     u = base ** (-1 / (2 * DEPTH - 2))
-    if sympy.simplify((sympy.diff(u, TIME) / (-speed * u ** (2 * DEPTH - 1))).subs({DEPTH: 3, LAM: 2, OM: 5}) - 1) != 0:
+    # u^(2L-2) = 1/base by construction.
+    if sympy.simplify(sympy.diff(u, TIME) / u * base + speed) != 0:
         raise InputError("modes", expected="a solution of du/dt = -c u^(2L-1)", got=str(u), remedy="check the step")
     closed = OM * LAM * base ** (-DEPTH / (DEPTH - 1))
     handover = sympy.simplify(1 / ((base - 1) / TIME))
@@ -187,11 +191,11 @@ def write(factor: sympy.Expr, exact: dict[int, sympy.Expr], mode: dict[str, symp
         ),
         "second_moment": function_source(
             "second_moment", ("D: Array", "P: Array"), "m_2 of a real Wishart matrix, exact.",
-            [f"return {to_jax(sympy.factor(exact[2]), plain)}"], "Array",
+            [f"return {to_jax(sympy.factor(sympy.cancel(exact[2])), plain)}"], "Array",
         ),
         "third_moment": function_source(
             "third_moment", ("D: Array", "P: Array"), "m_3 of a real Wishart matrix, exact.",
-            [f"return {to_jax(sympy.factor(exact[3]), plain)}"], "Array",
+            [f"return {to_jax(sympy.factor(sympy.cancel(exact[3])), plain)}"], "Array",
         ),
     }  # fmt: skip
     return tuple(Output(name, source) for name, source in sources.items())

@@ -4,7 +4,7 @@ L layers of linear attention that learn to regress on the labelled tokens of the
 layer strengths gamma_1..gamma_L, with the exact moments of a context of P tokens in D dimensions.
 """
 
-# derivation: in_context | api: 1 | sha256: 12a15193a2af6a15f96194dcd4473f03c3b20887d32311528df61704941cf548
+# derivation: in_context | api: 1 | sha256: ec097cf0fd8b19c74f0d530279a18041957ef1b64ccbee2c99188609ad0a6d1a
 # ruff: noqa: E501
 # fmt: off
 
@@ -36,7 +36,7 @@ def flow(gamma: Array, lam: Array, weights: Array) -> Array:
 
 def mode_flow(gamma: Array, lam: Array, om: Array, L: Array) -> Array:
     """dgamma/dt of a mode at infinite context, tied."""
-    return 2 * L ** (-2 * L + 1) * lam ** 2 * om * (L - gamma * lam) ** (2 * L - 1)
+    return 2 * lam ** 2 * om * (-gamma * lam / L + 1) ** (2 * L - 1)
 
 
 def mode_loss(t: Array, lam: Array, om: Array, L: Array) -> Array:
@@ -51,9 +51,9 @@ def hand_over(lam: Array, om: Array, L: Array) -> Array:
 
 def second_moment(D: Array, P: Array) -> Array:
     """m_2 of a real Wishart matrix, exact."""
-    return D * P * (D + P + 1) / (D * P ** 2)
+    return (D + P + 1) / P
 
 
 def third_moment(D: Array, P: Array) -> Array:
     """m_3 of a real Wishart matrix, exact."""
-    return D * P * (3 * D + D ** 2 + 3 * P + P ** 2 + 3 * D * P + 4) / (D * P ** 3)
+    return (3 * D + D ** 2 + 3 * P + P ** 2 + 3 * D * P + 4) / P ** 2
