@@ -129,6 +129,107 @@ def test_gates_and_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main([*options, "--out", str(tmp_path / "a")]) == 2
 
 
+@pytest.mark.parametrize("word", ["nan", "NaN", "inf"])
+@pytest.mark.parametrize("kind", ["printed", "csv", "jsonl"])
+def test_a_loss_that_is_no_number_closes_the_gate(tmp_path: Path, word: str, kind: str) -> None:
+    """The reader drops such rows; a gate that saw only the finite ones would pass a dead run."""
+    shape = {"printed": ("", "iter {}: loss {}, lr {}\n"), "csv": ("step,loss,lr,grad\n", "{},{},{},1\n"),
+             "jsonl": ("", '{{"step": {}, "loss": {}, "lr": {}}}\n')}[kind]  # fmt: skip
+    word = "Infinity" if (kind, word) == ("jsonl", "inf") else "NaN" if kind == "jsonl" else word
+    rows = [shape[1].format(f"{s:.0f}", x, r) for s, x, r in zip(STEPS, LOSSES, RATES, strict=True)]
+    bad = [shape[1].format(s, word, 3e-5) for s in range(4010, 4060, 10)]
+    log = tmp_path / f"run.{ {'printed': 'log'}.get(kind, kind) }"
+    options = ["watch", str(log), "--once", "--gate", "--law", "instant"]
+    log.write_text(shape[0] + "".join([*rows, *bad]))
+    assert main([*options, "--out", str(tmp_path / "dead")]) == 3
+    # One such row with finite ones after it is no divergence, and neither is an empty cell at the end.
+    log.write_text(shape[0] + "".join([*rows[:-20], shape[1].format(f"{STEPS[-20]:.0f}", word, 3e-5), *rows[-19:]]))
+    assert main([*options, "--out", str(tmp_path / "alive")]) == 0
+    if kind == "csv":
+        log.write_text(shape[0] + "".join([*rows, "4010,,3e-5,nan\n"]))
+        assert main([*options, "--out", str(tmp_path / "empty")]) == 0
+
+
+def test_a_line_is_not_cut_where_the_file_is_renamed(tmp_path: Path) -> None:
+    """The writer keeps its stream through a rename: the half line is finished in the old file, beside an empty new one or none."""
+    for made in (False, True):
+        log = tmp_path / f"run{made:d}.log"
+        writer = log.open("a")
+        print(ROWS[0], end="", file=writer, flush=True)
+        follower = Follower(log, tmp_path / f"out{made:d}")
+        follower.poll()
+        print(ROWS[1][:14], end="", file=writer, flush=True)
+        log.rename(f"{log}.1")
+        if made:
+            log.touch()
+        follower.poll()
+        print(ROWS[1][14:], end="", file=writer, flush=True)
+        follower.poll()
+        writer.close()
+        log.write_text(ROWS[2])
+        follower.poll()
+        assert follower.copy.read_text() == "".join(ROWS[:3])
+
+
+def test_a_file_truncated_and_then_renamed_between_two_looks(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    log.write_text("".join(ROWS[:20]))
+    follower = Follower(log, tmp_path / "out")
+    follower.poll()
+    os.truncate(log, 0)
+    with log.open("a") as stream:
+        stream.write("".join(ROWS[20:60]))
+    log.rename(f"{log}.1")
+    log.write_text("".join(ROWS[60:70]))
+    follower.poll()
+    assert follower.copy.read_text() == "".join(ROWS[:70])
+
+
+def test_rotations_while_the_files_are_gone_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The new file is rotated away after it was chosen and before it is opened: it is read where it then lies."""
+    log = tmp_path / "run.log"
+    log.write_text(ROWS[0])
+    follower = Follower(log, tmp_path / "out")
+    follower.poll()
+    log.rename(f"{log}.1")
+    log.write_text(ROWS[1])
+    files = follower._files
+
+    def rotated():
+        for found in files():
+            if found[0] == log:
+                log.rename(f"{log}.2")
+                log.write_text(ROWS[2])
+            yield found
+
+    monkeypatch.setattr(follower, "_files", rotated)
+    follower.poll()
+    monkeypatch.undo()
+    follower.poll()
+    assert follower.copy.read_text() == "".join(ROWS[:3])
+
+
+def test_a_file_renamed_while_it_is_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = tmp_path / "run.log"
+    log.write_text(ROWS[0])
+    follower = Follower(log, tmp_path / "out")
+    follower.poll()
+    files = follower._files
+
+    def renamed():
+        for found in files():
+            log.rename(f"{log}.1")
+            yield found
+
+    with log.open("a") as stream:
+        stream.write(ROWS[1])
+    monkeypatch.setattr(follower, "_files", renamed)
+    assert not follower.poll()
+    monkeypatch.undo()
+    log.write_text(ROWS[2])
+    assert follower.poll() and follower.copy.read_text() == "".join(ROWS[:3])
+
+
 def curve(seed: int, noise: str) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     step = np.arange(10.0, 10010.0, 10.0)

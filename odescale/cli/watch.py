@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import html
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +15,14 @@ from odescale.compare.watch import Look, band, look
 from odescale.errors import InputError, require_number
 from odescale.files import whole_file
 from odescale.logs.follow import Follower
-from odescale.logs.read import log_names, read_logs
+from odescale.logs.read import TrainingLog, log_names, read_logs
 from odescale.plain_text import one_line
 
 DIVERGED, ABOVE, LEFT = 3, 4, 5
 """Exit statuses of --gate: the loss diverged, the forecast's interval lies above --limit, the loss left its earlier forecast."""
+
+MARK = 1e30
+NO_NUMBER = re.compile(r"(?<![\w.])[+-]?(?:nan|inf|infinity)(?![\w.])", re.IGNORECASE)
 
 
 def watch_run(options: argparse.Namespace) -> int:
@@ -66,11 +70,36 @@ def _refresh(options: argparse.Namespace, follower: Follower, finished: tuple) -
     log = replace(logs[0], name=follower.log.stem) if options.run is None else logs[0]
     final = options.final if options.final is not None else float(log.step[-1])
     held = [tuple(row) for row in follower.state.get("held", [])]
-    found = look(log, final, finished=finished, schedule=options.schedule, law=options.law, held=held)  # type: ignore[arg-type]
+    lost = _not_finite(options, follower, log)
+    found = look(
+        log, final, finished=finished, schedule=options.schedule, law=options.law, held=held, not_finite=lost,  # type: ignore[arg-type]
+    )  # fmt: skip
     if not held or found.left is not None:  # the forecast that is held is the first one, until it fails
         follower.keep(held=band(found.forecast))
     _write_page(options, follower, found)
     return found
+
+
+def _not_finite(options: argparse.Namespace, follower: Follower, log: TrainingLog) -> float | None:
+    """The first step after the last finite loss whose loss was logged as NaN or infinite.
+
+    The reader drops such rows, as it does rows whose loss is empty, and only the first are a divergence. So the copy is read again
+    with a number that no loss has in the place of every NaN: what then has that loss is where it was.
+    """
+    text = follower.copy.read_text(encoding="utf-8", errors="replace")
+    marked = NO_NUMBER.sub(f"{MARK:g}", text)
+    if marked == text:
+        return None
+    path = follower.folder / f"marked.{follower.copy.name}"
+    path.write_text(marked, encoding="utf-8")
+    try:
+        (again,) = read_logs(path, **read_options(options))
+    except (InputError, ValueError):  # the mark stood where the reader takes no such number
+        return None
+    finally:
+        path.unlink()
+    after = again.step[(again.loss >= MARK) & (again.step > log.step[-1])]
+    return float(after[0]) if after.size else None
 
 
 def _gate(options: argparse.Namespace, shown: Look) -> int:

@@ -23,6 +23,7 @@ class Look(eqx.Module):
     """One refresh. `final`: (step, loss, low, high) of the forecast or None, then `reason` says why; `rate`: what was
     assumed of it.
 
+    `not_finite`: the step from which on the loss is NaN or infinite to the end, or None.
     `spikes`: or None while there are too few rows. `left`: step from which on the logged loss left the 90 % interval of the
     earlier forecast `held`, or None.
     """
@@ -34,11 +35,19 @@ class Look(eqx.Module):
     spikes: Spikes | None
     forecast: RunForecast | None
     left: float | None
+    not_finite: float | None = None
+
+    @property
+    def diverged_at(self) -> float | None:
+        """The step from which on the loss is no number, or else grows to the end beyond what its noise explains; or None."""
+        if self.not_finite is not None:
+            return self.not_finite
+        return None if self.spikes is None else self.spikes.diverged_at
 
     @property
     def diverged(self) -> bool:
         """Whether the loss grows to the end beyond what its noise explains, or is no number."""
-        return self.spikes is not None and self.spikes.diverged_at is not None
+        return self.diverged_at is not None
 
     def line(self) -> str:
         """The refresh in one line of a terminal."""
@@ -50,8 +59,8 @@ class Look(eqx.Module):
             words.append(f"at step {step:g} {loss:.4g} ({low:.4g} to {high:.4g})")
         if self.spikes is not None and self.spikes.spikes:
             words.append(f"{len(self.spikes.spikes)} spikes, the last at step {self.spikes.spikes[-1].first_step:g}")
-        if self.diverged and self.spikes is not None:
-            words.append(f"DIVERGED from step {self.spikes.diverged_at:g} on")
+        if self.diverged_at is not None:
+            words.append(f"DIVERGED from step {self.diverged_at:g} on")
         if self.left is not None:
             words.append(f"left the earlier forecast at step {self.left:g}")
         return "; ".join(words)
@@ -62,7 +71,7 @@ class Look(eqx.Module):
         return {
             "step": float(self.log.step[-1]), "loss": float(self.log.loss[-1]), "rows": int(self.log.step.size),
             "final": None if self.final is None else dict(zip(("step", "loss", "low", "high"), self.final, strict=True)),
-            "reason": self.reason, "rate": self.rate, "diverged_at": None if self.spikes is None else self.spikes.diverged_at,
+            "reason": self.reason, "rate": self.rate, "diverged_at": self.diverged_at,
             "left": self.left,
             "spikes": [{k: getattr(s, k) for k in ("first_step", "last_step", "height", "cost", "returned")} for s in spikes],
         }  # fmt: skip
@@ -76,6 +85,7 @@ def look(
     schedule: str | None = None,
     law: str | None = None,
     held: Sequence[tuple[float, float, float]] = (),
+    not_finite: float | None = None,
 ) -> Look:
     """L(final_step) of a run that is at `log.step[-1]`, from a law fitted to its rows so far and to `finished` runs.
 
@@ -83,6 +93,7 @@ def look(
     units of the
     peak that was logged; None holds the last logged rate to the end, which is said. `finished`: runs fitted together with this
     one. `held`: (step, low, high) of an earlier forecast, held against the rows since.
+    `not_finite`: the step from which on the logged loss is no number; a `TrainingLog` holds finite rows only.
 
     **Returns** `Look`; without a rate, with too few rows, or where no law is identified, `final` is None and `reason` says why.
     One unit of tau is 1/eta SGD steps. **Errors**: `InputError` for a final step that is no number beyond the first row.
@@ -115,7 +126,7 @@ def look(
     final = None
     if found is not None:
         final = (float(found.step[-1]), float(found.loss[-1]), float(found.low[-1]), float(found.high[-1]))
-    return Look(log, final, reason, rate, spikes, found, _left(log, held))
+    return Look(log, final, reason, rate, spikes, found, _left(log, held), not_finite)
 
 
 def band(found: RunForecast | None) -> list[tuple[float, float, float]]:

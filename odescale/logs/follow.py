@@ -34,6 +34,7 @@ class Follower:
         if self.log.is_dir():
             raise refuse("one log file to follow", f"the folder {short_path(self.log)}", "name the file that grows")
         self.folder.mkdir(parents=True, exist_ok=True)
+        self.whole_lines = True
         self.state = self._load()
         with self.copy.open("ab") as stream:  # what was copied without its place being kept
             stream.truncate(self.state["copied"])
@@ -51,76 +52,101 @@ class Follower:
     def poll(self) -> bool:
         """Takes what is new; whether there was anything."""
         grown = False
-        for path, note in self._files():
-            if note:
-                self.state |= {"offset": 0, "head": "", "head_size": 0, "inode": path.stat().st_ino}
-                self.state["notes"].append(note)
-            grown |= self._take(path, last=path == self.log)
+        try:
+            for path, inode, note in self._files():
+                if note:
+                    self.state |= {"offset": 0, "head": "", "head_size": 0, "inode": inode}
+                    self.state["notes"].append(note)
+                grown |= self._take(path)
+        except FileNotFoundError:  # renamed while it was looked at: the next look finds it by its inode
+            pass
         return grown
 
-    def _files(self) -> Iterator[tuple[Path, str]]:
-        """The files to read now, in order, each with what is said of a new beginning."""
+    def _files(self) -> Iterator[tuple[Path, int, str]]:
+        """The files to read now, in order, each with its inode when it was chosen and what is said of a new beginning."""
+        self.whole_lines = True
         try:
             now = self.log.stat()
         except FileNotFoundError:  # between a rotation and the first line of the new file
             if (old := self._renamed()) is not None:
-                yield old, ""
+                yield old, self.state["inode"], self._truncated(old)
             return
         if self.state["inode"] == 0:
             self.keep(inode=now.st_ino)
         if self.state["inode"] == now.st_ino:
-            head = self._head(self.log, self.state["head_size"])
-            same = now.st_size >= self.state["offset"] and head == self.state["head"]
-            yield self.log, "" if same else f"truncated after {self.state['offset']} bytes: read from its beginning"
+            yield self.log, now.st_ino, self._truncated(self.log)
             return
         old = self._renamed()
         if old is not None:
-            yield old, ""
+            between = self._between(old, now.st_ino)
+            # Whoever rotates may make the new file while the writer is still at a line of the old one.
+            self.whole_lines = now.st_size == 0 and not between
+            yield old, self.state["inode"], self._truncated(old)
+            if self.whole_lines:
+                return
             # Rotated more than once while nobody looked: the files between, by age.
-            for path in self._between(old, now.st_ino):
-                yield path, f"rotated: {path.name} read"
+            for path, inode in between:
+                yield path, inode, f"rotated: {path.name} read"
+            self.whole_lines = True
         yield (
             self.log,
+            now.st_ino,
             "rotated: the old file read to its end" if old else "replaced by another file: the old one is gone",
         )
 
-    def _between(self, old: Path, current: int) -> list[Path]:
+    def _truncated(self, path: Path) -> str:
+        """What is said of the followed file if its beginning is no longer the one that was read; empty if it is."""
+        same = path.stat().st_size >= self.state["offset"]
+        same = same and self._head(path, self.state["head_size"]) == self.state["head"]
+        return "" if same else f"truncated after {self.state['offset']} bytes: read from its beginning"
+
+    def _between(self, old: Path, current: int) -> list[tuple[Path, int]]:
         """Files named after the log that were last written after the one that was followed."""
         since, own = old.stat().st_mtime_ns, old.stat().st_ino
         found = [
             (path.stat(), path) for path in self.log.parent.glob(f"{glob.escape(self.log.name)}*") if path.is_file()
         ]
-        later = [(s.st_mtime_ns, path) for s, path in found if s.st_ino not in (own, current) and s.st_mtime_ns > since]
-        return [path for _, path in sorted(later)]
+        later = [
+            (s.st_mtime_ns, path, s.st_ino)
+            for s, path in found
+            if s.st_ino not in (own, current) and s.st_mtime_ns > since
+        ]
+        return [(path, inode) for _, path, inode in sorted(later)]
 
     def _renamed(self) -> Path | None:
         """The file that was followed, under another name in the same folder."""
         for path in self.log.parent.iterdir():
             try:
                 if path != self.log and path.is_file() and path.stat().st_ino == self.state["inode"]:
-                    return path if self._head(path, self.state["head_size"]) == self.state["head"] else None
+                    # Truncated before it was renamed it begins differently; under any other name it is another file.
+                    if path.name.startswith(self.log.name) or not self._truncated(path):
+                        return path
             except FileNotFoundError:
                 continue
         return None
 
-    def _take(self, path: Path, *, last: bool) -> bool:
+    def _take(self, path: Path) -> bool:
         """Copies whole lines from the place on; of a file that nobody writes any more, the rest too."""
         with path.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_ino != self.state["inode"]:  # rotated since it was looked at
+                return False
             stream.seek(self.state["offset"])
             data = stream.read()
-        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 if last else len(data)
-        if end == 0:
-            return False
-        data = data[:end]
+            end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1 if self.whole_lines else len(data)
+            if end == 0:
+                return False
+            data = data[:end]
+            offset = self.state["offset"] + len(data)
+            size = min(HEAD, offset)
+            stream.seek(0)
+            head = hashlib.sha256(stream.read(size)).hexdigest()
         piece = data if data.endswith((b"\n", b"\r")) else data + b"\n"
         with self.copy.open("ab") as stream:
             stream.write(piece)
             stream.flush()
             os.fsync(stream.fileno())
-        offset = self.state["offset"] + len(data)
-        size = min(HEAD, offset)
         self.state |= {
-            "offset": offset, "copied": self.state["copied"] + len(piece), "head_size": size, "head": self._head(path, size),
+            "offset": offset, "copied": self.state["copied"] + len(piece), "head_size": size, "head": head,
         }  # fmt: skip
         self.keep()
         return True
