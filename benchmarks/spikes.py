@@ -1,4 +1,4 @@
-"""False alarms and power of `find_spikes`: the table of docs/logs.md. The rule was set on five noises, three are quoted.
+"""False alarms and power of `find_spikes`: the table of docs/logs.md. The rule was set on eight noises, two are quoted.
 
 python -m benchmarks.spikes [--logs 100]
 """
@@ -36,6 +36,8 @@ NOISES: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "falls with the loss": lambda rng: 1.5 * NOISE * (LAW - 2.4) * rng.normal(size=STEP.size),
     "Laplace": lambda rng: NOISE * rng.laplace(size=STEP.size),
     "skewed (gamma)": lambda rng: NOISE * (rng.gamma(4, size=STEP.size) - 4) / 2,
+    "uniform": lambda rng: NOISE * np.sqrt(12) * (rng.random(STEP.size) - 0.5),
+    "log-normal, .5": lambda rng: NOISE * (rng.lognormal(0, 0.5, STEP.size) - 1),
 }
 
 

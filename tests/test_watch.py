@@ -294,3 +294,31 @@ def test_a_bump_of_the_rate_is_no_spike_and_growth_is_divergence() -> None:
 
 
 assert os.name == "posix"  # inodes
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_a_loss_that_leaves_its_forecast_closes_the_gate(tmp_path: Path, final: bool) -> None:
+    log, out = tmp_path / "run.log", tmp_path / "out"
+    command = [
+        "watch",
+        str(log),
+        "--once",
+        "--law",
+        "instant",
+        "--gate",
+        "--out",
+        str(out),
+        *(["--final", "4000"] if final else []),
+    ]
+    log.write_text("".join(ROWS[:330]))
+    assert main(command) == 0
+    log.write_text("".join(ROWS[:360]))
+    assert main(command) == 0
+    with log.open("a") as stream:  # better than forecast: no divergence
+        stream.write(
+            "".join(
+                f"iter {s:.0f}: loss {x - 0.2}, lr {r:.9g}\n"
+                for s, x, r in zip(STEPS[360:380], LOSSES[360:380], RATES[360:380], strict=True)
+            )
+        )
+    assert main(command) == 5

@@ -202,7 +202,7 @@ def _watch(command: Parser) -> None:
         "--final",
         type=_number,
         metavar="STEP",
-        help="last SGD step of the run, which the forecast is for (default: the last one logged)",
+        help="last SGD step of the run, which the forecast is for (default: a quarter beyond the last row)",
     )
     add(
         "--schedule",

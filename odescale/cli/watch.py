@@ -18,6 +18,8 @@ from odescale.logs.follow import Follower
 from odescale.logs.read import TrainingLog, log_names, read_logs
 from odescale.plain_text import one_line
 
+AHEAD = 1.25
+"""Without --final a forecast is for a quarter beyond the last row, so that rows to come can be held against it."""
 DIVERGED, ABOVE, LEFT = 3, 4, 5
 """Exit statuses of --gate: the loss diverged, the forecast's interval lies above --limit, the loss left its earlier forecast."""
 
@@ -68,7 +70,7 @@ def _refresh(options: argparse.Namespace, follower: Follower, finished: tuple) -
     if len(logs) != 1:
         raise InputError("LOG", expected="one run", got=f"{len(logs)}: {log_names(logs)}", remedy="name one with --run")
     log = replace(logs[0], name=follower.log.stem) if options.run is None else logs[0]
-    final = options.final if options.final is not None else float(log.step[-1])
+    final = options.final if options.final is not None else AHEAD * float(log.step[-1])
     held = [tuple(row) for row in follower.state.get("held", [])]
     lost = _not_finite(options, follower, log)
     found = look(
