@@ -143,7 +143,7 @@ def mlflow_folder(folder: Path) -> None:
         (place / "meta.yaml").write_text(f"lifecycle_stage: {stage}\nrun_name: tiny\nrun_id: {run}\n")
         pairs = list(zip(STEPS.tolist(), LOSSES.tolist(), RATES.tolist(), strict=True))
         (place / "metrics" / "train" / "loss").write_text("".join(f"17{s} {x!r} {s}\n" for s, x, _ in pairs))
-        (place / "metrics" / "lr").write_text("".join(f"17{s} {r!r} {s}\n" for s, _, r in pairs) + "17")
+        (place / "metrics" / "lr").write_text("".join(f"17{s} {r!r} {s}\n" for s, _, r in pairs) + "17200 0.5 20")
 
 
 def test_a_trackio_project_by_hand(tmp_path: Path) -> None:

@@ -96,13 +96,12 @@ def _lines(path: Path, run: str, metric: str) -> Iterable[Point]:
     lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
     for number, line in enumerate(lines, 1):
         cells = line.split()
-        if not cells:
+        # The last piece has no line end: cut off while it was written, and "20" may have been "200".
+        if not cells or number == len(lines):
             continue
         try:
             value, step = float(cells[1]), float(cells[2])
         except (IndexError, ValueError) as error:
-            if number == len(lines):  # no line end: the run was killed while it wrote
-                return
             where = f"line {number} of {short_path(path)}: {line[:40]}"
             raise refuse("a line 'timestamp value step'", where, "mend it") from error
         yield run, metric, value, step

@@ -82,7 +82,7 @@ def _records(data: bytes, file: str, notes: list[str]) -> Iterator[bytes]:
             place += left
             continue
         head = data[place : place + 7]
-        if len(head) < 7 or not data[place:].strip(b"\0"):
+        if len(head) < 7 or (not any(head) and not data[place:].strip(b"\0")):
             break
         check, length, kind = struct.unpack("<IHB", head)
         body = data[place + 7 : place + 7 + length]
