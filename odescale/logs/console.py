@@ -102,8 +102,8 @@ def _counted(records: list[Record], rows: list[int]) -> tuple[list[Record], list
     for record in records:
         count += any(is_loss(key) and not is_held_out(key) for key in record)
         record[STEP] = count
-    units = [key for key in ("epoch",) if any(key in record for record in records)]
-    other = ", or --step epoch with --steps-per-epoch" if units else ""
+    epochs = any("epoch" in record for record in records)
+    other = ", or --step epoch with --steps-per-epoch" if epochs else ""
     return (
         records,
         rows,

@@ -28,8 +28,6 @@ def shape_of(data: bytes) -> str | None:
     filled = sum(1 for line in lines if line.strip())
     if head == b"{" and (objects >= filled / 2 or not _dicts(lines)):
         return "json"
-    if head == b"[" and re.match(rb"\[\s*(\{|\]|\[|-?\d+(\.\d+)?\s*[,\]]|\")", data.lstrip()) and not _printed(lines):
-        return "json"
     printed = _printed(lines)
     if printed >= 2 and printed >= table_in(lines)[1]:
         return "printed"
@@ -64,34 +62,25 @@ def without_noise(data: bytes) -> tuple[bytes, int]:
     first = next((line for line in sample if line.strip()), "")
     if _cell_count(first, mark) == width and len(counts) <= 2:
         return data, 0
-    lines = data.split(b"\n")
-    begin = next(i for i, line in enumerate(lines) if _shape(line.decode(errors="replace")) == (mark, width))
+    lines = data.decode(errors="replace").split("\n")
+    begin = next(i for i, line in enumerate(lines) if _shape(line) == (mark, width))
     above = [i for i in range(begin) if lines[i].strip()]
-    named = [i for i in above if _is_header(lines[i].decode(errors="replace"), mark, width)]
-    header = (
-        named[-1]
-        if named
-        else above[-1]
-        if above and _cell_count(lines[above[-1]].decode(errors="replace"), mark) == width
-        else None
-    )
-    if header is None and above:  # a header of unknown names, with noise between it and the first row
-        fits = [i for i in above if _cell_count(lines[i].decode(errors="replace"), mark) == width]
-        header = fits[-1] if fits else None
-    if header is None and above and _names_a_column(lines[above[-1]].decode(errors="replace")):
+    # The header names a step or a loss; one of unknown names is the last line above the rows that has as many cells.
+    fits = [i for i in above if _cell_count(lines[i], mark) == width]
+    header = next((i for i in reversed(fits) if _is_header(lines[i], mark, width)), fits[-1] if fits else None)
+    if header is None and above and _names_a_column(lines[above[-1]]):
         return data, 0  # A header with another delimiter than the rows: an error to show.
     gone = 0
-    for place, raw in enumerate(lines):
-        line = raw.decode(errors="replace")
+    for place, line in enumerate(lines):
         if not line.strip() or place == header or line.lstrip().startswith("#"):
             continue
         cells = _cells_of(line, mark)
         above_rows = place < begin and header is not None
         other = len(cells) != width and not any(plain_number(cell.strip()) for cell in cells)
         if above_rows or other:
-            lines[place] = b""
+            lines[place] = ""
             gone += 1
-    return (b"\n".join(lines), gone) if gone else (data, 0)
+    return ("\n".join(lines).encode(), gone) if gone else (data, 0)
 
 
 def _dicts(lines: list[str]) -> int:

@@ -16,7 +16,7 @@ WINDOW = 41
 KNOTS = 40
 """Bins of the coarse law under the running median."""
 LEVEL = 0.01
-"""Chance of one false spike in a whole log, under its own noise."""
+"""Chance of a false spike in a whole log, under its own noise: at most, since the tail is drawn heavier than it is seen."""
 LEAST_ROWS = 60
 TAILS = (0.95, 0.5)
 """Quantiles of |residual| whose ratio gives the degrees of freedom of the noise."""
@@ -33,8 +33,8 @@ class Spike(eqx.Module):
 
     `cost`: int (L - law) dtau over it, in loss times the unit of `clock`. `delay`: how much tau later the curve afterwards
     reaches its losses than it would have, delta L / |dL/dtau|, with `delay_error`, one standard error; NaN where no rows
-    follow. `returned`:
-    whether the curve afterwards is within `RETURNED` standard errors of the law before; `back_at`: the first step below threshold.
+    follow. `returned`: whether the curve afterwards is within `RETURNED` standard errors of the law before; `back_at`: the first
+    step below half the threshold.
     """
 
     first_step: float
@@ -91,8 +91,7 @@ def find_spikes(
 
     The median runs over `WINDOW` rows; s_i is 1.4826 times the median of |L - median| over `SCALE_ROWS` windows, so that noise may
     shrink with the loss; F is Student's t, scaled to the positive z, whose degrees of freedom are those of their quantiles
-    `TAILS`. The
-    median is that of loss minus a coarse law, medians of bins in log(step).
+    `TAILS`. The median is that of loss minus a coarse law, medians of bins in log(step).
     Rows beyond the threshold that are less than half a window apart are one spike; it ends where z falls below half of it.
 
     **Arguments**: `step` (n,) SGD steps, increasing; `loss` (n,) as logged, not smoothed (a smoothed one has no noise to compare

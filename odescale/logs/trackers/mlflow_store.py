@@ -39,7 +39,6 @@ def mlflow_runs(folder: Path) -> list[Path]:
 def read_mlflow_folder(folder: Path, runs: Sequence[Path]) -> Table:
     """One long table of every run that is not deleted."""
     points: list[Point] = []
-    deleted = 0
     names = [_named(run / "meta.yaml", run.name) for run in runs]
     kept = [(run, name) for run, (name, gone) in zip(runs, names, strict=True) if not gone]
     deleted = len(runs) - len(kept)
@@ -59,15 +58,8 @@ def read_mlflow_database(path: Path) -> Table:
         "SELECT r.run_uuid, r.name, m.key, m.value, m.step, m.is_nan FROM metrics m JOIN runs r ON r.run_uuid = m.run_uuid "
         "WHERE r.lifecycle_stage = 'active' ORDER BY r.start_time, r.run_uuid, m.key, m.step, m.timestamp"
     )
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            rows = connection.execute(query).fetchall()
-            deleted = connection.execute("SELECT count(*) FROM runs WHERE lifecycle_stage = 'deleted'").fetchone()[0]
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise refuse("the SQLite store of MLflow", f"{file}: {error}", "pass mlflow.db, or copy it again") from error
+    rows = select(path, query)
+    deleted = select(path, "SELECT count(*) FROM runs WHERE lifecycle_stage = 'deleted'")[0][0]
     found = list(dict.fromkeys((row[1] or row[0], row[0]) for row in rows))
     names = dict(zip((identity for _, identity in found), distinct(found), strict=True))
     check_runs(len(names), file)
@@ -76,6 +68,20 @@ def read_mlflow_database(path: Path) -> Table:
         for run, _, key, value, step, nan in rows
     ]
     return long_table(points, file, path.stem, "MLflow SQLite store", deleted)
+
+
+def select(path: Path, query: str) -> list[tuple]:
+    """The rows of a query; the file is opened for reading only, and refused where it is damaged or has no such table."""
+    try:
+        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
+        try:
+            return connection.execute(query).fetchall()
+        finally:
+            connection.close()
+    except sqlite3.Error as error:
+        raise refuse(
+            "the SQLite store of a tracker", f"{short_path(path)}: {error}", "pass mlflow.db, or copy it again"
+        ) from error
 
 
 def long_table(points: Iterable[Point], file: str, name: str, kind: str, deleted: int) -> Table:

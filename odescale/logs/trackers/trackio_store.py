@@ -7,40 +7,23 @@ Newer versions have a run_id beside the name. Source: trackio/sqlite_storage.py.
 from __future__ import annotations
 
 import json
-import sqlite3
 from pathlib import Path
 
 from odescale.logs.limits import check_runs
 from odescale.logs.table import Table, refuse, short_path
-from odescale.logs.trackers.mlflow_store import Point, distinct, long_table
+from odescale.logs.trackers.mlflow_store import Point, distinct, long_table, select
 
 
 def is_trackio(path: Path) -> bool:
-    """Whether the SQLite file has trackio's table; False for one that cannot be read, which its reader refuses."""
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            columns = {row[1] for row in connection.execute("PRAGMA table_info(metrics)")}
-        finally:
-            connection.close()
-    except sqlite3.Error:
-        return False
-    return {"run_name", "step", "metrics"} <= columns
+    """Whether the SQLite file has trackio's table."""
+    return {"run_name", "step", "metrics"} <= _columns(path)
 
 
 def read_trackio(path: Path) -> Table:
     """One long table of every run of the project."""
     file = short_path(path)
-    try:
-        connection = sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)
-        try:
-            columns = {row[1] for row in connection.execute("PRAGMA table_info(metrics)")}
-            identity = "run_id" if "run_id" in columns else "run_name"
-            rows = connection.execute(f"SELECT {identity}, run_name, step, metrics FROM metrics ORDER BY id").fetchall()
-        finally:
-            connection.close()
-    except sqlite3.Error as error:
-        raise refuse("a project of trackio", f"{file}: {error}", "copy it again") from error
+    identity = "run_id" if "run_id" in _columns(path) else "run_name"
+    rows = select(path, f"SELECT {identity}, run_name, step, metrics FROM metrics ORDER BY id")
     found = list(dict.fromkeys((row[1], str(row[0])) for row in rows))
     check_runs(len(found), file)
     names = dict(zip((identity for _, identity in found), distinct(found), strict=True))
@@ -58,3 +41,7 @@ def read_trackio(path: Path) -> Table:
                 "a JSON object of metrics", f"row {number} of {file}: {str(text)[:40]}", "copy it again"
             ) from error
     return long_table(points, file, path.stem, "Trackio project", 0)
+
+
+def _columns(path: Path) -> set[str]:
+    return {row[1] for row in select(path, "PRAGMA table_info(metrics)")}
